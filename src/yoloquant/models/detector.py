@@ -1,0 +1,61 @@
+"""The `Detector`: what every file becomes and every later step takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Head(nn.Module):
+    """Turns the network's raw maps into the decoded output of its family; always computed in float.
+
+    Subclasses implement `forward`. A head holds no layer that is quantized: the last convolutions belong to the network.
+
+    Attributes:
+        layout: name of the layout of the decoded output, a key of `yoloquant.models.layouts.LAYOUTS`.
+        class_count: number of classes C.
+    """
+
+    layout: str
+    class_count: int
+
+    def forward(self, raw_maps: list[Tensor]) -> Tensor:
+        """Decode raw maps.
+
+        Args:
+            raw_maps: the network's outputs, each `(N, channels, H/stride, W/stride)`.
+
+        Returns:
+            The decoded output in `self.layout`; boxes are in pixels of the network's input.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class Detector:
+    """A YOLO detector in evaluation mode, in float32, cut where quantization ends.
+
+    Attributes:
+        network: images `(N, 3, H, W)`, RGB, in 0..1 -> list of raw head maps. It ends at the last convolution of each head
+            branch. Submodule paths are the layer names users know from the original repository (`model.0.conv`).
+        head: raw maps -> decoded output.
+        names: class names, index is the class number.
+        strides: of each detection level, in pixels, e.g. `(8, 16, 32)`.
+        input_size: `(height, width)` in pixels that the model was trained or exported at.
+        family: `"yolov5"`, `"yolov6"`, ...
+        source: free facts about the file for reports (release, epoch, training date), all JSON values.
+    """
+
+    network: nn.Module
+    head: Head
+    names: tuple[str, ...]
+    strides: tuple[int, ...]
+    input_size: tuple[int, int]
+    family: str
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""
+        return self.head(list(self.network(images)))
