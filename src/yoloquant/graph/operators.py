@@ -1,0 +1,98 @@
+"""Which aten operator is what kind of layer; the one place that names aten overloads."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch.fx import Node
+
+aten = torch.ops.aten
+
+# The kinds are the words that recipes use in `op:` and that reports print.
+KINDS: dict[object, str] = {
+    aten.conv2d.default: "conv",
+    aten.conv2d.padding: "conv",
+    aten.conv_transpose2d.input: "conv_transpose",
+    aten.linear.default: "linear",
+    aten.matmul.default: "matmul",
+    aten.bmm.default: "matmul",
+    aten.silu.default: "activation",
+    aten.relu.default: "activation",
+    aten.relu6.default: "activation",
+    aten.hardtanh.default: "activation",
+    aten.leaky_relu.default: "activation",
+    aten.hardswish.default: "activation",
+    aten.hardsigmoid.default: "activation",
+    aten.sigmoid.default: "activation",
+    aten.gelu.default: "activation",
+    aten.mish.default: "activation",
+    aten.elu.default: "activation",
+    aten.prelu.default: "activation",
+    aten.softplus.default: "activation",
+    aten.tanh.default: "activation",
+    aten.add.Tensor: "add",
+    aten.mul.Tensor: "mul",
+    aten.softmax.int: "softmax",
+    aten.cat.default: "concat",
+    aten.max_pool2d.default: "max_pool",
+    aten.avg_pool2d.default: "avg_pool",
+    aten.adaptive_avg_pool2d.default: "avg_pool",
+    aten.mean.dim: "avg_pool",
+    aten.upsample_nearest2d.vec: "upsample",
+    aten.upsample_nearest2d.default: "upsample",
+    aten.upsample_bilinear2d.vec: "upsample",
+    aten.batch_norm.default: "batch_norm",
+    aten.slice.Tensor: "view",
+    aten.view.default: "view",
+    aten.reshape.default: "view",
+    aten.permute.default: "view",
+    aten.transpose.int: "view",
+    aten.flatten.using_ints: "view",
+    aten.unsqueeze.default: "view",
+    aten.squeeze.dim: "view",
+    aten.contiguous.default: "view",
+    aten.expand.default: "view",
+    aten.split.Tensor: "view",
+    aten.split_with_sizes.default: "view",
+    aten.chunk.default: "view",
+    aten.unbind.int: "view",
+    aten.dropout.default: "view",
+    aten.clone.default: "view",
+    operator.getitem: "view",
+}
+
+# Layers that multiply activations with weights; argument 0 is the activation, 1 the weight, 2 the bias.
+WEIGHTED = frozenset({"conv", "conv_transpose", "linear"})
+
+# Operators whose output holds only values of their input, so that one scale serves both sides.
+SAME_VALUES = frozenset({"view", "max_pool", "concat", "upsample"})
+
+IN_PLACE: dict[object, object] = {
+    aten.silu_.default: aten.silu.default,
+    aten.relu_.default: aten.relu.default,
+    aten.relu6_.default: aten.relu6.default,
+    aten.hardtanh_.default: aten.hardtanh.default,
+    aten.leaky_relu_.default: aten.leaky_relu.default,
+    aten.hardswish_.default: aten.hardswish.default,
+    aten.hardsigmoid_.default: aten.hardsigmoid.default,
+    aten.sigmoid_.default: aten.sigmoid.default,
+    aten.mish_.default: aten.mish.default,
+    aten.elu_.default: aten.elu.default,
+    aten.add_.Tensor: aten.add.Tensor,
+    aten.mul_.Tensor: aten.mul.Tensor,
+}
+
+
+def kind(node: Node) -> str:
+    """Kind of a node: a value of `KINDS`, "input", "parameter", "output" or "other"."""
+    if node.op == "call_function":
+        found = KINDS.get(node.target, "other")
+        # Bilinear interpolation makes new values; only nearest neighbour repeats old ones.
+        return "other" if found == "upsample" and "bilinear" in str(node.target) else found
+    return {"placeholder": "input", "get_attr": "parameter", "output": "output"}.get(node.op, "quantizer")
+
+
+def weight_axis(node: Node) -> int:
+    """Axis of the output channels in a weighted node's weight: 0, or 1 for `(I, O/groups, kh, kw)` transposed weights."""
+    return 1 if kind(node) == "conv_transpose" else 0

@@ -1,0 +1,109 @@
+"""The arithmetic of fake quantization, equal to ONNX QuantizeLinear followed by DequantizeLinear.
+
+`q = saturate(round_half_to_even(x / scale) + zero_point)`, `y = (q - zero_point) * scale`
+(ONNX operator specification, QuantizeLinear-21 and DequantizeLinear-21). The division is a division: multiplying by the
+reciprocal, as torch's own fake quantize does, rounds ties differently and disagrees with the runtimes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Axis value of the custom operator that stands for one scale for the whole tensor.
+PER_TENSOR = -1
+
+
+def expand_parameter(parameter: Tensor, x: Tensor, axis: int, group_size: int) -> Tensor:
+    """Shape a scale or zero point so that it broadcasts against `x`.
+
+    Args:
+        parameter: `()` per tensor, `(C,)` per channel, `(C, G)` group-wise with `G = ceil(x.shape[1] / group_size)`.
+        x: the tensor to be quantized.
+        axis: channel axis, or `PER_TENSOR`.
+        group_size: indices of axis 1 in a group, 0 if not group-wise.
+    """
+    if axis == PER_TENSOR:
+        return parameter
+    if group_size:
+        repeated = parameter.repeat_interleave(group_size, dim=1)[:, : x.shape[1]]
+        return repeated.reshape(repeated.shape + (1,) * (x.dim() - 2))
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return parameter.view(shape)
+
+
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int) -> Tensor:
+    """Integers (held in floating point) of `x`; scale and zero point must broadcast against it."""
+    return torch.div(x, scale).round_().add_(zero_point).clamp_(quant_min, quant_max)
+
+
+@torch.library.custom_op("yoloquant::fake_quantize", mutates_args=())
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int, axis: int, group_size: int, name: str
+) -> Tensor:
+    """Quantize and dequantize.
+
+    Args:
+        x: any floating tensor.
+        scale: positive, `()`, `(C,)` or `(C, G)`; see `expand_parameter`.
+        zero_point: integers of the same shape.
+        quant_min: lowest integer.
+        quant_max: highest integer.
+        axis: channel axis, or `PER_TENSOR`.
+        group_size: 0 unless group-wise.
+        name: of the quantizer; it does nothing here and names the tensors in exported files.
+
+    Returns:
+        A tensor like `x` with at most `quant_max - quant_min + 1` values for each scale.
+    """
+    scale_wide = expand_parameter(scale, x, axis, group_size)
+    zero_wide = expand_parameter(zero_point, x, axis, group_size).to(x.dtype)
+    return quantize(x, scale_wide, zero_wide, quant_min, quant_max).sub_(zero_wide).mul_(scale_wide)
+
+
+@fake_quantize.register_fake
+def _(
+    x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int, axis: int, group_size: int, name: str
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, scale, zero_point, quant_min, quant_max, axis, group_size, _ = inputs
+    ctx.save_for_backward(x, scale, zero_point)
+    ctx.constants = (quant_min, quant_max, axis, group_size)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Straight-through inside the range (Bengio et al. 2013); LSQ's derivative for the scale (Esser et al. 2020, eq. 3)."""
+    x, scale, zero_point = ctx.saved_tensors
+    quant_min, quant_max, axis, group_size = ctx.constants
+    scale_wide = expand_parameter(scale, x, axis, group_size)
+    zero_wide = expand_parameter(zero_point, x, axis, group_size).to(x.dtype)
+    steps = x / scale_wide
+    unclamped = steps.round() + zero_wide
+    inside = (unclamped >= quant_min) & (unclamped <= quant_max)
+    gradient_x = gradient * inside
+    gradient_scale = None
+    if ctx.needs_input_grad[1]:
+        level = unclamped.clamp(quant_min, quant_max) - zero_wide
+        per_element = gradient * (level - steps * inside)
+        gradient_scale = _reduce_to(per_element, scale, axis, group_size)
+    return gradient_x, gradient_scale, None, None, None, None, None, None
+
+
+def _reduce_to(values: Tensor, scale: Tensor, axis: int, group_size: int) -> Tensor:
+    """Sum `values` over all elements that one scale serves."""
+    if axis == PER_TENSOR:
+        return values.sum().view(scale.shape)
+    if group_size:
+        columns = values.reshape(values.shape[0], values.shape[1], -1).sum(dim=2)
+        padding = scale.shape[1] * group_size - columns.shape[1]
+        return torch.nn.functional.pad(columns, (0, padding)).view(scale.shape[0], scale.shape[1], group_size).sum(dim=2)
+    return values.sum(dim=[dimension for dimension in range(values.dim()) if dimension != axis])
+
+
+fake_quantize.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,94 @@
+"""`FakeQuantize`: the one module that stands on every quantized edge."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
+from yoloquant.quant.observers import Observer, make_observer
+from yoloquant.spec import TensorSpec
+
+
+class State(Enum):
+    """What a `FakeQuantize` does with a tensor."""
+
+    OBSERVE = "observe"
+    QUANTIZE = "quantize"
+    PASS = "pass"
+
+
+class FakeQuantize(nn.Module):
+    """Observes, quantizes, or passes a tensor through.
+
+    Attributes:
+        spec: how the tensor is quantized.
+        name: layer name of the quantizer; exported tensors carry it.
+        state: observe (and pass on), quantize, or pass.
+        scale: buffer, or parameter after `learn_scale`, of shape `()`, `(C,)` or `(C, G)`.
+        zero_point: int32 buffer of the same shape.
+        observer: none once the statistics are no longer needed.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, spec: TensorSpec, name: str) -> None:
+        """Start observing, with scale 1."""
+        super().__init__()
+        self.spec = spec
+        self.name = name
+        self.state = State.OBSERVE
+        self.observer: Observer | None = make_observer(spec)
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+
+    @property
+    def axis(self) -> int:
+        """Channel axis for the arithmetic."""
+        return PER_TENSOR if self.spec.granularity == "tensor" else self.spec.axis
+
+    def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Replace scale and zero point, shapes included."""
+        if isinstance(self.scale, nn.Parameter):
+            self.scale.data = scale.to(self.scale)
+        else:
+            self.scale = scale.to(self.scale)
+        self.zero_point = zero_point.to(self.zero_point)
+
+    def freeze_observer(self) -> None:
+        """Take scale and zero point from the observer, drop its statistics, and quantize from now on."""
+        assert self.observer is not None
+        self.set_parameters(*self.observer.quantization_parameters())
+        self.observer = None
+        self.state = State.QUANTIZE
+
+    def learn_scale(self) -> None:
+        """Make the scale a parameter that training changes."""
+        scale = self.scale.detach().clone()
+        del self.scale
+        self.scale = nn.Parameter(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`, quantized or not according to the state."""
+        if self.state is State.QUANTIZE:
+            return fake_quantize(
+                x,
+                self.scale,
+                self.zero_point,
+                self.spec.quant_min,
+                self.spec.quant_max,
+                self.axis,
+                self.spec.group_size if self.spec.granularity == "group" else 0,
+                self.name,
+            )
+        if self.state is State.OBSERVE:
+            assert self.observer is not None
+            self.observer.update(x)
+        return x
+
+    def extra_repr(self) -> str:
+        """The spec, for printed networks."""
+        return f"{self.spec}, {self.state.value}"

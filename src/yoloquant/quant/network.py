@@ -1,0 +1,88 @@
+"""Insert quantizers into a captured graph, and the `QuantizedDetector` that results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from yoloquant.models.detector import Head
+from yoloquant.quant.module import FakeQuantize, State
+from yoloquant.targets.placement import QuantizationPlacement
+
+
+@dataclass
+class QuantizedDetector:
+    """A detector whose network carries quantizers.
+
+    Attributes:
+        network: images `(N, 3, H, W)`, RGB, 0..1 -> raw head maps; captured, with `FakeQuantize` modules on its edges.
+        placement: where these stand.
+        head: decodes raw maps, in float.
+        names: class names.
+        strides: in pixels.
+        input_size: `(height, width)` in pixels.
+        family: of the detector.
+    """
+
+    network: GraphModule
+    placement: QuantizationPlacement
+    head: Head
+    names: tuple[str, ...]
+    strides: tuple[int, ...]
+    input_size: tuple[int, int]
+    family: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""
+        return self.head(list(self.network(images)))
+
+    def quantizers(self) -> Iterator[tuple[str, FakeQuantize]]:
+        """Names and modules of all quantizers, in the graph's order, each once."""
+        seen = set()
+        for node in self.network.graph.nodes:
+            if node.op == "call_module" and node.target not in seen:
+                seen.add(node.target)
+                module = self.network.get_submodule(node.target)
+                if isinstance(module, FakeQuantize):
+                    yield module.name, module
+
+    def set_state(self, state: State) -> None:
+        """Put all quantizers into one state."""
+        for _, quantizer in self.quantizers():
+            quantizer.state = state
+
+
+def insert_quantizers(graph_module: GraphModule, placement: QuantizationPlacement) -> None:
+    """Put a `FakeQuantize` on every edge of a placement, in place.
+
+    Edges that carry the same value and share a quantizer get one node; the quantizer of several values is one module called
+    at several nodes, so that it observes and quantizes all of them alike.
+    """
+    graph = graph_module.graph
+    nodes = {node.name: node for node in graph.nodes}
+    calls: dict[tuple[str, str], Node] = {}
+    for name, spec in placement.specs.items():
+        graph_module.add_submodule(name, FakeQuantize(spec, name))
+    for edge, name in placement.edges.items():
+        producer, consumer = nodes[edge.producer], nodes[edge.consumer]
+        call = calls.get((edge.producer, name))
+        if call is None:
+            with graph.inserting_after(producer):
+                call = graph.call_module(name, (producer,))
+            call.meta["layer"] = name
+            if "val" in producer.meta:
+                call.meta["val"] = producer.meta["val"]
+            calls[edge.producer, name] = call
+        _replace_input(consumer, producer, call, is_weight=producer.op == "get_attr")
+    graph_module.recompile()
+
+
+def _replace_input(consumer: Node, old: Node, new: Node, is_weight: bool) -> None:
+    """Let `consumer` read `new` instead of `old` in its first argument (or its list of inputs), or in its second if a weight."""
+    if is_weight:
+        consumer.update_arg(1, new)
+    else:
+        consumer.replace_input_with(old, new)

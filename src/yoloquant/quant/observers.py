@@ -1,0 +1,251 @@
+"""Observers: they see tensors batch by batch and answer with scale and zero point.
+
+An observer holds statistics of bounded size, never the tensors. It sees values as `(C, n)` rows, one row for each scale, and
+`rows` makes those from any tensor. `merge` says how the statistics of two processes become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yoloquant.errors import RecipeError
+from yoloquant.quant import ranges
+from yoloquant.quant.histogram import Histogram
+from yoloquant.quant.parameters import scale_and_zero_point
+from yoloquant.spec import TensorSpec
+
+OBSERVERS: dict[str, type[Observer]] = {}
+
+
+def observer(name: str) -> Callable[[type[Observer]], type[Observer]]:
+    """Register an observer class under the name that recipes use."""
+
+    def register(cls: type[Observer]) -> type[Observer]:
+        cls.name = name
+        OBSERVERS[name] = cls
+        return cls
+
+    return register
+
+
+def make_observer(spec: TensorSpec) -> Observer:
+    """A fresh observer for a spec.
+
+    Raises:
+        RecipeError: no observer has that name, or it has no such option.
+    """
+    if spec.observer not in OBSERVERS:
+        raise RecipeError(f"there is no observer {spec.observer!r}: choose one of {', '.join(sorted(OBSERVERS))}")
+    try:
+        return OBSERVERS[spec.observer](spec, **spec.options)
+    except TypeError as error:
+        raise RecipeError(f"observer {spec.observer!r} does not take these options: {spec.options} ({error})") from error
+
+
+def rows(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """Reshape to `(C, n)`: one row for each scale of the spec.
+
+    Group-wise rows of a last, smaller group are filled with zeros, which never widen a range.
+    """
+    if spec.granularity == "tensor":
+        return tensor.reshape(1, -1)
+    by_channel = tensor.transpose(0, spec.axis) if spec.axis else tensor
+    if spec.granularity == "channel":
+        return by_channel.reshape(by_channel.shape[0], -1)
+    outputs, inputs = by_channel.shape[:2]
+    groups = -(-inputs // spec.group_size)
+    flat = by_channel.reshape(outputs, inputs, -1)
+    flat = torch.nn.functional.pad(flat, (0, 0, 0, groups * spec.group_size - inputs))
+    return flat.reshape(outputs * groups, -1)
+
+
+class Observer:
+    """Base of all observers: subclasses only update and answer statistics.
+
+    Attributes:
+        name: as recipes write it.
+        spec: of the tensor observed.
+        empty: nothing has been seen yet.
+    """
+
+    name = ""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        """Start empty."""
+        self.spec = spec
+        self.empty = True
+        self._leading: tuple[int, ...] = ()
+
+    def update(self, tensor: Tensor) -> None:
+        """See one batch, any shape whose channel axis is the spec's."""
+        values = rows(tensor.detach(), self.spec)
+        if self.spec.granularity == "group":
+            self._leading = (tensor.shape[self.spec.axis], values.shape[0] // tensor.shape[self.spec.axis])
+        elif self.spec.granularity == "channel":
+            self._leading = (values.shape[0],)
+        self._see(values)
+        self.empty = False
+
+    def quantization_parameters(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, shaped `()`, `(C,)` or `(C, G)`.
+
+        Raises:
+            RuntimeError: nothing was observed.
+        """
+        if self.empty:
+            raise RuntimeError("the observer has seen nothing; run calibration first")
+        low, high = self.range()
+        scale, zero_point = scale_and_zero_point(low, high, self.spec)
+        return scale.reshape(self._leading), zero_point.reshape(self._leading)
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The chosen range, two `(C,)` tensors."""
+        raise NotImplementedError
+
+    def merge(self, other: Observer) -> None:
+        """Take in what another process observed."""
+        raise NotImplementedError
+
+    def _see(self, values: Tensor) -> None:
+        raise NotImplementedError
+
+
+@observer("minmax")
+class MinMax(Observer):
+    """The smallest and largest value seen."""
+
+    low: Tensor
+    high: Tensor
+
+    def _see(self, values: Tensor) -> None:
+        low, high = torch.aminmax(values, dim=1)
+        if self.empty:
+            self.low, self.high = low, high
+        else:
+            self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Minimum and maximum."""
+        return self.low, self.high
+
+    def merge(self, other: Observer) -> None:
+        """The wider of both ranges."""
+        assert isinstance(other, MinMax)
+        self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+
+
+@observer("moving_average")
+class MovingAverageMinMax(Observer):
+    """Exponential moving average of each batch's minimum and maximum (Jacob et al. 2018, section 3.1)."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: TensorSpec, momentum: float = 0.9) -> None:
+        """`momentum`, 0..1: share of the old average that stays at each batch."""
+        super().__init__(spec)
+        if not 0.0 <= momentum < 1.0:
+            raise RecipeError(f"momentum must be at least 0 and below 1, not {momentum}")
+        self.momentum = momentum
+        self.batches = 0
+
+    def _see(self, values: Tensor) -> None:
+        low, high = torch.aminmax(values, dim=1)
+        if self.empty:
+            self.low, self.high = low, high
+        else:
+            self.low = torch.lerp(low, self.low, self.momentum)
+            self.high = torch.lerp(high, self.high, self.momentum)
+        self.batches += 1
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The averages."""
+        return self.low, self.high
+
+    def merge(self, other: Observer) -> None:
+        """Mean of both averages, weighted by their batches."""
+        assert isinstance(other, MovingAverageMinMax)
+        share = other.batches / max(1, self.batches + other.batches)
+        self.low, self.high = torch.lerp(self.low, other.low, share), torch.lerp(self.high, other.high, share)
+        self.batches += other.batches
+
+
+class HistogramObserver(Observer):
+    """Base of observers that choose the range from a histogram at the end.
+
+    Large tensors are sampled for the counts: every k-th value from a start that moves with each batch. Minimum and maximum
+    are always those of all values.
+    """
+
+    histogram: Histogram
+
+    def __init__(self, spec: TensorSpec, bins: int = 2048, samples: int = 65536) -> None:
+        """`bins`: of each histogram, even; `samples`: values counted of a batch, at most, for each row."""
+        super().__init__(spec)
+        if bins < 16 or bins % 2:
+            raise RecipeError(f"a histogram needs an even number of bins, at least 16, not {bins}")
+        self.bins, self.samples = bins, samples
+        self._updates = 0
+
+    def _see(self, values: Tensor) -> None:
+        if self.empty:
+            self.histogram = Histogram(values.shape[0], self.bins)
+        low, high = torch.aminmax(values, dim=1)
+        # An odd stride does not fall into step with rows of even width, where columns repeat.
+        stride = -(-values.shape[1] // self.samples) | 1
+        start = (self._updates * 7919) % stride
+        self.histogram.update(values[:, start::stride].cpu(), low.cpu(), high.cpu())
+        self._updates += 1
+
+    def merge(self, other: Observer) -> None:
+        """Add the counts."""
+        assert isinstance(other, HistogramObserver)
+        self.histogram.merge(other.histogram)
+
+
+@observer("percentile")
+class Percentile(HistogramObserver):
+    """Leaves a share of the positive values above the range and a share of the negative ones below it."""
+
+    def __init__(self, spec: TensorSpec, alpha: float = 0.001, low_alpha: float | None = None, **options: Any) -> None:
+        """`alpha`: share of the positive values, and of the negative ones unless `low_alpha` says otherwise."""
+        super().__init__(spec, **options)
+        self.high_alpha, self.low_alpha = alpha, alpha if low_alpha is None else low_alpha
+        if not (0.0 <= self.high_alpha < 1.0 and 0.0 <= self.low_alpha < 1.0):
+            raise RecipeError(f"percentile's alpha must be at least 0 and below 1, not {alpha} and {low_alpha}")
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range that leaves the shares outside."""
+        return ranges.percentile(self.histogram, self.low_alpha, self.high_alpha)
+
+
+@observer("mse")
+class LeastSquaredError(HistogramObserver):
+    """The range whose quantization has the least squared error."""
+
+    def __init__(self, spec: TensorSpec, steps: int = 100, power: float = 2.0, **options: Any) -> None:
+        """`steps`: ranges tried along each end; `power`: of the error, 2 for squares."""
+        super().__init__(spec, **options)
+        self.steps, self.power = steps, power
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range of least error."""
+        return ranges.least_squared_error(self.histogram, self.spec, self.steps, self.power)
+
+
+@observer("mse_shrink")
+class ShrinkBothEnds(HistogramObserver):
+    """Least squared error over ranges whose two ends shrink together by 1 % steps (Sparsebit's MSE observer)."""
+
+    def __init__(self, spec: TensorSpec, steps: int = 80, **options: Any) -> None:
+        """`steps`: how many percent at most, less one."""
+        super().__init__(spec, **options)
+        self.steps = steps
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range of least error."""
+        return ranges.shrink_both_ends(self.histogram, self.spec, self.steps)

@@ -1,0 +1,107 @@
+"""Methods that choose a range from a histogram; each is a function `(histogram, spec, options) -> (low, high)`.
+
+All answer with `(C,)` float64 tensors and work on all channels at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from yoloquant.quant.histogram import Histogram
+from yoloquant.quant.parameters import scale_and_zero_point
+from yoloquant.spec import TensorSpec
+
+# Elements of the largest temporary in the searches: 32 MiB of float32.
+_BLOCK = 1 << 23
+
+
+def percentile(histogram: Histogram, low_alpha: float, high_alpha: float) -> tuple[Tensor, Tensor]:
+    """Leave `low_alpha` of the negative values below the range and `high_alpha` of the positive ones above it.
+
+    Each side is cut by its own values only, so that a tensor with few negative values does not lose them all.
+
+    Args:
+        histogram: of the values.
+        low_alpha: share of the negative values, 0..1.
+        high_alpha: share of the positive values, 0..1.
+    """
+    high = _upper_cut(histogram.counts, histogram.centers, histogram.width, high_alpha)
+    low = -_upper_cut(histogram.counts.flip(1), -histogram.centers.flip(1), histogram.width, low_alpha)
+    return torch.maximum(low, histogram.low.double()), torch.minimum(high, histogram.high.double())
+
+
+def _upper_cut(counts: Tensor, centers: Tensor, width: Tensor, alpha: float) -> Tensor:
+    """Upper edge of the bin that holds the value with `alpha` of the positive values above it; 0 without positive values."""
+    positive = torch.where(centers > 0, counts, 0.0)
+    above = positive.flip(1).cumsum(1).flip(1)
+    kept = (above > alpha * above[:, :1]) & (positive > 0)
+    last = torch.where(kept, torch.arange(counts.shape[1]), -1).amax(dim=1)
+    edge = centers.gather(1, last.clamp(min=0)[:, None])[:, 0] + width / 2
+    return torch.where(last >= 0, edge, 0.0)
+
+
+def squared_error(histogram: Histogram, low: Tensor, high: Tensor, spec: TensorSpec, power: float = 2.0) -> Tensor:
+    """Sum of `|x - fake_quantize(x)|^power` over the counted values, for several ranges a channel.
+
+    Args:
+        histogram: with C channels.
+        low: `(K, C)`, lower ends of K candidate ranges.
+        high: `(K, C)`.
+        spec: decides the integers and how range becomes scale.
+        power: 2 for the squared error.
+
+    Returns:
+        `(K, C)` float64.
+    """
+    scale, zero_point = scale_and_zero_point(low, high, spec)
+    centers, counts = histogram.centers.float(), histogram.counts.float()
+    candidates, channels = low.shape
+    step = max(1, _BLOCK // max(1, channels * histogram.bins))
+    errors = []
+    for start in range(0, candidates, step):
+        scale_part, zero_part = scale[start : start + step, :, None], zero_point[start : start + step, :, None]
+        integers = torch.round(centers / scale_part).add_(zero_part).clamp_(spec.quant_min, spec.quant_max)
+        difference = integers.sub_(zero_part).mul_(scale_part).sub_(centers).abs_()
+        difference = difference.square_() if power == 2.0 else difference.pow_(power)
+        errors.append(difference.mul_(counts).sum(dim=2, dtype=torch.float64))
+    return torch.cat(errors)
+
+
+def least_squared_error(
+    histogram: Histogram, spec: TensorSpec, steps: int = 100, power: float = 2.0, least: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """The range with least error: one factor for both ends if symmetric, the ends in turn if not.
+
+    The ends of an asymmetric range are searched by coordinate descent, two rounds: activations after SiLU have a short
+    negative side that must stay while the positive side shrinks.
+
+    Args:
+        histogram: of the values.
+        spec: how the tensor is quantized.
+        steps: candidates along each end, from `least` to 1 of the observed range.
+        power: 2 for the squared error; higher weighs outliers more.
+        least: smallest share of the range that is tried.
+    """
+    low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
+    factors = torch.linspace(least, 1.0, steps, dtype=torch.float64)[:, None]
+    if spec.symmetric:
+        index = squared_error(histogram, factors * low, factors * high, spec, power).argmin(dim=0)
+        best = factors[index, 0]
+        return best * low, best * high
+    best_low, best_high = low, high
+    for _ in range(2):
+        errors = squared_error(histogram, best_low.expand(steps, -1), factors * high, spec, power)
+        best_high = factors[errors.argmin(dim=0), 0] * high
+        errors = squared_error(histogram, factors * low, best_high.expand(steps, -1), spec, power)
+        best_low = factors[errors.argmin(dim=0), 0] * low
+    return best_low, best_high
+
+
+def shrink_both_ends(histogram: Histogram, spec: TensorSpec, steps: int = 80) -> tuple[Tensor, Tensor]:
+    """Sparsebit's search: both ends shrunk together by i %, i = 0..steps-1, the least squared error kept."""
+    low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
+    factors = (1.0 - 0.01 * torch.arange(steps, dtype=torch.float64))[:, None]
+    index = squared_error(histogram, factors * low, factors * high, spec).argmin(dim=0)
+    best = factors[index, 0]
+    return best * low, best * high

@@ -1,0 +1,67 @@
+"""The terms of quantization, defined once: `TensorSpec` says how one tensor becomes integers.
+
+Only data lives here; no torch, so that recipes and the command line stay light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+Granularity = Literal["tensor", "channel", "group"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """How a tensor is quantized: `q = clamp(round(x / scale) + zero_point, quant_min, quant_max)`.
+
+    Attributes:
+        bits: width of the integers, 2..8 or 16.
+        signed: integers from -2^(bits-1) if true, from 0 if false.
+        symmetric: the represented range is centred on zero (zero point 0 if signed, 2^(bits-1) if not).
+        granularity: one scale for the tensor, for each index of `axis`, or for each group of `group_size` indices of axis 1
+            within each index of `axis` (weights only).
+        axis: the channel axis of a per-channel or group-wise spec: 0 for weights `(O, I, kh, kw)`.
+        group_size: input channels that share a scale; 0 unless the granularity is "group".
+        power_of_two: the scale is rounded up to a power of two, so that hardware shifts instead of multiplying.
+        narrow: signed integers leave out the lowest value, so that the range is symmetric (-127..127 for 8 bits).
+        observer: name of the method that chooses the range, a key of `yoloquant.quant.observers.OBSERVERS`.
+        options: options of that observer.
+    """
+
+    bits: int = 8
+    signed: bool = True
+    symmetric: bool = True
+    granularity: Granularity = "tensor"
+    axis: int = 0
+    group_size: int = 0
+    power_of_two: bool = False
+    narrow: bool = False
+    observer: str = "minmax"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def quant_min(self) -> int:
+        """The lowest integer."""
+        return -(1 << (self.bits - 1)) + int(self.narrow) if self.signed else 0
+
+    @property
+    def quant_max(self) -> int:
+        """The highest integer."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+    def with_changes(self, **changes: Any) -> TensorSpec:
+        """A copy with some attributes replaced."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `TensorSpec(**spec.to_dict())` is equal to `spec`."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Short form for tables: `int8 symmetric per channel (mse)`."""
+        kind = f"{'int' if self.signed else 'uint'}{self.bits}"
+        scheme = "symmetric" if self.symmetric else "asymmetric"
+        where = f"per group of {self.group_size}" if self.granularity == "group" else f"per {self.granularity}"
+        power = " power-of-two" if self.power_of_two else ""
+        return f"{kind} {scheme}{power} {where} ({self.observer})"

@@ -1,0 +1,97 @@
+"""`Target`: what a runtime can run, and the placement that makes it run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from yoloquant.errors import RecipeError
+from yoloquant.spec import TensorSpec
+from yoloquant.targets.placement import Draft, QuantizationPlacement, axis_of_weight
+
+Rule = Callable[[Draft], None]
+# Layer name and tensor kind ("weights" or "activations") and the target's own spec -> the spec to use, or none for float.
+SpecChooser = Callable[[str, str, TensorSpec], TensorSpec | None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime as a user names it.
+
+    Attributes:
+        name: as recipes and the command line write it.
+        summary: one sentence for `yoloquant targets`.
+        weights: the spec weights get unless the recipe says otherwise.
+        activations: likewise.
+        rules: applied in order; together they decide which edges are quantized and share.
+        bits: widths that the target's file can hold for weights and activations.
+        symmetric_activations_only: the runtime takes no zero point but 0.
+        runtimes: names of runtimes that run the exported file here.
+    """
+
+    name: str
+    summary: str
+    weights: TensorSpec
+    activations: TensorSpec
+    rules: tuple[Rule, ...]
+    bits: frozenset[int] = frozenset({8})
+    symmetric_activations_only: bool = False
+    runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
+
+    def check(self, spec: TensorSpec, where: str) -> None:
+        """Refuse a spec that the target cannot run.
+
+        Raises:
+            RecipeError: with the reason and what to choose.
+        """
+        if spec.bits not in self.bits:
+            allowed = ", ".join(str(bits) for bits in sorted(self.bits))
+            raise RecipeError(
+                f"{where}: target {self.name} cannot run {spec.bits}-bit integers (it runs {allowed}): "
+                "choose one of these, or target reference"
+            )
+        if self.symmetric_activations_only and not (spec.symmetric and spec.signed):
+            raise RecipeError(
+                f"{where}: target {self.name} only takes signed symmetric integers with zero point 0: "
+                "set symmetric and signed to true"
+            )
+
+    def place(
+        self, graph_module: GraphModule, choose: SpecChooser | None = None, ignored: frozenset[str] = frozenset()
+    ) -> QuantizationPlacement:
+        """Decide where quantizers stand in a captured graph.
+
+        Args:
+            graph_module: from `yoloquant.graph.capture.capture`.
+            choose: changes the spec of single layers; the target's own specs without it.
+            ignored: layer names that stay in float.
+
+        Raises:
+            RecipeError: the recipe asks for what the target cannot run.
+        """
+        draft = Draft(graph_module, ignored)
+        for rule in self.rules:
+            rule(draft)
+        layers = {node.name: node.meta["layer"] for node in graph_module.graph.nodes}
+        edges: dict = {}
+        specs: dict[str, TensorSpec] = {}
+        pick = choose or (lambda _layer, _kind, spec: spec)
+        for edge in sorted(draft.weights):
+            spec = pick(layers[edge.consumer], "weights", self.weights)
+            if spec is not None:
+                self.check(spec, f"weights of {layers[edge.consumer]}")
+                name = f"{layers[edge.producer]}_quantizer"
+                specs[name] = spec.with_changes(axis=axis_of_weight(graph_module, edge))
+                edges[edge] = name
+        for name, group in draft.groups().items():
+            choices = {edge: pick(layers[edge.consumer], "activations", self.activations) for edge in group}
+            kept = [spec for spec in choices.values() if spec is not None]
+            if not kept:
+                continue
+            # Readers that share a scale must agree; the one that needs most precision decides.
+            specs[name] = max(kept, key=lambda spec: spec.bits)
+            self.check(specs[name], f"activations at {name}")
+            edges.update({edge: name for edge, spec in choices.items() if spec is not None})
+        return QuantizationPlacement(edges, specs)

@@ -1,0 +1,23 @@
+"""`onnxruntime`: ONNX Runtime's CPU execution provider."""
+
+from __future__ import annotations
+
+from yoloquant.spec import TensorSpec
+from yoloquant.targets import rules
+from yoloquant.targets.base import Target
+
+# The fastest integer kernels on x86 multiply unsigned activations with signed weights (VNNI's vpdpbusd; ONNX Runtime
+# documentation, "Quantize ONNX models", on U8S8).
+ONNXRUNTIME = Target(
+    name="onnxruntime",
+    summary="ONNX Runtime on CPU: uint8 activations with zero point, int8 weights per channel, QLinear operators.",
+    weights=TensorSpec(granularity="channel", narrow=True),
+    activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
+    rules=(
+        rules.weighted_inputs,
+        rules.matmul_inputs,
+        rules.convolution_outputs,
+        rules.activation_outputs,
+        rules.share_through_same_values,
+    ),
+)

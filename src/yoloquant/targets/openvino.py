@@ -1,0 +1,17 @@
+"""`openvino`: Intel OpenVINO on CPU."""
+
+from __future__ import annotations
+
+from yoloquant.spec import TensorSpec
+from yoloquant.targets import rules
+from yoloquant.targets.base import Target
+
+# OpenVINO's low-precision transformations want unsigned activations and signed weights on x86 (OpenVINO documentation,
+# "Low Precision Transformations"); activations fuse into the convolution, so nothing may stand between the two.
+OPENVINO = Target(
+    name="openvino",
+    summary="Intel OpenVINO on CPU: uint8 activations with zero point, int8 weights per channel.",
+    weights=TensorSpec(granularity="channel", narrow=True),
+    activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
+    rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
+)

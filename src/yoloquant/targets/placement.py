@@ -1,0 +1,133 @@
+"""Where quantizers stand, as data: edges of a captured graph, the quantizer of each, and its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch.fx import GraphModule, Node
+
+from yoloquant.graph.capture import layer_name
+from yoloquant.graph.operators import WEIGHTED, kind, weight_axis
+from yoloquant.spec import TensorSpec
+
+
+class Edge(NamedTuple):
+    """A tensor on its way: read by `consumer` as its `index`-th tensor input from `producer` (names of graph nodes)."""
+
+    producer: str
+    consumer: str
+    index: int
+
+
+@dataclass(frozen=True)
+class QuantizationPlacement:
+    """Which edges are quantized, how, and which share a quantizer.
+
+    Attributes:
+        edges: edge -> name of its quantizer; edges with the same name share one scale.
+        specs: quantizer name -> how it quantizes.
+    """
+
+    edges: dict[Edge, str]
+    specs: dict[str, TensorSpec]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "edges": [[*edge, name] for edge, name in self.edges.items()],
+            "specs": {name: spec.to_dict() for name, spec in self.specs.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QuantizationPlacement:
+        """The inverse of `to_dict`."""
+        edges = {Edge(str(p), str(c), int(i)): str(name) for p, c, i, name in values["edges"]}
+        return cls(edges, {name: TensorSpec(**spec) for name, spec in values["specs"].items()})
+
+
+@dataclass
+class Draft:
+    """A placement in the making; rules add edges and say which values share.
+
+    An activation edge belongs to the value (producer node) it carries, so that all readers of a value share its quantizer
+    without saying so.
+
+    Attributes:
+        graph_module: the captured graph.
+        activations: quantized activation edges.
+        weights: quantized weight edges.
+        ignored: layers that rules must leave in float.
+    """
+
+    graph_module: GraphModule
+    ignored: frozenset[str] = frozenset()
+    activations: set[Edge] = field(default_factory=set)
+    weights: set[Edge] = field(default_factory=set)
+    _parent: dict[str, str] = field(default_factory=dict)
+
+    def nodes(self, *kinds: str) -> Iterator[Node]:
+        """Nodes of the given kinds in the graph's order, without ignored layers."""
+        for node in self.graph_module.graph.nodes:
+            if kind(node) in kinds and layer_name(node) not in self.ignored:
+                yield node
+
+    def quantize_inputs(self, node: Node, indices: tuple[int, ...] | None = None) -> None:
+        """Quantize the activation inputs of a node (all of them, or those with the given indices)."""
+        for index, producer in enumerate(node.all_input_nodes):
+            wanted = indices is None or index in indices
+            if wanted and kind(producer) != "parameter" and is_floating(producer):
+                self.activations.add(Edge(producer.name, node.name, index))
+
+    def quantize_weight(self, node: Node) -> None:
+        """Quantize the weight of a weighted node whose weight is a parameter."""
+        producer = node.args[1]
+        if isinstance(producer, Node) and kind(producer) == "parameter":
+            self.weights.add(Edge(producer.name, node.name, node.all_input_nodes.index(producer)))
+
+    def quantize_output(self, node: Node) -> None:
+        """Quantize a value for all who read it, except the network's own outputs."""
+        for user in node.users:
+            if kind(user) != "output":
+                self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
+
+    def is_output_quantized(self, node: Node) -> bool:
+        """Some reader of the value gets it quantized."""
+        return any(
+            Edge(node.name, user.name, user.all_input_nodes.index(node)) in self.activations for user in node.users
+        )
+
+    def share(self, first: Node, second: Node) -> None:
+        """Let two values use one quantizer."""
+        self._parent[self._root(second.name)] = self._root(first.name)
+
+    def _root(self, name: str) -> str:
+        while self._parent.get(name, name) != name:
+            name = self._parent[name]
+        return name
+
+    def groups(self) -> dict[str, list[Edge]]:
+        """Quantizer name -> its activation edges; named by the first value of the group in the graph's order."""
+        nodes = {node.name: node for node in self.graph_module.graph.nodes}
+        order = {name: position for position, name in enumerate(nodes)}
+        by_root: dict[str, list[Edge]] = {}
+        for edge in sorted(self.activations, key=lambda edge: (order[edge.producer], order[edge.consumer], edge.index)):
+            by_root.setdefault(self._root(edge.producer), []).append(edge)
+        return {f"{layer_name(nodes[edges[0].producer])}.output_quantizer": edges for edges in by_root.values()}
+
+
+def is_floating(node: Node) -> bool:
+    """The node's value is a floating-point tensor."""
+    value = node.meta.get("val")
+    return value is None or (hasattr(value, "is_floating_point") and value.is_floating_point())
+
+
+def weighted_layers(graph_module: GraphModule) -> dict[str, Node]:
+    """Layer name -> node, for convolutions and linear layers."""
+    return {layer_name(node): node for node in graph_module.graph.nodes if kind(node) in WEIGHTED}
+
+
+def axis_of_weight(graph_module: GraphModule, edge: Edge) -> int:
+    """Channel axis of the weight on an edge."""
+    return weight_axis(next(node for node in graph_module.graph.nodes if node.name == edge.consumer))

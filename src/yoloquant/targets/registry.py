@@ -1,0 +1,23 @@
+"""Targets by name."""
+
+from __future__ import annotations
+
+from yoloquant.errors import RecipeError
+from yoloquant.targets.base import Target
+from yoloquant.targets.onnxruntime import ONNXRUNTIME
+from yoloquant.targets.openvino import OPENVINO
+from yoloquant.targets.reference import REFERENCE
+from yoloquant.targets.tensorrt import TENSORRT
+
+TARGETS: dict[str, Target] = {target.name: target for target in (ONNXRUNTIME, OPENVINO, TENSORRT, REFERENCE)}
+
+
+def get_target(name: str) -> Target:
+    """The target of a name.
+
+    Raises:
+        RecipeError: there is none; the message lists those there are.
+    """
+    if name not in TARGETS:
+        raise RecipeError(f"there is no target {name!r}: choose one of {', '.join(TARGETS)}")
+    return TARGETS[name]

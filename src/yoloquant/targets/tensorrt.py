@@ -1,0 +1,18 @@
+"""`tensorrt`: NVIDIA TensorRT with explicit Q/DQ."""
+
+from __future__ import annotations
+
+from yoloquant.spec import TensorSpec
+from yoloquant.targets import rules
+from yoloquant.targets.base import Target
+
+# Symmetric quantization with zero point 0 is all that TensorRT takes (TensorRT developer guide, "Working with quantized
+# types"); it fuses the activation after a convolution, so nothing may stand between the two.
+TENSORRT = Target(
+    name="tensorrt",
+    summary="NVIDIA TensorRT: symmetric int8, zero point 0, Q/DQ at inputs of convolutions, additions and concats.",
+    weights=TensorSpec(granularity="channel", narrow=True),
+    activations=TensorSpec(signed=True, symmetric=True, observer="mse"),
+    rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
+    symmetric_activations_only=True,
+)
