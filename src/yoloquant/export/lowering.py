@@ -1,0 +1,213 @@
+"""Lower the exporter's `yoloquant::FakeQuantize` nodes to standard QuantizeLinear and DequantizeLinear.
+
+The torch exporter writes one node of our own domain for each fake quantization, with the quantizer's name as an attribute.
+Here weights become integer initializers behind a DequantizeLinear, activations a QuantizeLinear/DequantizeLinear pair, and
+their values get the quantizer's name, so that a reader of the file finds the layers of the reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx.defs import OpSchema
+
+DOMAIN = "yoloquant"
+OP_TYPE = "FakeQuantize"
+
+
+def operator_schema() -> OpSchema:
+    """ONNX schema of the intermediate node."""
+    parameter, kinds = OpSchema.FormalParameter, OpSchema.AttrType
+    integers = [OpSchema.Attribute(name, kinds.INT, "") for name in ("quant_min", "quant_max", "axis", "group_size")]
+    return OpSchema(
+        OP_TYPE,
+        DOMAIN,
+        1,
+        inputs=[parameter("x", "T"), parameter("scale", "T"), parameter("zero_point", "tensor(int32)")],
+        outputs=[parameter("y", "T")],
+        type_constraints=[("T", ["tensor(float)"], "")],
+        attributes=[*integers, OpSchema.Attribute("name", kinds.STRING, "")],
+    )
+
+
+@dataclass(frozen=True)
+class Container:
+    """The ONNX integer type that holds a range of integers.
+
+    Attributes:
+        dtype: of the file's tensors.
+        low: lowest integer of the type.
+        high: highest.
+    """
+
+    dtype: ir.DataType
+    low: int
+    high: int
+
+
+CONTAINERS = (
+    Container(ir.DataType.UINT4, 0, 15),
+    Container(ir.DataType.INT4, -8, 7),
+    Container(ir.DataType.UINT8, 0, 255),
+    Container(ir.DataType.INT8, -128, 127),
+    Container(ir.DataType.UINT16, 0, 65535),
+    Container(ir.DataType.INT16, -32768, 32767),
+)
+
+# 8-bit types are in QuantizeLinear since opset 13; 4- and 16-bit types and blocks since 21.
+OPSET_OF_SMALL_TYPES = 21
+
+
+def container(quant_min: int, quant_max: int) -> Container:
+    """The smallest type that holds the integers."""
+    for candidate in CONTAINERS:
+        if candidate.low <= quant_min and quant_max <= candidate.high and (candidate.low < 0) == (quant_min < 0):
+            return candidate
+    raise ValueError(f"no ONNX integer type holds {quant_min}..{quant_max}")
+
+
+def needs_small_types(quant_min: int, quant_max: int, group_size: int) -> bool:
+    """A tensor like this needs opset 21."""
+    return group_size > 0 or container(quant_min, quant_max).dtype not in (ir.DataType.UINT8, ir.DataType.INT8)
+
+
+def lower_fake_quantize(model: ir.Model) -> int:
+    """Replace every `FakeQuantize` of the graph, in place.
+
+    Returns:
+        How many were replaced.
+    """
+    nodes = [node for node in model.graph if node.op_type == OP_TYPE and node.domain == DOMAIN]
+    used: dict[str, int] = {}
+    for node in nodes:
+        _lower(model.graph, node, used)
+    model.opset_imports.pop(DOMAIN, None)
+    remove_unused_initializers(model.graph)
+    return len(nodes)
+
+
+def remove_unused_initializers(graph: ir.Graph) -> None:
+    """Drop initializers that no node reads."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _lower(graph: ir.Graph, node: ir.Node, used: dict[str, int]) -> None:
+    x, scale_value, zero_value = node.inputs
+    assert x is not None and scale_value is not None and zero_value is not None
+    name = node.attributes["name"].as_string()
+    # A shared quantizer stands at several places; each gets a name of its own.
+    used[name] = used.get(name, 0) + 1
+    place = name if used[name] == 1 else f"{name}@{used[name]}"
+    scale = scale_value.const_value.numpy().astype(np.float32)
+    zero = zero_value.const_value.numpy().astype(np.int64)
+    integers = node.attributes["quant_min"].as_int(), node.attributes["quant_max"].as_int()
+    axis, group_size = node.attributes["axis"].as_int(), node.attributes["group_size"].as_int()
+    if x.const_value is not None:
+        last = _dequantized_constant(graph, x, scale, zero, integers, axis, group_size, place)
+    else:
+        last = _quantize_dequantize(graph, x, scale, zero, integers, axis, place, name)
+    graph.insert_before(node, last)
+    ir.convenience.replace_all_uses_with(node.outputs[0], last[-1].outputs[0])
+    graph.remove(node, safe=True)
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    """An initializer; the same name and content is made once."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(array if dtype is None else array.astype(dtype.numpy()), name=name)
+        graph.initializers[name] = ir.Value(
+            name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape)
+        )
+    return graph.initializers[name]
+
+
+def _broadcast(parameter: np.ndarray, shape: tuple[int, ...], axis: int, group_size: int) -> np.ndarray:
+    if axis < 0:
+        return parameter
+    if group_size:
+        wide = np.repeat(parameter, group_size, axis=1)[:, : shape[1]]
+        return wide.reshape(wide.shape + (1,) * (len(shape) - 2))
+    return parameter.reshape([-1 if dimension == axis else 1 for dimension in range(len(shape))])
+
+
+def _dequantized_constant(
+    graph: ir.Graph,
+    x: ir.Value,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    integers: tuple[int, int],
+    axis: int,
+    group_size: int,
+    place: str,
+) -> list[ir.Node]:
+    """A weight: its integers as an initializer, and the DequantizeLinear that reads them."""
+    weight = x.const_value.numpy()
+    holder = container(*integers)
+    wide_scale, wide_zero = (_broadcast(part, weight.shape, axis, group_size) for part in (scale, zero))
+    quantized = np.clip(np.rint(weight / wide_scale) + wide_zero, *integers)
+    attributes: dict[str, int] = {}
+    if group_size:
+        # ONNX blocks run along one axis and have a scale for each kernel position (DequantizeLinear-21).
+        spatial = (1,) * (weight.ndim - 2)
+        scale, zero = (
+            np.ascontiguousarray(np.broadcast_to(part.reshape(part.shape + spatial), part.shape + weight.shape[2:]))
+            for part in (scale, zero)
+        )
+        attributes = {"axis": 1, "block_size": group_size}
+    elif axis >= 0:
+        attributes = {"axis": axis}
+    base = place.removesuffix("_quantizer")
+    values = [
+        _constant(graph, f"{base}_quantized", quantized, holder.dtype),
+        _constant(graph, f"{base}_scale", scale),
+        _constant(graph, f"{base}_zero_point", zero, holder.dtype),
+    ]
+    node = ir.node("DequantizeLinear", values, attributes=attributes, name=f"{base}.dequantize")
+    node.outputs[0].name = base
+    _copy_type(x, node.outputs[0])
+    return [node]
+
+
+def _quantize_dequantize(
+    graph: ir.Graph,
+    x: ir.Value,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    integers: tuple[int, int],
+    axis: int,
+    place: str,
+    shared_name: str,
+) -> list[ir.Node]:
+    """An activation: QuantizeLinear and DequantizeLinear, clipped first where the type holds more than the integers."""
+    holder = container(*integers)
+    nodes: list[ir.Node] = []
+    source = x
+    if integers != (holder.low, holder.high):
+        low, high = ((np.float32(bound) - zero.astype(np.float32)) * scale for bound in integers)
+        limits = [_constant(graph, f"{shared_name}.{end}", part) for end, part in (("low", low), ("high", high))]
+        nodes.append(ir.node("Clip", [source, *limits], name=f"{place}.clip"))
+        source = nodes[-1].outputs[0]
+        source.name = f"{place}.clipped"
+        _copy_type(x, source)
+    parameters = [
+        _constant(graph, f"{shared_name}.scale", scale),
+        _constant(graph, f"{shared_name}.zero_point", zero, holder.dtype),
+    ]
+    attributes = {"axis": axis} if axis >= 0 else {}
+    quantize = ir.node("QuantizeLinear", [source, *parameters], attributes=attributes, name=f"{place}.quantize")
+    quantize.outputs[0].name = f"{place}.integers"
+    quantize.outputs[0].type, quantize.outputs[0].shape = ir.TensorType(holder.dtype), x.shape
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], *parameters], attributes=attributes, name=f"{place}.dequantize"
+    )
+    dequantize.outputs[0].name = place
+    _copy_type(x, dequantize.outputs[0])
+    return [*nodes, quantize, dequantize]
+
+
+def _copy_type(source: ir.Value, target: ir.Value) -> None:
+    target.type, target.shape = source.type, source.shape

@@ -1,0 +1,171 @@
+"""Export a detector to ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript
+import torch
+from torch import Tensor, nn
+
+from yoloquant.errors import ExportError
+from yoloquant.export.lowering import (
+    DOMAIN,
+    OP_TYPE,
+    OPSET_OF_SMALL_TYPES,
+    lower_fake_quantize,
+    needs_small_types,
+    operator_schema,
+    remove_unused_initializers,
+)
+from yoloquant.export.metadata import ModelMetadata
+from yoloquant.models.detector import Detector
+from yoloquant.quant.network import QuantizedDetector
+
+# The lowest opset that the torch exporter writes; runtimes that lag behind read it.
+DEFAULT_OPSET = 18
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "output"
+
+
+class _Decoded(nn.Module):
+    """Network and head as one module, images in, decoded output out."""
+
+    def __init__(self, network: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(list(self.network(images)))
+
+
+def export_onnx(
+    detector: Detector | QuantizedDetector,
+    path: Path,
+    *,
+    target: str = "float",
+    input_size: tuple[int, int] | None = None,
+    dynamic_batch: bool = True,
+    opset: int | None = None,
+) -> None:
+    """Write a detector as an ONNX file: input `images` `(N, 3, H, W)` RGB 0..1, output `output` in the family's layout.
+
+    Args:
+        detector: float, or quantized with all quantizers frozen.
+        path: of the file; written whole or not at all.
+        target: name for the file's metadata.
+        input_size: `(height, width)`; the detector's own by default.
+        dynamic_batch: leave N free; 1 otherwise.
+        opset: at least 18; by default the lowest that can hold the file's integer types.
+
+    Raises:
+        ExportError: torch cannot export the network.
+    """
+    size = input_size or detector.input_size
+    lowest = _lowest_opset(detector)
+    if opset is not None and opset < lowest:
+        raise ExportError(f"opset {opset} cannot hold this model: choose {lowest} or later")
+    program = _torch_export(_Decoded(detector.network, detector.head), size, dynamic_batch, opset or lowest)
+    model = program.model
+    lower_fake_quantize(model)
+    remove_unused_initializers(model.graph)
+    _name_nodes(model.graph)
+    metadata = ModelMetadata(
+        detector.names, detector.strides, size, detector.family, detector.head.layout, target
+    )
+    model.metadata_props.update(metadata.to_properties())
+    model.producer_name = "yoloquant"
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto)
+    partial = path.with_suffix(path.suffix + ".partial")
+    onnx.save(proto, str(partial))
+    partial.replace(path)
+
+
+def _lowest_opset(detector: Detector | QuantizedDetector) -> int:
+    if isinstance(detector, QuantizedDetector):
+        specs = [quantizer.spec for _, quantizer in detector.quantizers()]
+        if any(needs_small_types(s.quant_min, s.quant_max, s.group_size) for s in specs):
+            return OPSET_OF_SMALL_TYPES
+    return DEFAULT_OPSET
+
+
+def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool, opset: int) -> Any:
+    # Two images, since torch.export takes a batch of one for a constant.
+    example = torch.zeros(2 if dynamic_batch else 1, 3, *size)
+    dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if dynamic_batch else None
+    training = module.training
+    _set_training_flag(module, False)
+    try:
+        with quiet_exporter(), torch.no_grad():
+            return torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=dynamic,
+                custom_translation_table={torch.ops.yoloquant.fake_quantize.default: _translate},
+                optimize=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        raise ExportError(f"torch cannot export this network to ONNX: {reason.strip()}") from error
+    finally:
+        _set_training_flag(module, training)
+
+
+def _set_training_flag(module: nn.Module, training: bool) -> None:
+    """`train()` and `eval()` are refused by exported graphs, whose operators do not depend on the flag."""
+    for child in module.modules():
+        child.training = training
+
+
+def _translate(
+    x: Any, scale: Any, zero_point: Any, quant_min: int, quant_max: int, axis: int, group_size: int, name: str
+) -> Any:
+    """Translation of `yoloquant::fake_quantize` for the torch exporter."""
+    operator = onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), OP_TYPE, operator_schema())
+    attributes = {"quant_min": quant_min, "quant_max": quant_max, "axis": axis, "group_size": group_size, "name": name}
+    return operator(x, scale, zero_point, **attributes)
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """The torch exporter tells its progress and torchvision's absence to everybody; users asked for neither."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give initializers their layer names, and weighted nodes the name of their layer."""
+    for name, value in list(graph.initializers.items()):
+        short = name.removeprefix("network.")
+        if short != name and short not in graph.initializers:
+            del graph.initializers[name]
+            value.name = short
+            graph.initializers[short] = value
+    for node in graph:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(node.inputs) > 1 and node.inputs[1] is not None:
+            weight = str(node.inputs[1].name)
+            if weight.endswith(".weight"):
+                node.name = weight.removesuffix(".weight")

@@ -1,0 +1,66 @@
+"""Run an ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from yoloquant.errors import YoloquantError
+from yoloquant.export.metadata import ModelMetadata
+from yoloquant.runtime.onnx_facts import read_metadata
+
+
+class OnnxRuntimeRunner:
+    """An ONNX file in ONNX Runtime's CPU execution provider."""
+
+    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
+        """Load a file (or a serialized model).
+
+        Args:
+            path: of the file, or its bytes.
+            metadata: instead of the file's own.
+            threads: 0 lets the runtime choose.
+
+        Raises:
+            YoloquantError: the runtime cannot load the file.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        source = path if isinstance(path, bytes) else str(path)
+        try:
+            self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            # onnxruntime raises classes of its own for each status code, without a common base.
+            raise YoloquantError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
+        facts = metadata or read_metadata(path)
+        self.name = "onnxruntime"
+        self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
+        model_input = self._session.get_inputs()[0]
+        self._input = model_input.name
+        self.batch_size = model_input.shape[0] if isinstance(model_input.shape[0], int) else None
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the model's outputs."""
+        assert self._session is not None
+        return [output.name for output in self._session.get_outputs()]
+
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """All outputs by name."""
+        if self._session is None:
+            raise RuntimeError("this runner is closed")
+        return dict(zip(self.output_names, self._session.run(None, {self._input: images}), strict=True))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """See `Runner`."""
+        return next(iter(self.outputs(images).values()))
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None

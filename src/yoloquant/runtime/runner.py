@@ -1,0 +1,33 @@
+"""The `Runner` protocol: images in, decoded output out, whatever runs in between."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Runner(Protocol):
+    """A model loaded into a runtime.
+
+    Attributes:
+        name: of the runtime, for tables: "torch", "onnxruntime", "openvino".
+        layout: of the decoded output, a key of `yoloquant.models.layouts.LAYOUTS`.
+        names: class names.
+        input_size: `(height, width)` in pixels that the model wants.
+        batch_size: the only batch size it takes, or none if free.
+    """
+
+    name: str
+    layout: str
+    names: tuple[str, ...]
+    input_size: tuple[int, int]
+    batch_size: int | None
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Run images `(N, 3, H, W)`, float32, RGB, 0..1; returns the decoded output, float32."""
+        ...
+
+    def close(self) -> None:
+        """Free the runtime's memory; the runner cannot be called afterwards."""
+        ...

@@ -1,0 +1,41 @@
+"""Run a detector in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yoloquant.models.detector import Detector
+from yoloquant.quant.network import QuantizedDetector
+
+
+class TorchRunner:
+    """A float or quantized detector as a `Runner`."""
+
+    def __init__(self, detector: Detector | QuantizedDetector, device: str = "cpu") -> None:
+        """Move the detector to `device` and keep convolutions in channels-last order, which CPUs run faster."""
+        self.name = "torch"
+        self.layout = detector.head.layout
+        self.names = detector.names
+        self.input_size = detector.input_size
+        self.batch_size = None
+        self._device = torch.device(device)
+        self._network: nn.Module | None = detector.network.to(self._device)
+        self._head = detector.head.to(self._device)
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Decoded output for images `(N, 3, H, W)` on any device."""
+        if self._network is None:
+            raise RuntimeError("this runner is closed")
+        with torch.inference_mode():
+            batch = images.to(self._device, memory_format=torch.channels_last)
+            return self._head(list(self._network(batch)))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """See `Runner`."""
+        return self.decode(torch.from_numpy(images)).float().cpu().numpy()
+
+    def close(self) -> None:
+        """Drop the network."""
+        self._network = None
