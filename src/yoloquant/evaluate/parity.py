@@ -1,0 +1,152 @@
+"""Parity: does an exported file answer in a runtime as the torch model does, and if not, from which layer on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from yoloquant.errors import ExportError
+from yoloquant.models.layouts import LAYOUTS
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.runtime.loading import RUNTIMES, open_onnx
+from yoloquant.runtime.torch_runner import TorchRunner
+
+# Sums in another order move a value across a rounding boundary now and then; one integer step then travels through the
+# layers behind it. Over real networks and photographs that stays above this; a wrong transformation falls far below.
+LEAST_SIGNAL_TO_NOISE_DB = 20.0
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of one runtime with torch.
+
+    Attributes:
+        runtime: name.
+        signal_to_noise: of the class scores and boxes, in decibels; infinite if equal.
+        first_layer: quantizer where the disagreement starts; none if they agree.
+    """
+
+    runtime: str
+    signal_to_noise: float
+    first_layer: str | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """The runtime is right."""
+        return self.signal_to_noise >= LEAST_SIGNAL_TO_NOISE_DB
+
+
+def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
+    """`10 log10(sum reference^2 / sum (reference - other)^2)`, decibels; infinite for equal arrays."""
+    noise = float(np.sum(np.square(reference.astype(np.float64) - other)))
+    signal = float(np.sum(np.square(reference.astype(np.float64))))
+    if noise == 0.0:
+        return float("inf")
+    return 10.0 * float(np.log10(max(signal, 1e-30) / noise))
+
+
+def check_parity(
+    detector: QuantizedDetector, path: Path, images: np.ndarray, runtimes: Iterable[str] | None = None
+) -> list[Parity]:
+    """Run an exported file in the installed runtimes against the torch model.
+
+    Args:
+        detector: what was exported.
+        path: of the ONNX file.
+        images: `(N, 3, H, W)` float32, 0..1, real photographs.
+        runtimes: names; all installed ones by default.
+
+    Returns:
+        One entry for each runtime that is installed.
+    """
+    runner = TorchRunner(detector)
+    expected = _comparable(runner(images), runner.layout)
+    results = []
+    for name in runtimes or RUNTIMES:
+        if not RUNTIMES[name].is_installed():
+            continue
+        other = open_onnx(path, name)
+        answer = _comparable(np.concatenate([other(images[i : i + 1]) for i in range(len(images))]), other.layout)
+        other.close()
+        result = Parity(name, min(signal_to_noise(*pair) for pair in zip(expected, answer, strict=True)))
+        if not result.agrees:
+            result = Parity(name, result.signal_to_noise, first_disagreement(detector, path, images[:1], name))
+        results.append(result)
+    return results
+
+
+def require_parity(results: Iterable[Parity]) -> None:
+    """Raise for the first runtime that disagrees.
+
+    Raises:
+        ExportError: with the runtime, how far off it is, and the layer where it starts.
+    """
+    for result in results:
+        if not result.agrees:
+            raise ExportError(
+                f"the exported file does not answer in {result.runtime} as the torch model does "
+                f"({result.signal_to_noise:.1f} dB signal to noise; the disagreement starts at {result.first_layer}): "
+                "do not deploy it there, choose that runtime's own target"
+            )
+
+
+def _comparable(output: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes weighted by their best score, and scores: what detection makes of an output.
+
+    Box corners of cells without an object are large numbers without meaning, which would drown everything else.
+    """
+    candidates = LAYOUTS[layout](output)
+    weight = candidates.scores.max(axis=-1, keepdims=True)
+    return candidates.boxes * weight, candidates.scores
+
+
+def first_disagreement(detector: QuantizedDetector, path: Path, images: np.ndarray, runtime: str) -> str:
+    """Name of the first quantizer, in the network's order, whose values in the runtime are not those of torch.
+
+    The runtime gets a copy of the file that also answers with every quantizer's tensor. Where the extra outputs themselves
+    keep the runtime from going wrong, the answer says so.
+    """
+    expected = _quantizer_values(detector, images)
+    model = onnx.load(str(path))
+    known = {output for node in model.graph.node for output in node.output}
+    for name in expected:
+        if name in known:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    runner = open_onnx(model.SerializeToString(), runtime)
+    answers = runner.outputs(images)
+    runner.close()
+    for name, values in expected.items():
+        if name in answers and signal_to_noise(values, answers[name]) < LEAST_SIGNAL_TO_NOISE_DB:
+            return name
+    return "no single layer: with every layer's output visible the runtime is right, its fusion of layers is wrong"
+
+
+def _quantizer_values(detector: QuantizedDetector, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Place name of each activation quantizer in the exported file -> its output in torch."""
+    values: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+
+    def record(name: str) -> Callable[[torch.nn.Module, object, torch.Tensor], None]:
+        def hook(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            counts[name] = counts.get(name, 0) + 1
+            values[name if counts[name] == 1 else f"{name}@{counts[name]}"] = output.numpy()
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(record(name))
+        for name, module in detector.quantizers()
+        if not name.endswith("weight_quantizer")
+    ]
+    try:
+        with torch.inference_mode():
+            detector.network(torch.from_numpy(images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return values

@@ -1,0 +1,34 @@
+"""How long steps tell their progress: a small protocol, and the silent form that the Python API uses by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+# Called with (steps done, steps in all).
+Update = Callable[[int, int], None]
+
+
+class Reporter(Protocol):
+    """Receives what a long command is doing."""
+
+    def step(self, title: str) -> AbstractContextManager[Update]:
+        """Begin a step; the context gives the callable that moves its bar."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Tell one fact worth knowing."""
+        ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Update]:
+        """Ignore the step."""
+        yield lambda done, total: None
+
+    def note(self, message: str) -> None:
+        """Ignore the fact."""

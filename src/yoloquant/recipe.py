@@ -1,0 +1,267 @@
+"""`Recipe`: everything that decides how a model is quantized, as one validated YAML file."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from yoloquant.errors import RecipeError
+from yoloquant.spec import Granularity, TensorSpec
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSettings(_Section):
+    """Changes to the target's own `TensorSpec`; what is left out stays as the target has it.
+
+    `bits: 32` leaves the tensor in float.
+    """
+
+    bits: Literal[2, 3, 4, 5, 6, 7, 8, 16, 32] | None = None
+    signed: bool | None = None
+    symmetric: bool | None = None
+    granularity: Granularity | None = None
+    group_size: Annotated[int, Field(ge=1)] | None = None
+    power_of_two: bool | None = None
+    narrow: bool | None = None
+    observer: str | None = None
+    options: dict[str, Any] | None = None
+
+    def apply(self, spec: TensorSpec) -> TensorSpec | None:
+        """The spec with these changes; none for float."""
+        if self.bits == 32:
+            return None
+        changes = {key: value for key, value in self.model_dump().items() if value is not None}
+        if changes.get("observer", spec.observer) != spec.observer:
+            # Options belong to an observer; another one starts from its own defaults.
+            changes.setdefault("options", {})
+        if changes.get("granularity", spec.granularity) != "group":
+            changes["group_size"] = 0
+        return spec.with_changes(**changes)
+
+
+class Override(_Section):
+    """Settings for the layers that `match` (a name or a pattern with `*` and `?`) and `op` (a kind) both select."""
+
+    match: str = "*"
+    op: str | None = None
+    weights: TensorSettings = TensorSettings()
+    activations: TensorSettings = TensorSettings()
+
+
+class Calibrate(_Section):
+    """Run the calibration images and take every range from its observer."""
+
+    name: Literal["calibrate"] = "calibrate"
+
+
+class BiasCorrection(_Section):
+    """Correct each layer's bias by the mean error that quantization causes at its output (Nagel et al. 2019, section 4.2)."""
+
+    name: Literal["bias_correction"] = "bias_correction"
+    images: Annotated[int, Field(ge=1)] = 32
+
+
+Algorithm = Annotated[Union[Calibrate, BiasCorrection], Field(discriminator="name")]
+ALGORITHM_NAMES = ("calibrate", "bias_correction")
+
+
+class CalibrationSettings(_Section):
+    """Which images observers see: `images` of them drawn with `seed`, in batches of `batch_size`."""
+
+    images: Annotated[int, Field(ge=1)] = 128
+    seed: int = 42
+    batch_size: Annotated[int, Field(ge=1)] = 8
+
+
+class EvaluationOptions(_Section):
+    """Thresholds of evaluation; the defaults are those of YOLOv5's own validation for COCO."""
+
+    confidence: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.001
+    iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+    max_detections: Annotated[int, Field(ge=1)] = 300
+    batch_size: Annotated[int, Field(ge=1)] = 8
+
+
+class Recipe(_Section):
+    """How a model is quantized.
+
+    Attributes:
+        target: deployment target, a key of `yoloquant.targets.registry.TARGETS`.
+        weights: changes to the target's weight spec.
+        activations: changes to its activation spec.
+        overrides: changes for single layers, the last match wins key by key.
+        ignore: names or patterns of layers that stay in float.
+        algorithms: steps in order; the first is `calibrate`.
+        calibration: images for the observers.
+        evaluation: thresholds.
+    """
+
+    target: str = "onnxruntime"
+    weights: TensorSettings = TensorSettings()
+    activations: TensorSettings = TensorSettings()
+    overrides: tuple[Override, ...] = ()
+    ignore: tuple[str, ...] = ()
+    algorithms: tuple[Algorithm, ...] = (Calibrate(), BiasCorrection())
+    calibration: CalibrationSettings = CalibrationSettings()
+    evaluation: EvaluationOptions = EvaluationOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_algorithms(cls, values: Any) -> Any:
+        """Let YAML say `- calibrate: {options}` for `- {name: calibrate, options}`."""
+        if isinstance(values, dict) and isinstance(values.get("algorithms"), list):
+            values = {**values, "algorithms": [_long_form(step) for step in values["algorithms"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _calibrate_first(self) -> Recipe:
+        if not self.algorithms or not isinstance(self.algorithms[0], Calibrate):
+            raise ValueError("the first algorithm must be calibrate, since all others need ranges")
+        return self
+
+    def choose(self, layer: str, op: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:
+        """The spec for one layer's weights or activations; none for float.
+
+        Args:
+            layer: layer name.
+            op: kind of the layer.
+            tensor: "weights" or "activations".
+            spec: the target's own.
+        """
+        chosen: TensorSpec | None = getattr(self, tensor).apply(spec)
+        for override in self.overrides:
+            if fnmatch.fnmatchcase(layer, override.match) and override.op in (None, op):
+                chosen = getattr(override, tensor).apply(chosen or spec)
+        return chosen
+
+    def ignored(self, layers: Iterable[str]) -> frozenset[str]:
+        """Those of `layers` that stay in float.
+
+        Raises:
+            RecipeError: a pattern matches no layer.
+        """
+        layers = list(layers)
+        found: set[str] = set()
+        for pattern in self.ignore:
+            matches = fnmatch.filter(layers, pattern)
+            if not matches:
+                near = difflib.get_close_matches(pattern.strip("*"), layers, 1, 0.0)
+                raise RecipeError(f"ignore pattern {pattern!r} matches no layer: the nearest layer name is {near[0]!r}")
+            found.update(matches)
+        return frozenset(found)
+
+    def to_yaml(self) -> str:
+        """As YAML that `load_recipe` reads back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=False, exclude_none=True), sort_keys=False)
+
+
+def _long_form(step: Any) -> Any:
+    if isinstance(step, str):
+        return {"name": step}
+    if isinstance(step, dict) and len(step) == 1 and "name" not in step:
+        (name, options), *_ = step.items()
+        return {"name": name, **(options or {})}
+    return step
+
+
+def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (), **changes: Any) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: a preset's name, a YAML file, or none for the preset `int8`.
+        overrides: `key.path=value` strings as the command line takes them, the value in YAML.
+        changes: top-level keys, applied last.
+
+    Raises:
+        RecipeError: with the unknown key and the nearest known one, or the value that is not allowed.
+    """
+    values = _read_yaml(source)
+    for override in overrides:
+        _set(values, override)
+    values.update(changes)
+    return _validated(values, str(source or "int8"))
+
+
+def presets() -> dict[str, str]:
+    """Preset name -> what it is for, in a sentence."""
+    folder = resources.files("yoloquant.recipes")
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        for entry in files
+    }
+
+
+def preset_text(name: str) -> str:
+    """The YAML of a preset."""
+    return (resources.files("yoloquant.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _read_yaml(source: str | Path | None) -> dict[str, Any]:
+    name = str(source or "int8")
+    if name in presets():
+        text = preset_text(name)
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        raise RecipeError(
+            f"there is no recipe {name!r}: give a YAML file or one of the presets {', '.join(presets())}"
+        )
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {name} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {name} must be a mapping of keys to values")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    """Apply one `key.path=value`."""
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise RecipeError(f"--set takes key=value, for example weights.bits=4, not {override!r}")
+    *parents, leaf = path.strip().split(".")
+    section = values
+    for key in parents:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise RecipeError(f"--set {override}: {key} is a single value, it has no keys of its own")
+    try:
+        section[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from error
+
+
+def _validated(values: dict[str, Any], name: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        if first["type"] == "extra_forbidden":
+            raise RecipeError(f"recipe {name}: unknown key {where!r}{_nearest(first['loc'])}") from error
+        if first["type"] == "union_tag_invalid":
+            known = ", ".join(ALGORITHM_NAMES)
+            raise RecipeError(f"recipe {name}: {where} is no known algorithm: choose from {known}") from error
+        raise RecipeError(f"recipe {name}: {where}: {first['msg']}") from error
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    """`, did you mean 'bits'?` for the key at a location."""
+    known = sorted(
+        {field for section in (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, BiasCorrection)
+         for field in section.model_fields}
+    )
+    near = difflib.get_close_matches(str(location[-1]), known, 1, 0.4)
+    return f", did you mean {near[0]!r}?" if near else f": known keys are {', '.join(Recipe.model_fields)}"

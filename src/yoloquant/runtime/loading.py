@@ -1,0 +1,71 @@
+"""Open any model in any installed runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yoloquant.errors import YoloquantError
+from yoloquant.export.metadata import ModelMetadata
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime that runs ONNX files.
+
+    Attributes:
+        package: that must be importable.
+        open: path or bytes, metadata, threads -> runner.
+    """
+
+    package: str
+    open: Callable[[Path | bytes, ModelMetadata | None, int], Any]
+
+    def is_installed(self) -> bool:
+        """The package is there."""
+        return importlib.util.find_spec(self.package) is not None
+
+
+def _onnxruntime(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> Any:
+    from yoloquant.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(path, metadata, threads)
+
+
+def _openvino(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> Any:
+    from yoloquant.runtime.openvino_runner import OpenVinoRunner
+
+    return OpenVinoRunner(path, metadata, threads)
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "onnxruntime": Runtime("onnxruntime", _onnxruntime),
+    "openvino": Runtime("openvino", _openvino),
+}
+
+
+def open_onnx(
+    path: Path | bytes, runtime: str = "onnxruntime", *, metadata: ModelMetadata | None = None, threads: int = 0
+) -> Any:
+    """Load an ONNX file (or a serialized model) into a runtime.
+
+    Args:
+        path: of the file, or its bytes.
+        runtime: "onnxruntime" or "openvino".
+        metadata: instead of the file's own.
+        threads: 0 lets the runtime choose.
+
+    Returns:
+        A `Runner` that also has `outputs(images) -> dict`.
+
+    Raises:
+        YoloquantError: the runtime is unknown, not installed, or cannot load the file.
+    """
+    if runtime not in RUNTIMES:
+        raise YoloquantError(f"there is no runtime {runtime!r} for ONNX files: choose one of {', '.join(RUNTIMES)}")
+    if not RUNTIMES[runtime].is_installed():
+        raise YoloquantError(f"{runtime} is not installed: run `pip install {RUNTIMES[runtime].package}`")
+    return RUNTIMES[runtime].open(path, metadata, threads)
