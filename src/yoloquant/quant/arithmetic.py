@@ -84,12 +84,11 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     scale_wide = expand_parameter(scale, x, axis, group_size)
     zero_wide = expand_parameter(zero_point, x, axis, group_size).to(x.dtype)
     steps = x / scale_wide
-    unclamped = steps.round() + zero_wide
-    inside = (unclamped >= quant_min) & (unclamped <= quant_max)
+    inside = (steps >= quant_min - zero_wide) & (steps <= quant_max - zero_wide)
     gradient_x = gradient * inside
     gradient_scale = None
     if ctx.needs_input_grad[1]:
-        level = unclamped.clamp(quant_min, quant_max) - zero_wide
+        level = (steps.round() + zero_wide).clamp(quant_min, quant_max) - zero_wide
         per_element = gradient * (level - steps * inside)
         gradient_scale = _reduce_to(per_element, scale, axis, group_size)
     return gradient_x, gradient_scale, None, None, None, None, None, None

@@ -73,7 +73,8 @@ class Histogram:
                 self.counts[channel, int(-self.first[channel])] = zeros[channel]
         while True:
             width = self._safe_width()
-            lowest, highest = torch.floor(low / width).long(), torch.floor(high / width).long()
+            # In float64: against a very small width an index overflows integers.
+            lowest, highest = torch.floor(low / width), torch.floor(high / width)
             outside = (self.width > 0) & ((lowest < self.first) | (highest >= self.first + self.bins))
             if not outside.any():
                 return
