@@ -1,0 +1,56 @@
+"""From inert pickle records to descriptions of networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from yoloquant.checkpoint.unpickler import Record, to_number
+from yoloquant.errors import CheckpointError
+from yoloquant.models.architecture import CLASSES, POSITION_FIELDS, Description, fields_of
+
+
+def is_module(value: Any) -> bool:
+    """The record is a pickled `nn.Module`."""
+    return isinstance(value, Record) and isinstance(value.state.get("_modules"), dict)
+
+
+def describe_record(record: Record, path: str = "") -> Description:
+    """The description of a pickled module.
+
+    Raises:
+        CheckpointError: the class of a layer is not known; the message names class and layer.
+    """
+    if not is_module(record) or record.path not in CLASSES:
+        where = f" at layer {path}" if path else ""
+        raise CheckpointError(f"the checkpoint holds a {getattr(record, 'path', type(record).__name__)}{where}, which is not supported")
+    state = record.state
+    wanted = [*fields_of(CLASSES[record.path]), *POSITION_FIELDS]
+    children = {
+        str(name): describe_record(child, f"{path}.{name}" if path else str(name))
+        for name, child in state["_modules"].items()
+        if child is not None
+    }
+    parameters = _tensors(state.get("_parameters"))
+    return Description(
+        record.path,
+        {name: _plain(state[name]) for name in wanted if name in state},
+        children,
+        {**parameters, **_tensors(state.get("_buffers"))},
+        frozenset(parameters),
+    )
+
+
+def _tensors(values: Any) -> dict[str, Tensor]:
+    if not isinstance(values, dict):
+        return {}
+    return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON values; tensors of several numbers become lists."""
+    value = to_number(value)
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value

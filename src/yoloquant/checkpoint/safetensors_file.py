@@ -1,0 +1,95 @@
+"""This project's own float format: weights as safetensors, everything else as JSON in its metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from yoloquant.errors import CheckpointError
+from yoloquant.models.architecture import Description, build, describe
+from yoloquant.models.detector import Detector, Head
+
+FORMAT = "yoloquant.detector.1"
+
+
+def detector_facts(detector: Detector) -> dict[str, Any]:
+    """Everything about a detector but its weights, as JSON values."""
+    return {
+        "network": describe(detector.network).to_dict(),
+        "head": describe(detector.head).to_dict(),
+        "names": list(detector.names),
+        "strides": list(detector.strides),
+        "input_size": list(detector.input_size),
+        "family": detector.family,
+        "source": detector.source,
+    }
+
+
+def detector_from_facts(facts: dict[str, Any]) -> Detector:
+    """The inverse of `detector_facts`; weights are not initialised."""
+    head = build(Description.from_dict(facts["head"]))
+    assert isinstance(head, Head)
+    return Detector(
+        build(Description.from_dict(facts["network"])),
+        head,
+        tuple(facts["names"]),
+        tuple(facts["strides"]),
+        (facts["input_size"][0], facts["input_size"][1]),
+        facts["family"],
+        dict(facts["source"]),
+    )
+
+
+def save_detector(detector: Detector, path: Path, half: bool = False) -> None:
+    """Write a float detector.
+
+    Args:
+        detector: of registered modules.
+        path: of the file.
+        half: store weights in half precision.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in detector.network.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    save_file(tensors, str(path), {"format": FORMAT, "detector": json.dumps(detector_facts(detector))})
+
+
+def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file of this project.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file, or is damaged") from error
+    if metadata.get("format") != expected_format:
+        raise CheckpointError(f"{path} is a safetensors file, but not one of the kind {expected_format} that yoloquant writes")
+    return tensors, metadata
+
+
+def load_detector(path: Path) -> Detector:
+    """Read what `save_detector` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another format.
+    """
+    tensors, metadata = read_safetensors(path, FORMAT)
+    try:
+        detector = detector_from_facts(json.loads(metadata["detector"]))
+        own = detector.network.state_dict()
+        detector.network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: its description and its weights do not fit together") from error
+    detector.network.eval()
+    return detector
