@@ -1,1 +1,5 @@
-"""Placeholder docstring, written with the package."""
+"""From a model file to a `Detector`; nothing in the file is executed.
+
+What belongs here: file formats (torch pickles, this project's safetensors), telling families apart, and what `inspect` shows.
+What does not: the networks themselves (`models/`).
+"""

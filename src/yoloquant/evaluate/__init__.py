@@ -1,1 +1,4 @@
-"""Placeholder docstring, written with the package."""
+"""Judging models on images: non-maximum suppression, COCO metrics, precision and recall, parity of files, predictions.
+
+What belongs here: everything that takes a `Runner` and images and answers with numbers or pictures of boxes.
+"""

@@ -1,0 +1,133 @@
+"""Batches of letterboxed images, loaded ahead by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yoloquant.data.dataset import ImageEntry, image_size
+from yoloquant.data.images import Letterbox, letterbox, read_image, rectangular_size
+from yoloquant.errors import DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images of a data set.
+
+    Attributes:
+        images: uint8 `(N, 3, H, W)`, RGB.
+        entries: which images these are.
+        letterboxes: how boxes come back to each image.
+    """
+
+    images: Tensor
+    entries: tuple[ImageEntry, ...]
+    letterboxes: tuple[Letterbox, ...]
+
+
+class ImageLoader:
+    """Iterates over batches; OpenCV decodes and scales outside of Python's lock, so threads are enough.
+
+    Attributes:
+        skipped: sentences about images that could not be decoded and were left out.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[ImageEntry],
+        size: tuple[int, int],
+        batch_size: int = 8,
+        *,
+        workers: int = 2,
+        rectangular: bool = False,
+        stride: int = 32,
+    ) -> None:
+        """Prepare to load.
+
+        Args:
+            entries: images in order.
+            size: `(height, width)` of the network's input; with `rectangular`, its longer side.
+            batch_size: images in a batch.
+            workers: threads.
+            rectangular: batches of similar shape, padded as little as the stride allows; changes the order.
+            stride: of the network, pixels.
+
+        Raises:
+            DataError: there are no images.
+        """
+        if not entries:
+            raise DataError("there are no images to load")
+        self.skipped: list[str] = []
+        self._batch_size = batch_size
+        self._workers = workers
+        self._groups = _rectangular_groups(entries, max(size), stride, batch_size) if rectangular else [
+            (tuple(entries[start : start + batch_size]), size) for start in range(0, len(entries), batch_size)
+        ]  # fmt: skip
+
+    def __len__(self) -> int:
+        """Number of batches, if no image is damaged."""
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Load batches; at most three are ready ahead, so memory does not grow with the set."""
+        self.skipped.clear()
+        with ThreadPoolExecutor(self._workers) as pool:
+            waiting: deque[tuple[tuple[ImageEntry, ...], list[Future[tuple[np.ndarray, Letterbox] | str]]]] = deque()
+            groups = iter(self._groups)
+            try:
+                while True:
+                    while len(waiting) < 3 and (group := next(groups, None)):
+                        entries, size = group
+                        waiting.append((entries, [pool.submit(_load, entry, size) for entry in entries]))
+                    if not waiting:
+                        return
+                    batch = self._assemble(*waiting.popleft())
+                    if batch is not None:
+                        yield batch
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _assemble(
+        self, entries: tuple[ImageEntry, ...], futures: list[Future[tuple[np.ndarray, Letterbox] | str]]
+    ) -> Batch | None:
+        images, kept, boxes = [], [], []
+        for entry, future in zip(entries, futures, strict=True):
+            loaded = future.result()
+            if isinstance(loaded, str):
+                self.skipped.append(loaded)
+            else:
+                images.append(loaded[0])
+                boxes.append(loaded[1])
+                kept.append(entry)
+        if not images:
+            return None
+        stacked = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+        return Batch(torch.from_numpy(stacked), tuple(kept), tuple(boxes))
+
+
+def _load(entry: ImageEntry, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox] | str:
+    try:
+        return letterbox(read_image(entry.path), size)
+    except DataError as error:
+        return str(error)
+
+
+def _rectangular_groups(
+    entries: Sequence[ImageEntry], long_side: int, stride: int, batch_size: int
+) -> list[tuple[tuple[ImageEntry, ...], tuple[int, int]]]:
+    """Batches of images of one padded size."""
+    by_size: dict[tuple[int, int], list[ImageEntry]] = {}
+    for entry in entries:
+        size = image_size(entry.path)
+        by_size.setdefault(rectangular_size(size, long_side, stride) if all(size) else (long_side, long_side), []).append(entry)
+    return [
+        (tuple(members[start : start + batch_size]), size)
+        for size, members in sorted(by_size.items())
+        for start in range(0, len(members), batch_size)
+    ]

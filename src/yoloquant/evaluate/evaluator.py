@@ -1,0 +1,177 @@
+"""Evaluate a runner on a data set."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yoloquant.data.dataset import DetectionDataset
+from yoloquant.data.loader import Batch, ImageLoader
+from yoloquant.errors import DataError
+from yoloquant.evaluate.coco_metrics import coco_figures, coco_rows
+from yoloquant.evaluate.postprocess import non_maximum_suppression
+from yoloquant.evaluate.precision_recall import PrecisionRecall, precision_recall
+from yoloquant.models.layouts import LAYOUTS
+from yoloquant.progress import Update
+from yoloquant.runtime.runner import Runner
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How detections are made and counted.
+
+    Attributes:
+        confidence: least score of a candidate, 0..1.
+        iou: threshold of non-maximum suppression.
+        max_detections: kept in an image.
+        batch_size: images run at once; a runner with a fixed batch size gets its own.
+        image_size: `(height, width)`; the runner's own by default.
+        rectangular: pad images as little as the stride allows, for runners with free height and width.
+        workers: threads that load images.
+        limit: only the first so many images.
+        class_agnostic: boxes of different classes suppress each other.
+    """
+
+    confidence: float = 0.001
+    iou: float = 0.6
+    max_detections: int = 300
+    batch_size: int = 8
+    image_size: tuple[int, int] | None = None
+    rectangular: bool = False
+    workers: int = 2
+    limit: int | None = None
+    class_agnostic: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        figures: COCO's twelve, percent, by name.
+        classification: precision, recall and F1 as YOLOv5 prints them.
+        per_class: class name -> (mAP50-95, mAP50), percent.
+        image_count: images that counted.
+        seconds: wall time; "run" is the network's share.
+        skipped: sentences about images left out.
+        rows: detections as COCO results, categories as class indices.
+    """
+
+    figures: dict[str, float]
+    classification: PrecisionRecall
+    per_class: dict[str, tuple[float, float]]
+    image_count: int
+    seconds: dict[str, float]
+    skipped: tuple[str, ...] = ()
+    rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    @property
+    def map50_95(self) -> float:
+        """mAP at IoU 0.50 to 0.95, percent."""
+        return self.figures["mAP50-95"]
+
+    @property
+    def map50(self) -> float:
+        """mAP at IoU 0.50, percent."""
+        return self.figures["mAP50"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as JSON values, without the detections; figures over no objects are null."""
+        values = asdict(self)
+        del values["rows"]
+        return json.loads(json.dumps(values), parse_constant=lambda _: None)
+
+    def write_coco_json(self, path: Path) -> None:
+        """Write the detections as COCO results."""
+        path.write_text(json.dumps(self.rows), encoding="utf-8")
+
+
+def evaluate(
+    runner: Runner, dataset: DetectionDataset, settings: EvaluationSettings | None = None, progress: Update | None = None
+) -> Evaluation:
+    """Run a model over a data set and measure it.
+
+    Args:
+        runner: the model.
+        dataset: images with ground truth.
+        settings: thresholds; YOLOv5's for COCO by default.
+        progress: called with (images done, images).
+
+    Raises:
+        DataError: the data set has no ground truth, or other classes than the model.
+    """
+    settings = settings or EvaluationSettings()
+    _check_classes(runner, dataset)
+    started = time.perf_counter()
+    truth = dataset.ground_truth
+    annotated = {image["id"] for image in truth["images"]}
+    entries = [entry for entry in dataset.images if entry.image_id in annotated][: settings.limit]
+    loader = ImageLoader(
+        entries,
+        settings.image_size or runner.input_size,
+        runner.batch_size or settings.batch_size,
+        workers=settings.workers,
+        rectangular=settings.rectangular,
+    )
+    run_seconds, done = 0.0, 0
+    pending: list[Future[list[dict[str, Any]]]] = []
+    image_ids: list[int] = []
+    # Suppression runs beside the network: OpenCV works outside of Python's lock.
+    with ThreadPoolExecutor(1) as pool:
+        for batch in loader:
+            start = time.perf_counter()
+            output = run_batch(runner, batch)
+            run_seconds += time.perf_counter() - start
+            pending.append(pool.submit(_detect, batch, output, runner.layout, settings))
+            image_ids += [entry.image_id for entry in batch.entries]
+            done += len(batch.entries)
+            if progress:
+                progress(done, len(entries))
+        rows = [row for future in pending for row in future.result()]
+    if not image_ids:
+        raise DataError(f"none of the {len(entries)} images could be decoded; the first: {loader.skipped[0]}")
+    figures, per_class = coco_figures(truth, rows, image_ids)
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    return Evaluation(
+        figures,
+        precision_recall(truth, rows, image_ids),
+        {names[category]: values for category, values in per_class.items()},
+        len(image_ids),
+        {"total": time.perf_counter() - started, "run": run_seconds},
+        tuple(loader.skipped),
+        rows,
+    )
+
+
+def run_batch(runner: Runner, batch: Batch) -> np.ndarray:
+    """The runner's decoded output for a batch; a fixed batch size is filled up with black images."""
+    images = batch.images.numpy().astype(np.float32) / np.float32(255.0)
+    count = len(images)
+    if runner.batch_size and count < runner.batch_size:
+        images = np.concatenate([images, np.zeros((runner.batch_size - count, *images.shape[1:]), np.float32)])
+    return runner(images)[:count]
+
+
+def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationSettings) -> list[dict[str, Any]]:
+    detections = non_maximum_suppression(
+        LAYOUTS[layout](output),
+        settings.confidence,
+        settings.iou,
+        settings.max_detections,
+        class_agnostic=settings.class_agnostic,
+    )
+    return coco_rows(batch, detections)
+
+
+def _check_classes(runner: Runner, dataset: DetectionDataset) -> None:
+    if dataset.names and len(dataset.names) != len(runner.names):
+        raise DataError(
+            f"the model has {len(runner.names)} classes but the data set has {len(dataset.names)}: "
+            "give the data set that the model was trained on"
+        )

@@ -1,0 +1,103 @@
+"""From candidate boxes to detections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from yoloquant.models.layouts import Candidates
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes that were found in one image, best first.
+
+    Attributes:
+        boxes: `(n, 4)` float32, x1, y1, x2, y2.
+        scores: `(n,)` float32, 0..1.
+        classes: `(n,)` int64.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of boxes."""
+        return len(self.scores)
+
+
+def non_maximum_suppression(
+    candidates: Candidates,
+    confidence: float = 0.001,
+    iou: float = 0.6,
+    max_detections: int = 300,
+    *,
+    class_agnostic: bool = False,
+    multi_label: bool = True,
+    max_candidates: int = 30000,
+) -> list[Detections]:
+    """Greedy suppression of overlapping boxes of one class, as YOLOv5's validation does it.
+
+    Args:
+        candidates: boxes `(N, A, 4)` and scores `(N, A, C)`.
+        confidence: candidates must score more than this.
+        iou: a box goes if it overlaps a better one by more than this intersection over union.
+        max_detections: kept in an image.
+        class_agnostic: boxes of different classes suppress each other.
+        multi_label: a box counts once for each class above the confidence, not only for its best.
+        max_candidates: best ones that enter the suppression.
+
+    Returns:
+        Detections of each image.
+    """
+    options = (confidence, iou, max_detections, class_agnostic, multi_label, max_candidates)
+    return [_suppress(*image, *options) for image in zip(candidates.boxes, candidates.scores, strict=True)]
+
+
+def _suppress(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    confidence: float,
+    iou: float,
+    max_detections: int,
+    class_agnostic: bool,
+    multi_label: bool,
+    max_candidates: int,
+) -> Detections:
+    if multi_label:
+        rows, classes = np.nonzero(scores > confidence)
+    else:
+        best = scores.argmax(axis=1)
+        rows = np.nonzero(scores[np.arange(len(scores)), best] > confidence)[0]
+        classes = best[rows]
+    values = scores[rows, classes]
+    # A stable sort lets equal scores keep their order, so that every platform keeps the same boxes.
+    order = np.argsort(-values, kind="stable")[:max_candidates]
+    rows, classes, values = rows[order], classes[order], values[order]
+    chosen = boxes[rows]
+    kept = greedy_suppression(chosen, np.zeros_like(classes) if class_agnostic else classes, iou, max_detections)
+    return Detections(chosen[kept].astype(np.float32), values[kept].astype(np.float32), classes[kept].astype(np.int64))
+
+
+def greedy_suppression(boxes: np.ndarray, classes: np.ndarray, iou: float, max_kept: int) -> np.ndarray:
+    """Indices of the boxes that stay.
+
+    Args:
+        boxes: `(n, 4)` corners, best first.
+        classes: `(n,)`; only boxes of one class suppress each other.
+        iou: threshold.
+        max_kept: at most this many, the best.
+
+    Returns:
+        Ascending indices.
+    """
+    if not len(boxes):
+        return np.zeros(0, np.int64)
+    rectangles = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)], axis=1).astype(np.float64)
+    # Scores that fall with the index make OpenCV keep the given order.
+    ranks = np.linspace(1.0, 0.5, len(boxes), dtype=np.float32)
+    kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, classes.astype(np.int32), 0.0, iou)
+    return np.sort(np.asarray(kept, np.int64).reshape(-1))[:max_kept]
