@@ -30,7 +30,10 @@ def onnx_answer(x: np.ndarray, scale: float, zero_point: int, bits: int, signed:
     """What ONNX Runtime makes of QuantizeLinear -> DequantizeLinear."""
     kind = CONTAINERS[bits, signed]
     graph = helper.make_graph(
-        [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])],
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
         "pair",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, x.shape)],

@@ -100,7 +100,12 @@ def test_mse_finds_the_least_error(bits, symmetric):
 def test_percentile_leaves_the_shares_outside():
     torch.manual_seed(0)
     data = torch.randn(100_000)
-    spec = TensorSpec(signed=False, symmetric=False, observer="percentile", options={"alpha": 0.01, "low_alpha": 0.05, "samples": 1 << 20})
+    spec = TensorSpec(
+        signed=False,
+        symmetric=False,
+        observer="percentile",
+        options={"alpha": 0.01, "low_alpha": 0.05, "samples": 1 << 20},
+    )
     observer = make_observer(spec)
     observer.update(data)
     low, high = (float(end) for end in observer.range())

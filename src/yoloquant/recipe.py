@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -71,7 +71,7 @@ class BiasCorrection(_Section):
     images: Annotated[int, Field(ge=1)] = 32
 
 
-Algorithm = Annotated[Union[Calibrate, BiasCorrection], Field(discriminator="name")]
+Algorithm = Annotated[Calibrate | BiasCorrection, Field(discriminator="name")]
 ALGORITHM_NAMES = ("calibrate", "bias_correction")
 
 
@@ -101,6 +101,7 @@ class Recipe(_Section):
         activations: changes to its activation spec.
         overrides: changes for single layers, the last match wins key by key.
         ignore: names or patterns of layers that stay in float.
+        output_layers: whether the last convolutions stay in float or are quantized; the target's own choice by default.
         algorithms: steps in order; the first is `calibrate`.
         calibration: images for the observers.
         evaluation: thresholds.
@@ -111,7 +112,8 @@ class Recipe(_Section):
     activations: TensorSettings = TensorSettings()
     overrides: tuple[Override, ...] = ()
     ignore: tuple[str, ...] = ()
-    algorithms: tuple[Algorithm, ...] = (Calibrate(), BiasCorrection())
+    output_layers: Literal["float", "quantized"] | None = None
+    algorithms: tuple[Algorithm, ...] = (Calibrate(),)
     calibration: CalibrationSettings = CalibrationSettings()
     evaluation: EvaluationOptions = EvaluationOptions()
 
@@ -214,9 +216,7 @@ def _read_yaml(source: str | Path | None) -> dict[str, Any]:
     elif Path(name).is_file():
         text = Path(name).read_text(encoding="utf-8")
     else:
-        raise RecipeError(
-            f"there is no recipe {name!r}: give a YAML file or one of the presets {', '.join(presets())}"
-        )
+        raise RecipeError(f"there is no recipe {name!r}: give a YAML file or one of the presets {', '.join(presets())}")
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -260,8 +260,11 @@ def _validated(values: dict[str, Any], name: str) -> Recipe:
 def _nearest(location: tuple[int | str, ...]) -> str:
     """`, did you mean 'bits'?` for the key at a location."""
     known = sorted(
-        {field for section in (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, BiasCorrection)
-         for field in section.model_fields}
+        {
+            field
+            for section in (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, BiasCorrection)
+            for field in section.model_fields
+        }
     )
     near = difflib.get_close_matches(str(location[-1]), known, 1, 0.4)
     return f", did you mean {near[0]!r}?" if near else f": known keys are {', '.join(Recipe.model_fields)}"

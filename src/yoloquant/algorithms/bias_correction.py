@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.algorithms.lockstep import lockstep
@@ -37,7 +38,7 @@ def correct_biases(detector: QuantizedDetector, images: Tensor, progress: Progre
         if kind(node) not in WEIGHTED:
             continue
         bias_node = node.args[2] if len(node.args) > 2 else None
-        if bias_node is not None:
+        if isinstance(bias_node, Node):
             # Channels are dimension 1 of maps and the last of linear layers' rows.
             channel = -1 if kind(node) == "linear" else 1
             error = _channel_mean(plain[node] - quantized[node], channel)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from yoloquant.errors import YoloquantError
-from yoloquant.quant.module import State
+from yoloquant.quant.module import FakeQuantize, State
 from yoloquant.quant.network import QuantizedDetector
 
 Progress = Callable[[int, int], None]
@@ -19,9 +19,7 @@ def to_input(images: Tensor) -> Tensor:
     return images.to(memory_format=torch.channels_last).float().div_(255.0)
 
 
-def calibrate(
-    detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None
-) -> None:
+def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None) -> None:
     """Observe batches with all quantizers passing values on, then freeze every scale, in place.
 
     Weights are observed once: their values do not depend on images.
@@ -56,6 +54,8 @@ def _observe_weights(detector: QuantizedDetector) -> set[str]:
     for node in detector.network.graph.nodes:
         if node.op == "call_module" and node.args[0].op == "get_attr":
             quantizer = detector.network.get_submodule(node.target)
+            assert isinstance(quantizer, FakeQuantize)
+            assert quantizer.observer is not None
             owner, _, leaf = node.args[0].target.rpartition(".")
             with torch.no_grad():
                 quantizer.observer.update(getattr(detector.network.get_submodule(owner), leaf))

@@ -50,7 +50,7 @@ def lockstep(network: GraphModule, images: Tensor) -> Iterator[tuple[Node, dict[
             if node.op == "output":
                 return
             is_quantizer = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), FakeQuantize)
-            plain[node] = plain[node.args[0]] if is_quantizer else runner.evaluate(node, plain)  # type: ignore[index]
+            plain[node] = plain[node.args[0]] if is_quantizer else runner.evaluate(node, plain)
             quantized[node] = plain[node] if node.op == "get_attr" else runner.evaluate(node, quantized)
             yield node, plain, quantized
             for source in node.all_input_nodes:

@@ -65,7 +65,10 @@ def measure_latency(
             progress(round_number + 1, warmup + runs)
     return {
         label: Latency(
-            float(np.median(values)), float(np.percentile(values, 90)), min(values), runners[label].batch_size or batch_size
+            float(np.median(values)),
+            float(np.percentile(values, 90)),
+            min(values),
+            runners[label].batch_size or batch_size,
         )
         for label, values in times.items()
     }

@@ -64,7 +64,7 @@ def _model_record(content: Any, path: Path) -> Record:
             if is_module(content.get(key)):
                 return content[key]
         values = list(content.values())
-        if values and all(isinstance(value, Tensor) for value in values) or "state_dict" in content:
+        if (values and all(isinstance(value, Tensor) for value in values)) or "state_dict" in content:
             raise CheckpointError(
                 f"{path} holds only weights (a state dict), not the network they belong to: give the checkpoint that the "
                 "training script saved"

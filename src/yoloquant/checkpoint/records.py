@@ -24,7 +24,9 @@ def describe_record(record: Record, path: str = "") -> Description:
     """
     if not is_module(record) or record.path not in CLASSES:
         where = f" at layer {path}" if path else ""
-        raise CheckpointError(f"the checkpoint holds a {getattr(record, 'path', type(record).__name__)}{where}, which is not supported")
+        raise CheckpointError(
+            f"the checkpoint holds a {getattr(record, 'path', type(record).__name__)}{where}, which is not supported"
+        )
     state = record.state
     wanted = [*fields_of(CLASSES[record.path]), *POSITION_FIELDS]
     children = {

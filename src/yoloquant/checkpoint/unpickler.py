@@ -84,9 +84,7 @@ class _StorageType:
         self.dtype = dtype
 
 
-def _rebuild_tensor(
-    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: Any
-) -> Tensor:
+def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: Any) -> Tensor:
     needed = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
     if not isinstance(storage, Tensor) or offset < 0 or min((*size, *stride), default=0) < 0:
         raise CheckpointError("a tensor in the checkpoint has an impossible shape: the file is damaged")
@@ -107,7 +105,6 @@ def _encode(text: Any, _encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str):
         raise CheckpointError("the checkpoint encodes something that is no text: the file is damaged")
     return text.encode("latin1", "replace")
-
 
 
 # Things of Python, numpy and torch that official files hold beside their modules. All answer with inert values.
@@ -156,7 +153,14 @@ _INERT = frozenset(
 )
 
 # Packages whose classes are modules of detectors; which of those are understood is decided when networks are built.
-_MODULE_PACKAGES = ("models.", "ultralytics.nn.", "yolov6.layers.", "yolov6.models.", "yolov6.assigners.", "torch.nn.modules.")
+_MODULE_PACKAGES = (
+    "models.",
+    "ultralytics.nn.",
+    "yolov6.layers.",
+    "yolov6.models.",
+    "yolov6.assigners.",
+    "torch.nn.modules.",
+)
 _LOSS_PACKAGES = ("utils.loss.", "ultralytics.utils.loss.", "ultralytics.yolo.utils.loss.", "yolov6.models.losses.")
 
 

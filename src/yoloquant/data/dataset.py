@@ -202,7 +202,9 @@ def read_coco(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations", "categories")):
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(k), list) for k in ("images", "annotations", "categories")
+    ):
         raise DataError(f"{path} is no COCO annotation file: it must hold images, annotations and categories")
     return content
 
@@ -229,7 +231,14 @@ def _image_folders(annotations: Path) -> list[Path]:
     """Where images of a COCO JSON may be: beside it, in images/, and in images/<split> as COCO itself has them."""
     root = annotations.parent
     split = annotations.stem.split("_")[-1]
-    return [root, root / "images", root.parent, root.parent / "images", root.parent / "images" / split, root.parent / split]
+    return [
+        root,
+        root / "images",
+        root.parent,
+        root.parent / "images",
+        root.parent / "images" / split,
+        root.parent / split,
+    ]
 
 
 def category_indices(content: dict[str, Any], names: Iterable[str], path: Path) -> dict[int, int]:
@@ -255,7 +264,8 @@ def _from_coco(dataset: DetectionDataset) -> dict[str, Any]:
     indices = category_indices(content, dataset.names, dataset.annotations)
     by_name = {Path(str(image["file_name"])).name: image for image in content["images"]}
     known = {image["id"]: image for image in content["images"]}
-    images, wanted = [], {}
+    images: list[dict[str, Any]] = []
+    wanted: dict[int, int] = {}
     for entry in dataset.images:
         image = by_name.get(entry.path.name) or known.get(entry.image_id)
         if image is None:
@@ -265,7 +275,7 @@ def _from_coco(dataset: DetectionDataset) -> dict[str, Any]:
             continue
         wanted[image["id"]] = entry.image_id
         images.append({**image, "id": entry.image_id})
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for annotation in content["annotations"]:
         if annotation["image_id"] in wanted and annotation["category_id"] in indices:
             box = [float(value) for value in annotation["bbox"]]

@@ -93,7 +93,10 @@ class Evaluation:
 
 
 def evaluate(
-    runner: Runner, dataset: DetectionDataset, settings: EvaluationSettings | None = None, progress: Update | None = None
+    runner: Runner,
+    dataset: DetectionDataset,
+    settings: EvaluationSettings | None = None,
+    progress: Update | None = None,
 ) -> Evaluation:
     """Run a model over a data set and measure it.
 

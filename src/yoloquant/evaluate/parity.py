@@ -67,7 +67,7 @@ def check_parity(
     runner = TorchRunner(detector)
     expected = _comparable(runner(images), runner.layout)
     results = []
-    for name in runtimes or RUNTIMES:
+    for name in RUNTIMES if runtimes is None else runtimes:
         if not RUNTIMES[name].is_installed():
             continue
         other = open_onnx(path, name)

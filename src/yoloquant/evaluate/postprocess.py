@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,8 +54,10 @@ def non_maximum_suppression(
     Returns:
         Detections of each image.
     """
-    options = (confidence, iou, max_detections, class_agnostic, multi_label, max_candidates)
-    return [_suppress(*image, *options) for image in zip(candidates.boxes, candidates.scores, strict=True)]
+    return [
+        _suppress(boxes, scores, confidence, iou, max_detections, class_agnostic, multi_label, max_candidates)
+        for boxes, scores in zip(candidates.boxes, candidates.scores, strict=True)
+    ]
 
 
 def _suppress(
@@ -96,8 +99,9 @@ def greedy_suppression(boxes: np.ndarray, classes: np.ndarray, iou: float, max_k
     """
     if not len(boxes):
         return np.zeros(0, np.int64)
-    rectangles = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)], axis=1).astype(np.float64)
+    rectangles: Any = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)], axis=1).astype(np.float64)
     # Scores that fall with the index make OpenCV keep the given order.
-    ranks = np.linspace(1.0, 0.5, len(boxes), dtype=np.float32)
-    kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, classes.astype(np.int32), 0.0, iou)
+    ranks: Any = np.linspace(1.0, 0.5, len(boxes), dtype=np.float32)
+    numbers: Any = classes.astype(np.int32)
+    kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, numbers, 0.0, iou)
     return np.sort(np.asarray(kept, np.int64).reshape(-1))[:max_kept]

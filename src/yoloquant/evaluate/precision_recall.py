@@ -55,8 +55,8 @@ def precision_recall(truth: dict[str, Any], rows: list[dict[str, Any]], image_id
     precision, recall = np.array([curve[0] for curve in curves]), np.array([curve[1] for curve in curves])
     f1 = 2 * precision * recall / (precision + recall + 1e-16)
     best = int(_smooth(f1.mean(axis=0), 0.1).argmax())
-    means = (float(values[:, best].mean() * 100) for values in (precision, recall, f1))
-    return PrecisionRecall(*means, confidence=float(grid[best]))
+    means = [float(values[:, best].mean() * 100) for values in (precision, recall, f1)]
+    return PrecisionRecall(means[0], means[1], means[2], float(grid[best]))
 
 
 def _by_image_and_class(rows: Any) -> dict[tuple[int, int], list[dict[str, Any]]]:

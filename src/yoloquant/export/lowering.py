@@ -97,13 +97,16 @@ def remove_unused_initializers(graph: ir.Graph) -> None:
 
 def _lower(graph: ir.Graph, node: ir.Node, used: dict[str, int]) -> None:
     x, scale_value, zero_value = node.inputs
-    assert x is not None and scale_value is not None and zero_value is not None
+    # All three are always there; the types allow for optional inputs.
+    assert x is not None
+    assert scale_value is not None
+    assert zero_value is not None
     name = node.attributes["name"].as_string()
     # A shared quantizer stands at several places; each gets a name of its own.
     used[name] = used.get(name, 0) + 1
     place = name if used[name] == 1 else f"{name}@{used[name]}"
-    scale = scale_value.const_value.numpy().astype(np.float32)
-    zero = zero_value.const_value.numpy().astype(np.int64)
+    scale = _array(scale_value).astype(np.float32)
+    zero = _array(zero_value).astype(np.int64)
     integers = node.attributes["quant_min"].as_int(), node.attributes["quant_max"].as_int()
     axis, group_size = node.attributes["axis"].as_int(), node.attributes["group_size"].as_int()
     if x.const_value is not None:
@@ -115,12 +118,18 @@ def _lower(graph: ir.Graph, node: ir.Node, used: dict[str, int]) -> None:
     graph.remove(node, safe=True)
 
 
+def _array(value: ir.Value) -> np.ndarray:
+    """The content of an initializer."""
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
 def _constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
     """An initializer; the same name and content is made once."""
     if name not in graph.initializers:
         tensor = ir.tensor(array if dtype is None else array.astype(dtype.numpy()), name=name)
         graph.initializers[name] = ir.Value(
-            name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape)
+            name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(list(tensor.numpy().shape))
         )
     return graph.initializers[name]
 
@@ -145,7 +154,7 @@ def _dequantized_constant(
     place: str,
 ) -> list[ir.Node]:
     """A weight: its integers as an initializer, and the DequantizeLinear that reads them."""
-    weight = x.const_value.numpy()
+    weight = _array(x)
     holder = container(*integers)
     wide_scale, wide_zero = (_broadcast(part, weight.shape, axis, group_size) for part in (scale, zero))
     quantized = np.clip(np.rint(weight / wide_scale) + wide_zero, *integers)

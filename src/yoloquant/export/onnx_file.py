@@ -80,9 +80,7 @@ def export_onnx(
     lower_fake_quantize(model)
     remove_unused_initializers(model.graph)
     _name_nodes(model.graph)
-    metadata = ModelMetadata(
-        detector.names, detector.strides, size, detector.family, detector.head.layout, target
-    )
+    metadata = ModelMetadata(detector.names, detector.strides, size, detector.family, detector.head.layout, target)
     model.metadata_props.update(metadata.to_properties())
     model.producer_name = "yoloquant"
     proto = ir.to_proto(model)
@@ -133,9 +131,7 @@ def _set_training_flag(module: nn.Module, training: bool) -> None:
         child.training = training
 
 
-def _translate(
-    x: Any, scale: Any, zero_point: Any, quant_min: int, quant_max: int, axis: int, group_size: int, name: str
-) -> Any:
+def _translate(x: Any, scale: Any, zero_point: Any, quant_min: int, quant_max: int, axis: int, group_size: int, name: str) -> Any:
     """Translation of `yoloquant::fake_quantize` for the torch exporter."""
     operator = onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), OP_TYPE, operator_schema())
     attributes = {"quant_min": quant_min, "quant_max": quant_max, "axis": axis, "group_size": group_size, "name": name}

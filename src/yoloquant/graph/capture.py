@@ -49,7 +49,11 @@ def capture(network: nn.Module, input_size: tuple[int, int], stride: int = 32) -
 
 def _export(network: nn.Module, example: torch.Tensor, stride: int) -> torch.export.ExportedProgram:
     batch = Dim("batch", min=1, max=4096)
-    free: dict[int, Any] = {0: batch, 2: stride * Dim("rows", min=1, max=256), 3: stride * Dim("columns", min=1, max=256)}
+    free: dict[int, Any] = {
+        0: batch,
+        2: stride * Dim("rows", min=1, max=256),
+        3: stride * Dim("columns", min=1, max=256),
+    }
     reason = ""
     for dimensions in (free, {0: batch}):
         try:
@@ -106,8 +110,9 @@ def name_layers(graph_module: GraphModule) -> None:
 
 def _operator_name(node: Node) -> str:
     found = kind(node)
-    if found in ("view", "other", "activation"):
-        return getattr(node.target, "_schema", node.target).name.split("::")[-1] if hasattr(node.target, "_schema") else found
+    schema = getattr(node.target, "_schema", None)
+    if found in ("view", "other", "activation") and schema is not None:
+        return schema.name.split("::")[-1]
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -10,7 +12,14 @@ from yoloquant.graph.operators import kind, weight_axis
 
 
 def folded(
-    weight: Tensor, bias: Tensor | None, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float, axis: int = 0
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+    axis: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that answers as convolution and BatchNorm do (Jacob et al. 2018, eq. 14).
 
@@ -65,16 +74,25 @@ def _foldable(node: Node) -> bool:
     return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1 and not grouped_transpose
 
 
-def _fold_pair(graph_module: GraphModule, convolution: Node, norm: Node) -> None:
+def _fold_pair(graph_module: GraphModule, convolution: Any, norm: Any) -> None:
     weight_node, bias_node = convolution.args[1], convolution.args[2] if len(convolution.args) > 2 else None
     gamma, beta, mean, variance = (attribute(graph_module, argument) for argument in norm.args[1:5])
     weight = attribute(graph_module, weight_node)
-    assert weight is not None and mean is not None and variance is not None
+    assert weight is not None
+    assert mean is not None
+    assert variance is not None
     gamma = torch.ones_like(mean) if gamma is None else gamma
     beta = torch.zeros_like(mean) if beta is None else beta
     with torch.no_grad():
         new_weight, new_bias = folded(
-            weight, attribute(graph_module, bias_node), gamma, beta, mean, variance, norm.args[7], weight_axis(convolution)
+            weight,
+            attribute(graph_module, bias_node),
+            gamma,
+            beta,
+            mean,
+            variance,
+            norm.args[7],
+            weight_axis(convolution),
         )
     owner_path, _, _ = weight_node.target.rpartition(".")
     owner = graph_module.get_submodule(owner_path)

@@ -120,7 +120,11 @@ TORCH_FIELDS: dict[type[nn.Module], dict[str, Field]] = {
         "groups": Field((int,)),
         "dilation": Field(_size),
     },
-    nn.BatchNorm2d: {"num_features": Field((int,)), "eps": Field(_number, 1e-5), "momentum": Field((*_number, type(None)), 0.1)},
+    nn.BatchNorm2d: {
+        "num_features": Field((int,)),
+        "eps": Field(_number, 1e-5),
+        "momentum": Field((*_number, type(None)), 0.1),
+    },
     nn.Linear: {"in_features": Field((int,)), "out_features": Field((int,))},
     nn.LayerNorm: {"normalized_shape": Field(_size), "eps": Field(_number, 1e-5)},
     nn.MultiheadAttention: {"embed_dim": Field((int,)), "num_heads": Field((int,))},
@@ -203,7 +207,9 @@ def _checked_fields(cls: type[nn.Module], description: Description, where: str) 
         value = description.fields.get(name, expected.default)
         if value is REQUIRED or not (isinstance(value, expected.kinds) or value is expected.default):
             state = "has no" if value is REQUIRED else "has an unusable"
-            raise CheckpointError(f"{where} ({cls.__name__}) {state} {name!r}: the checkpoint is damaged or of an unknown release")
+            raise CheckpointError(
+                f"{where} ({cls.__name__}) {state} {name!r}: the checkpoint is damaged or of an unknown release"
+            )
         settings[name] = tuple(value) if isinstance(value, list) and cls in TORCH_FIELDS else value
     return settings
 
@@ -271,7 +277,10 @@ def describe(module: nn.Module) -> Description:
         NAMES[cls],
         fields,
         {name: describe(child) for name, child in module.named_children()},
-        {name: tensor.detach() for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]},
+        {
+            name: tensor.detach()
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        },
         frozenset(name for name, _ in module.named_parameters(recurse=False)),
     )
 

@@ -112,6 +112,6 @@ class Histogram:
         self._fit()
         index = torch.floor(other.centers / self._safe_width()[:, None]).long() - self.first[:, None]
         index = index.clamp_(0, self.bins - 1) + torch.arange(len(self.counts))[:, None] * self.bins
-        self.counts += torch.bincount(
-            index.flatten(), weights=other.counts.flatten(), minlength=self.counts.numel()
-        ).view_as(self.counts)
+        self.counts += torch.bincount(index.flatten(), weights=other.counts.flatten(), minlength=self.counts.numel()).view_as(
+            self.counts
+        )

@@ -223,18 +223,47 @@ class Percentile(HistogramObserver):
         return ranges.percentile(self.histogram, self.low_alpha, self.high_alpha)
 
 
-@observer("mse")
-class LeastSquaredError(HistogramObserver):
-    """The range whose quantization has the least squared error."""
+@observer("lp")
+class LeastError(HistogramObserver):
+    """The range whose quantization has the least error in the p-norm (Nahshan et al. 2021, "Loss aware
+    post-training quantization").
 
-    def __init__(self, spec: TensorSpec, steps: int = 100, power: float = 2.0, **options: Any) -> None:
-        """`steps`: ranges tried along each end; `power`: of the error, 2 for squares."""
+    The squared error clips the rare large activations that a detector's boxes hang on; the fourth power, which is the
+    default, gives these their weight. On YOLOv5n it is the difference between losing 1 mAP and losing 0.1.
+    """
+
+    def __init__(
+        self, spec: TensorSpec, power: float = 4.0, steps: int = 100, through: str | None = None, **options: Any
+    ) -> None:
+        """Options.
+
+        Args:
+            spec: of the tensor.
+            power: p, of the absolute error.
+            steps: ranges tried along each end.
+            through: activation function that alone reads the tensor; the error is judged behind it, where a
+                convolution's large negative answers no longer matter.
+            options: `bins` and `samples` of `HistogramObserver`.
+        """
         super().__init__(spec, **options)
-        self.steps, self.power = steps, power
+        if power <= 0 or steps < 2:
+            raise RecipeError(f"power must be above 0 and steps at least 2, not {power} and {steps}")
+        if through is not None and through not in ranges.THROUGH:
+            raise RecipeError(f"through must be one of {', '.join(ranges.THROUGH)}, not {through!r}")
+        self.power, self.steps, self.through = power, steps, through
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of least error."""
-        return ranges.least_squared_error(self.histogram, self.spec, self.steps, self.power)
+        return ranges.least_error(self.histogram, self.spec, self.power, self.steps, through=self.through)
+
+
+@observer("mse")
+class LeastSquaredError(LeastError):
+    """The range whose quantization has the least squared error."""
+
+    def __init__(self, spec: TensorSpec, steps: int = 100, **options: Any) -> None:
+        """`steps`: ranges tried along each end."""
+        super().__init__(spec, 2.0, steps, **options)
 
 
 @observer("mse_shrink")

@@ -17,14 +17,15 @@ def load_onnx(path: Path | bytes) -> onnx.ModelProto:
     Raises:
         CheckpointError: it is missing, no ONNX model, or has no graph.
     """
+    name = "the model in memory" if isinstance(path, bytes) else str(path)
     try:
         model = onnx.load_model_from_string(path) if isinstance(path, bytes) else onnx.load(str(path))
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}") from error
+        raise CheckpointError(f"there is no file {name}") from error
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise CheckpointError(f"{path} is not an ONNX model, or is damaged: export it again") from error
+        raise CheckpointError(f"{name} is not an ONNX model, or is damaged: export it again") from error
     if not model.graph.node or not model.graph.input or not model.graph.output:
-        raise CheckpointError(f"{path} is not an ONNX model, or is damaged: its graph is empty")
+        raise CheckpointError(f"{name} is not an ONNX model, or is damaged: its graph is empty")
     return model
 
 

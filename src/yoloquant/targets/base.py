@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from yoloquant.errors import RecipeError
 from yoloquant.spec import TensorSpec
-from yoloquant.targets.placement import Draft, QuantizationPlacement, axis_of_weight
+from yoloquant.targets.placement import Draft, Edge, QuantizationPlacement, axis_of_weight, output_layers
 
 Rule = Callable[[Draft], None]
 # Layer name and tensor kind ("weights" or "activations") and the target's own spec -> the spec to use, or none for float.
@@ -28,6 +28,8 @@ class Target:
         rules: applied in order; together they decide which edges are quantized and share.
         bits: widths that the target's file can hold for weights and activations.
         symmetric_activations_only: the runtime takes no zero point but 0.
+        float_outputs: the last convolutions stay in float unless the recipe says otherwise: they are one part in a hundred of
+            the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
         runtimes: names of runtimes that run the exported file here.
     """
 
@@ -38,6 +40,7 @@ class Target:
     rules: tuple[Rule, ...]
     bits: frozenset[int] = frozenset({8})
     symmetric_activations_only: bool = False
+    float_outputs: bool = False
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
 
     def check(self, spec: TensorSpec, where: str) -> None:
@@ -59,7 +62,11 @@ class Target:
             )
 
     def place(
-        self, graph_module: GraphModule, choose: SpecChooser | None = None, ignored: frozenset[str] = frozenset()
+        self,
+        graph_module: GraphModule,
+        choose: SpecChooser | None = None,
+        ignored: frozenset[str] = frozenset(),
+        float_outputs: bool | None = None,
     ) -> QuantizationPlacement:
         """Decide where quantizers stand in a captured graph.
 
@@ -67,10 +74,13 @@ class Target:
             graph_module: from `yoloquant.graph.capture.capture`.
             choose: changes the spec of single layers; the target's own specs without it.
             ignored: layer names that stay in float.
+            float_outputs: leave the last convolutions in float; the target's own choice without.
 
         Raises:
             RecipeError: the recipe asks for what the target cannot run.
         """
+        if self.float_outputs if float_outputs is None else float_outputs:
+            ignored |= output_layers(graph_module)
         draft = Draft(graph_module, ignored)
         for rule in self.rules:
             rule(draft)
@@ -91,7 +101,16 @@ class Target:
             if not kept:
                 continue
             # Readers that share a scale must agree; the one that needs most precision decides.
-            specs[name] = max(kept, key=lambda spec: spec.bits)
+            specs[name] = _judged_behind_activation(max(kept, key=lambda spec: spec.bits), draft, group)
             self.check(specs[name], f"activations at {name}")
             edges.update({edge: name for edge, spec in choices.items() if spec is not None})
         return QuantizationPlacement(edges, specs)
+
+
+def _judged_behind_activation(spec: TensorSpec, draft: Draft, edges: list[Edge]) -> TensorSpec:
+    """The spec, its range judged behind SiLU where SiLU alone reads the tensor and the observer can do so."""
+    readers = {edge.consumer for edge in edges}
+    operators = {str(node.target) for node in draft.graph_module.graph.nodes if node.name in readers}
+    if spec.observer in ("lp", "mse") and operators == {"aten.silu.default"}:
+        return spec.with_changes(options={**spec.options, "through": "silu"})
+    return spec

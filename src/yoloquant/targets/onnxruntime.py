@@ -12,7 +12,8 @@ ONNXRUNTIME = Target(
     name="onnxruntime",
     summary="ONNX Runtime on CPU: uint8 activations with zero point, int8 weights per channel, QLinear operators.",
     weights=TensorSpec(granularity="channel", narrow=True),
-    activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
+    activations=TensorSpec(signed=False, symmetric=False, observer="lp"),
+    float_outputs=True,
     rules=(
         rules.weighted_inputs,
         rules.matmul_inputs,

@@ -14,11 +14,11 @@ from yoloquant.spec import TensorSpec
 
 
 class Edge(NamedTuple):
-    """A tensor on its way: read by `consumer` as its `index`-th tensor input from `producer` (names of graph nodes)."""
+    """A tensor on its way: read by `consumer` as its tensor input number `position` from `producer` (names of graph nodes)."""
 
     producer: str
     consumer: str
-    index: int
+    position: int
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,7 @@ class Draft:
 
     def is_output_quantized(self, node: Node) -> bool:
         """Some reader of the value gets it quantized."""
-        return any(
-            Edge(node.name, user.name, user.all_input_nodes.index(node)) in self.activations for user in node.users
-        )
+        return any(Edge(node.name, user.name, user.all_input_nodes.index(node)) in self.activations for user in node.users)
 
     def share(self, first: Node, second: Node) -> None:
         """Let two values use one quantizer."""
@@ -112,7 +110,7 @@ class Draft:
         nodes = {node.name: node for node in self.graph_module.graph.nodes}
         order = {name: position for position, name in enumerate(nodes)}
         by_root: dict[str, list[Edge]] = {}
-        for edge in sorted(self.activations, key=lambda edge: (order[edge.producer], order[edge.consumer], edge.index)):
+        for edge in sorted(self.activations, key=lambda edge: (order[edge.producer], order[edge.consumer], edge.position)):
             by_root.setdefault(self._root(edge.producer), []).append(edge)
         return {f"{layer_name(nodes[edges[0].producer])}.output_quantizer": edges for edges in by_root.values()}
 
@@ -126,6 +124,13 @@ def is_floating(node: Node) -> bool:
 def weighted_layers(graph_module: GraphModule) -> dict[str, Node]:
     """Layer name -> node, for convolutions and linear layers."""
     return {layer_name(node): node for node in graph_module.graph.nodes if kind(node) in WEIGHTED}
+
+
+def output_layers(graph_module: GraphModule) -> frozenset[str]:
+    """Names of the weighted layers whose answers are the network's own outputs."""
+    return frozenset(
+        name for name, node in weighted_layers(graph_module).items() if any(kind(user) == "output" for user in node.users)
+    )
 
 
 def axis_of_weight(graph_module: GraphModule, edge: Edge) -> int:

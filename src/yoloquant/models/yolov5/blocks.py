@@ -66,8 +66,16 @@ class DWConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H*s, W*s)`."""
+        assert not isinstance(self.padding, str)
         return nn.functional.conv_transpose2d(
-            x, self.weight, getattr(self, "bias", None), self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            x,
+            self.weight,
+            getattr(self, "bias", None),
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
         )
 
 
@@ -272,7 +280,16 @@ class SPP(nn.Module):
 class C3SPP(C3):
     """C3 with spatial pyramid pooling inside."""
 
-    def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (5, 9, 13), n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: tuple[int, ...] = (5, 9, 13),
+        n: int = 1,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+    ):
         super().__init__(c1, c2, n, shortcut, g, e)
         hidden = int(c2 * e)
         self.m = SPP(hidden, hidden, k)
@@ -351,9 +368,7 @@ class GhostBottleneck(nn.Module):
             DWConv(half, half, k, s, act=False) if s == 2 else nn.Identity(),
             GhostConv(half, c2, 1, 1, act=False),
         )
-        self.shortcut = (
-            nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, 1, 1, act=False)) if s == 2 else nn.Identity()
-        )
+        self.shortcut = nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, 1, 1, act=False)) if s == 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""

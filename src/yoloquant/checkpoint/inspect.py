@@ -1,0 +1,80 @@
+"""What a model file holds, for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from yoloquant.checkpoint.read import read_detector
+from yoloquant.models.detector import Detector
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """A layer with weights.
+
+    Attributes:
+        name: as recipes and reports write it.
+        kind: class of the module.
+        shape: of the weight.
+        parameters: how many it has.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A detector's file.
+
+    Attributes:
+        family: "yolov5", ...
+        names: class names.
+        parameters: in all.
+        strides: pixels.
+        input_size: `(height, width)`, pixels.
+        layers: with weights, in order.
+        source: what else the file tells.
+    """
+
+    family: str
+    names: tuple[str, ...]
+    parameters: int
+    strides: tuple[int, ...]
+    input_size: tuple[int, int]
+    layers: tuple[LayerFacts, ...]
+    source: dict[str, Any]
+
+
+def inspect_file(path: str | Path) -> FileFacts:
+    """Read a checkpoint and tell what it holds.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return facts_of(read_detector(path))
+
+
+def facts_of(detector: Detector) -> FileFacts:
+    """Facts of a detector in memory."""
+    layers = []
+    for name, module in detector.network.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.dim() > 1:
+            count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            layers.append(LayerFacts(name, type(module).__name__, tuple(weight.shape), count))
+    return FileFacts(
+        detector.family,
+        detector.names,
+        sum(parameter.numel() for parameter in detector.network.parameters()),
+        detector.strides,
+        detector.input_size,
+        tuple(layers),
+        detector.source,
+    )

@@ -1,0 +1,264 @@
+"""The command line: parses, calls, prints. Everything it does is in the Python API, too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from yoloquant.console import ERR, OUT, RichReporter
+from yoloquant.errors import YoloquantError
+
+app = typer.Typer(
+    name="yoloquant",
+    help="Quantize YOLO detectors for integer runtimes, and see what it costs and where.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONNX file, or quantized folder.")]
+Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors).")]
+Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
+Annotations = Annotated[Path | None, typer.Option(help="COCO JSON with the ground truth of the val split.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.")]
+RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime or openvino.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
+Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]
+Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]
+ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
+
+
+@app.command()
+def quantize(
+    model: Checkpoint,
+    data: Data,
+    target: Annotated[str | None, typer.Option(help="Deployment target; see `yoloquant targets`.")] = None,
+    recipe: Annotated[str, typer.Option(help="Preset or YAML file; see `yoloquant recipes`.")] = "int8",
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out"),
+    overrides: Set = None,
+    calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
+    annotations: Annotations = None,
+    evaluate: Annotated[bool, typer.Option(help="Evaluate and time float and quantized models.")] = True,
+    limit: Limit = None,
+    image_size: ImageSize = None,
+) -> None:
+    """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
+    from yoloquant.pipeline import quantize as run
+    from yoloquant.report.tables import result_table
+
+    result = run(
+        model,
+        data,
+        target=target,
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        output=output,
+        calibration=calibration,
+        annotations=annotations,
+        measure=evaluate,
+        limit=limit,
+        input_size=image_size,
+        reporter=RichReporter(),
+    )
+    for parity in result.parity:
+        if parity.agrees:
+            OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
+    if result.rows:
+        OUT.print(result_table(result.rows))
+    OUT.print(f"written to {output}: model.onnx, quantized.safetensors, recipe.yaml, metrics.json, report.html", markup=False)
+
+
+@app.command()
+def inspect(file: Checkpoint, layers: Annotated[bool, typer.Option(help="List the layers that have weights.")] = True) -> None:
+    """Show what a checkpoint holds: family, classes, parameters, strides, layers. Nothing in it is executed."""
+    from yoloquant.checkpoint.inspect import inspect_file
+
+    facts = inspect_file(file)
+    height, width = facts.input_size
+    OUT.print(f"family      {facts.family}")
+    OUT.print(
+        f"classes     {len(facts.names)}: {', '.join(facts.names[:8])}{' ...' if len(facts.names) > 8 else ''}",
+        markup=False,
+    )
+    OUT.print(f"parameters  {facts.parameters:,}")
+    OUT.print(f"strides     {', '.join(map(str, facts.strides))}")
+    OUT.print(f"input size  {height} x {width}")
+    for key, value in facts.source.items():
+        OUT.print(f"{key:11} {value}", markup=False)
+    if layers:
+        table = Table("layer", "kind", "weight", "parameters")
+        for layer in facts.layers:
+            table.add_row(layer.name, layer.kind, " x ".join(map(str, layer.shape)), f"{layer.parameters:,}")
+        OUT.print(table)
+
+
+@app.command("eval")
+def evaluate_command(
+    model: Model,
+    data: Data,
+    runtime: RuntimeName = None,
+    split: Annotated[str, typer.Option(help="Split of the data.yaml.")] = "val",
+    annotations: Annotations = None,
+    confidence: Confidence = 0.001,
+    iou: Iou = 0.6,
+    max_detections: Annotated[int, typer.Option(min=1, help="Boxes kept in an image.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    image_size: ImageSize = None,
+    rectangular: Annotated[bool, typer.Option(help="Pad images as little as the stride allows.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that load images.")] = 2,
+    limit: Limit = None,
+    per_class: Annotated[bool, typer.Option(help="Show each class.")] = False,
+    predictions: Annotated[Path | None, typer.Option(help="Write the boxes as COCO JSON.")] = None,
+) -> None:
+    """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1."""
+    from yoloquant.data.dataset import load_dataset
+    from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+    from yoloquant.loading import open_model
+    from yoloquant.report.tables import evaluation_table
+
+    dataset = load_dataset(data, split, annotations=annotations)
+    runner = open_model(model, runtime)
+    settings = EvaluationSettings(
+        confidence,
+        iou,
+        max_detections,
+        batch_size,
+        (image_size, image_size) if image_size else None,
+        rectangular,
+        workers,
+        limit,
+    )
+    with RichReporter().step(f"Evaluate in {runner.name}") as update:
+        result = evaluate(runner, dataset, settings, update)
+    for kind, count in dataset.problem_counts().items():
+        OUT.print(f"{kind}: {count}; the first: {dataset.problems[kind][0]}", markup=False)
+    for sentence in result.skipped:
+        OUT.print(f"skipped: {sentence}", markup=False)
+    OUT.print(evaluation_table(result, per_class))
+    OUT.print(f"{result.seconds['total']:.1f} s, of these the network {result.seconds['run']:.1f} s")
+    if predictions:
+        result.write_coco_json(predictions)
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Images, folders or lists.")],
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("predictions"),
+    compare: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first.")] = None,
+    runtime: RuntimeName = None,
+    confidence: Confidence = 0.25,
+    iou: Iou = 0.45,
+) -> None:
+    """Detect objects in pictures and draw them."""
+    from yoloquant.evaluate.predict import find_images, predict_to_files
+    from yoloquant.loading import open_model
+
+    entries = find_images(images)
+    runner = open_model(model, runtime)
+    second = open_model(compare) if compare else None
+    pictures = predict_to_files(
+        runner, entries, output, confidence, iou, compare=second, titles=(model.name, compare.name if compare else "")
+    )
+    for path, detections in pictures:
+        OUT.print(f"{path}: {len(detections)} objects", markup=False)
+
+
+@app.command()
+def export(
+    model: Checkpoint,
+    output: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    image_size: ImageSize = None,
+    dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = True,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 or later.")] = None,
+) -> None:
+    """Export a float checkpoint, or a quantized folder again, to ONNX."""
+    from yoloquant.checkpoint.read import read_detector
+    from yoloquant.export.onnx_file import export_onnx
+    from yoloquant.export.quantized_folder import RECIPE, load_quantized
+    from yoloquant.recipe import load_recipe
+
+    size = (image_size, image_size) if image_size else None
+    detector = load_quantized(model) if model.is_dir() else read_detector(model)
+    target = load_recipe(model / RECIPE).target if model.is_dir() else "float"
+    export_onnx(detector, output, target=target, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
+    OUT.print(f"written to {output}", markup=False)
+
+
+@app.command("sample-calibration")
+def sample_calibration(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="List file to write.")] = Path("calibration.txt"),
+    count: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 42,
+) -> None:
+    """Draw calibration images from the train split and write their list."""
+    from yoloquant.data.sample import calibration_images, write_image_list
+
+    entries = calibration_images(data, count, seed)
+    write_image_list(entries, output)
+    OUT.print(f"{len(entries)} images written to {output}", markup=False)
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
+    """List the preset recipes, or show one."""
+    from yoloquant.recipe import load_recipe, preset_text, presets
+
+    if name is not None:
+        load_recipe(name)
+        OUT.print(preset_text(name) if name in presets() else Path(name).read_text(encoding="utf-8"), markup=False)
+        return
+    table = Table("recipe", "what it is for")
+    for key, sentence in presets().items():
+        table.add_row(key, sentence)
+    OUT.print(table)
+
+
+@app.command()
+def targets() -> None:
+    """List the deployment targets."""
+    from yoloquant.targets.registry import TARGETS
+
+    table = Table("target", "what it is", "weights", "activations")
+    for target in TARGETS.values():
+        table.add_row(target.name, target.summary, str(target.weights), str(target.activations))
+    OUT.print(table)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("yoloquant-demo"),
+    target: Annotated[str, typer.Option(help="Deployment target.")] = "onnxruntime",
+) -> None:
+    """Quantize the shipped detector on a generated data set: no download, no data, under two minutes."""
+    from yoloquant.demo import run_demo
+    from yoloquant.report.tables import result_table
+
+    result, careless = run_demo(output, target, RichReporter())
+    OUT.print(result_table(result.rows))
+    OUT.print(
+        f"careless INT8 (extremes, one scale for each tensor) would have kept {careless.map50_95:.2f} mAP50-95; "
+        f"this one keeps {result.rows[1].evaluation.map50_95:.2f}"  # type: ignore[union-attr]
+    )
+    OUT.print(f"written to {output}: open {output / 'report.html'}", markup=False)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 2 for what a user can mend."""
+    try:
+        app(standalone_mode=True)
+    except YoloquantError as error:
+        ERR.print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        ERR.print("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What the command line shows: progress bars, notes, and the one sentence of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from yoloquant.progress import Update
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+class RichReporter:
+    """Shows each step as a bar, and leaves its time behind."""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Update]:
+        """A bar for one step."""
+        columns = (TextColumn("{task.description:32}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=OUT) as progress:
+            task = progress.add_task(title, total=None)
+
+            def update(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            yield update
+
+    def note(self, message: str) -> None:
+        """A line of its own."""
+        OUT.print(message, markup=False)

@@ -1,0 +1,49 @@
+"""The demo: a shipped detector on a generated data set, through the whole flow."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from yoloquant.assets import demo_weights
+from yoloquant.data.generated import write_generated_dataset
+from yoloquant.evaluate.evaluator import Evaluation
+from yoloquant.pipeline import QuantizationResult, quantize
+from yoloquant.progress import Reporter, Silent
+
+IMAGES = 256
+
+# What quantization often is without care: one symmetric scale for each tensor, from its extremes.
+CARELESS = (
+    "target=reference",
+    "weights.granularity=tensor",
+    "activations.symmetric=true",
+    "activations.signed=true",
+    "activations.observer=minmax",
+    "weights.observer=minmax",
+)
+
+
+def run_demo(
+    output: Path, target: str = "onnxruntime", reporter: Reporter | None = None
+) -> tuple[QuantizationResult, Evaluation]:
+    """Generate a data set, quantize the shipped detector for a target, and for contrast without care.
+
+    Args:
+        output: folder to write; the generated set goes with it, in `dataset/`.
+        target: deployment target.
+        reporter: told about progress.
+
+    Returns:
+        The result, and what careless INT8 scores.
+    """
+    tell = reporter or Silent()
+    with tempfile.TemporaryDirectory() as scratch:
+        with tell.step("Draw the data set") as update:
+            data = write_generated_dataset(Path(scratch) / "dataset", train=128, val=IMAGES, progress=update)
+        result = quantize(demo_weights(), data, target=target, output=output, reporter=tell)
+        tell.note("for contrast, INT8 without care:")
+        careless = quantize(demo_weights(), data, recipe="int8", overrides=CARELESS, reporter=tell, runtimes=())
+    evaluation = careless.rows[1].evaluation
+    assert evaluation is not None
+    return result, evaluation

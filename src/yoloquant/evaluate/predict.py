@@ -1,0 +1,150 @@
+"""Detect objects in pictures and draw them."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from yoloquant.data.dataset import ImageEntry, load_dataset
+from yoloquant.data.images import IMAGE_SUFFIXES, read_image
+from yoloquant.data.loader import ImageLoader
+from yoloquant.errors import DataError
+from yoloquant.evaluate.evaluator import run_batch
+from yoloquant.evaluate.postprocess import Detections, non_maximum_suppression
+from yoloquant.models.layouts import LAYOUTS
+from yoloquant.runtime.runner import Runner
+
+
+def find_images(sources: Sequence[str | Path]) -> list[ImageEntry]:
+    """Images, folders and lists as entries.
+
+    Raises:
+        DataError: one does not exist or holds no images.
+    """
+    paths: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_file() and source.suffix.lower() in IMAGE_SUFFIXES:
+            paths.append(source)
+        else:
+            paths += [entry.path for entry in load_dataset(source).images]
+    return [ImageEntry(path, number) for number, path in enumerate(dict.fromkeys(paths))]
+
+
+def predict(
+    runner: Runner,
+    entries: Sequence[ImageEntry],
+    confidence: float = 0.25,
+    iou: float = 0.45,
+    max_detections: int = 300,
+) -> Iterator[tuple[ImageEntry, Detections]]:
+    """Detect objects, image by image.
+
+    Args:
+        runner: the model.
+        entries: images.
+        confidence: least score.
+        iou: threshold of non-maximum suppression.
+        max_detections: kept in an image.
+
+    Yields:
+        The image and its detections in its own pixels.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    loader = ImageLoader(entries, runner.input_size, runner.batch_size or 1)
+    for batch in loader:
+        output = run_batch(runner, batch)
+        found = non_maximum_suppression(LAYOUTS[runner.layout](output), confidence, iou, max_detections, multi_label=False)
+        for entry, box, detections in zip(batch.entries, batch.letterboxes, found, strict=True):
+            yield entry, Detections(box.to_original(detections.boxes), detections.scores, detections.classes)
+    if loader.skipped:
+        raise DataError(loader.skipped[0])
+
+
+def class_color(index: int) -> tuple[int, int, int]:
+    """A colour for a class, RGB; neighbours in number differ by the golden ratio of the colour circle."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.61803 % 1.0, 0.85, 0.9)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw_detections(image: np.ndarray, detections: Detections, names: Sequence[str]) -> np.ndarray:
+    """A copy of an image with boxes, class names and scores.
+
+    Args:
+        image: uint8 `(H, W, 3)`, RGB.
+        detections: in the image's pixels.
+        names: class names.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    thickness = max(1, round(max(canvas.shape[:2]) / 320))
+    # Worst first, so that the best boxes lie on top.
+    for box, score, index in reversed(list(zip(detections.boxes, detections.scores, detections.classes, strict=True))):
+        color = class_color(int(index))
+        x1, y1, x2, y2 = (round(float(value)) for value in box)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+        _draw_label(canvas, f"{names[int(index)]} {score:.2f}", (x1, y1), color, thickness)
+    return canvas
+
+
+def _draw_label(canvas: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, int, int], thickness: int) -> None:
+    """Text on a filled ground above a box, or inside it at the image's upper edge."""
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.3 + 0.12 * thickness
+    (width, height), baseline = cv2.getTextSize(text, font, scale, 1)
+    x = max(0, min(corner[0], canvas.shape[1] - width))
+    y = corner[1] if corner[1] >= height + baseline else corner[1] + height + baseline
+    cv2.rectangle(canvas, (x, y - height - baseline), (x + width, y), color, cv2.FILLED)
+    ink = (0, 0, 0) if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140 else (255, 255, 255)
+    cv2.putText(canvas, text, (x, y - baseline // 2 - 1), font, scale, ink, 1, cv2.LINE_AA)
+
+
+def side_by_side(pictures: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Pictures of one height in a row, each under its title."""
+    columns = []
+    for title, picture in pictures:
+        bar = np.full((28, picture.shape[1], 3), 255, np.uint8)
+        cv2.putText(bar, title, (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+        columns.append(np.concatenate([bar, picture]))
+    return np.concatenate(columns, axis=1)
+
+
+def save_picture(path: Path, image: np.ndarray) -> None:
+    """Write an RGB picture.
+
+    Raises:
+        DataError: it cannot be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image[..., ::-1]):
+        raise DataError(f"the picture {path} cannot be written")
+
+
+def predict_to_files(
+    runner: Runner,
+    entries: Sequence[ImageEntry],
+    output: Path,
+    confidence: float = 0.25,
+    iou: float = 0.45,
+    *,
+    compare: Runner | None = None,
+    titles: tuple[str, str] = ("model", "compared with"),
+) -> Iterator[tuple[Path, Detections]]:
+    """Draw detections into files of the images' names; beside those of a second model where `compare` is given.
+
+    Yields:
+        The picture's path and the first model's detections, for each image.
+    """
+    others = predict(compare, entries, confidence, iou) if compare else None
+    for entry, detections in predict(runner, entries, confidence, iou):
+        image = read_image(entry.path)
+        picture = draw_detections(image, detections, runner.names)
+        if others is not None and compare is not None:
+            second = draw_detections(image, next(others)[1], compare.names)
+            picture = side_by_side([(titles[0], picture), (titles[1], second)])
+        path = output / f"{entry.path.stem}.jpg"
+        save_picture(path, picture)
+        yield path, detections

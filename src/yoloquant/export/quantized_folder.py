@@ -1,0 +1,86 @@
+"""The folder that quantization leaves: everything to run, export again, or go on training.
+
+`quantized.safetensors` holds the folded network's tensors with all scales; its metadata, the architecture and the placement.
+Reading builds the architecture, captures and folds it again, puts quantizers where the placement says, and loads the
+tensors. The original checkpoint is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from yoloquant.checkpoint.safetensors_file import detector_facts, detector_from_facts, read_safetensors
+from yoloquant.errors import CheckpointError
+from yoloquant.graph.capture import capture
+from yoloquant.models.detector import Detector
+from yoloquant.quant.module import FakeQuantize, State
+from yoloquant.quant.network import QuantizedDetector, insert_quantizers
+from yoloquant.targets.placement import QuantizationPlacement
+
+FORMAT = "yoloquant.quantized.1"
+WEIGHTS = "quantized.safetensors"
+MODEL = "model.onnx"
+RECIPE = "recipe.yaml"
+METRICS = "metrics.json"
+REPORT = "report.html"
+
+
+def quantized_from(detector: Detector, placement: QuantizationPlacement, graph_module: Any = None) -> QuantizedDetector:
+    """A detector with fresh quantizers.
+
+    Args:
+        detector: float.
+        placement: where they stand.
+        graph_module: the detector's captured network, if there is one already; it is changed.
+    """
+    network = graph_module or capture(detector.network, detector.input_size, max(detector.strides))
+    insert_quantizers(network, placement)
+    return QuantizedDetector(
+        network, placement, detector.head, detector.names, detector.strides, detector.input_size, detector.family
+    )
+
+
+def save_quantized(quantized: QuantizedDetector, detector: Detector, path: Path) -> None:
+    """Write a quantized detector.
+
+    Args:
+        quantized: calibrated.
+        detector: the float detector it was made from; only its architecture is used.
+        path: of the safetensors file.
+    """
+    facts = {**detector_facts(detector), "placement": quantized.placement.to_dict()}
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in quantized.network.state_dict().items()}
+    save_file(tensors, str(path), {"format": FORMAT, "detector": json.dumps(facts)})
+
+
+def load_quantized(path: Path) -> QuantizedDetector:
+    """Read a quantized folder, or its safetensors file.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    path = path / WEIGHTS if path.is_dir() else path
+    tensors, metadata = read_safetensors(path, FORMAT)
+    try:
+        facts = json.loads(metadata["detector"])
+        detector = detector_from_facts(facts)
+        quantized = quantized_from(detector, QuantizationPlacement.from_dict(facts["placement"]))
+        _load(quantized, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: its description and its tensors do not fit together") from error
+    return quantized
+
+
+def _load(quantized: QuantizedDetector, tensors: dict[str, torch.Tensor]) -> None:
+    # Scales get their shapes from calibration, so the file decides them.
+    for module in quantized.network.modules():
+        if isinstance(module, FakeQuantize):
+            module.set_parameters(tensors[f"{module.name}.scale"], tensors[f"{module.name}.zero_point"])
+            module.observer = None
+            module.state = State.QUANTIZE
+    quantized.network.load_state_dict(tensors)

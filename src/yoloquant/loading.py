@@ -1,0 +1,75 @@
+"""Open whatever a user names as a model: a checkpoint, an ONNX file, or a quantized folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from yoloquant.errors import CheckpointError
+from yoloquant.runtime.runner import Runner
+
+TORCH = "torch"
+
+
+def open_model(path: str | Path, runtime: str | None = None, *, threads: int = 0, device: str = "cpu") -> Runner:
+    """Load a model into a runtime.
+
+    Args:
+        path: of a `.pt` or `.safetensors` checkpoint, an `.onnx` file, or a folder that `yoloquant quantize` wrote.
+        runtime: "torch", "onnxruntime" or "openvino"; by default torch for checkpoints and ONNX Runtime for the others.
+        threads: of the runtime; 0 lets it choose.
+        device: for torch.
+
+    Raises:
+        YoloquantError: the file cannot be read, or the runtime cannot run it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path, runtime, threads, device)
+    if path.suffix == ".onnx":
+        if runtime == TORCH:
+            raise CheckpointError(f"{path} is an ONNX file, which torch does not run: choose onnxruntime or openvino")
+        from yoloquant.runtime.loading import open_onnx
+
+        return open_onnx(path, runtime or "onnxruntime", threads=threads)
+    from yoloquant.checkpoint.read import read_detector
+
+    detector = read_detector(path)
+    if runtime in (None, TORCH):
+        return _torch_runner(detector, threads, device)
+    return _through_onnx(detector, str(runtime), threads)
+
+
+def _open_folder(path: Path, runtime: str | None, threads: int, device: str) -> Runner:
+    from yoloquant.export.quantized_folder import MODEL, WEIGHTS, load_quantized
+
+    if not (path / WEIGHTS).is_file():
+        raise CheckpointError(f"{path} is no quantized folder: it has no {WEIGHTS}; make one with `yoloquant quantize`")
+    if runtime == TORCH:
+        return _torch_runner(load_quantized(path), threads, device)
+    from yoloquant.runtime.loading import open_onnx
+
+    return open_onnx(path / MODEL, runtime or "onnxruntime", threads=threads)
+
+
+def _torch_runner(detector: Any, threads: int, device: str) -> Runner:
+    import torch
+
+    from yoloquant.runtime.torch_runner import TorchRunner
+
+    if threads:
+        torch.set_num_threads(threads)
+    return TorchRunner(detector, device)
+
+
+def _through_onnx(detector: Any, runtime: str, threads: int) -> Runner:
+    """A float checkpoint in a runtime for ONNX files."""
+    import tempfile
+
+    from yoloquant.export.onnx_file import export_onnx
+    from yoloquant.runtime.loading import open_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float.onnx"
+        export_onnx(detector, path)
+        return open_onnx(path.read_bytes(), runtime, threads=threads)

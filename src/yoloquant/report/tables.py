@@ -1,0 +1,64 @@
+"""Results as rich tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from yoloquant.evaluate.evaluator import Evaluation
+
+if TYPE_CHECKING:
+    from yoloquant.pipeline import Row
+
+HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "file MB")
+
+
+def result_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The result table's cells as text; the drop is against the float model in the same runtime."""
+    floats = {row.runtime: row.evaluation for row in rows if row.model == "float"}
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        reference = floats.get(row.runtime)
+        is_float = row.model == "float"
+        drop = "" if is_float or not (row.evaluation and reference) else f"{reference.map50_95 - row.evaluation.map50_95:.2f}"
+        cells.append(
+            (
+                row.model,
+                row.runtime,
+                f"{row.evaluation.map50_95:.2f}" if row.evaluation else "",
+                drop,
+                f"{row.evaluation.map50:.2f}" if row.evaluation else "",
+                f"{row.latency.median:.1f}" if row.latency else "",
+                f"{row.file_size / 1e6:.2f}" if row.file_size else "",
+            )
+        )
+    return cells
+
+
+def result_table(rows: Sequence[Row]) -> Table:
+    """The result table of `yoloquant quantize`."""
+    table = Table(title="float against quantized")
+    for header in HEADERS:
+        table.add_column(header, justify="left" if header in ("model", "runtime") else "right")
+    for cells in result_cells(rows):
+        table.add_row(*cells)
+    return table
+
+
+def evaluation_table(evaluation: Evaluation, per_class: bool = False) -> Table:
+    """COCO's figures and precision, recall, F1; each class on request."""
+    table = Table(title=f"{evaluation.image_count} images")
+    table.add_column("figure")
+    table.add_column("%", justify="right")
+    for name, value in evaluation.figures.items():
+        table.add_row(name, f"{value:.2f}")
+    found = evaluation.classification
+    for name in ("precision", "recall", "f1"):
+        table.add_row(f"{name} (at confidence {found.confidence:.3f})", f"{getattr(found, name):.2f}")
+    if per_class:
+        table.add_section()
+        for name, (overall, half) in evaluation.per_class.items():
+            table.add_row(f"{name}: mAP50-95 / mAP50", f"{overall:.2f} / {half:.2f}")
+    return table

@@ -1,0 +1,103 @@
+"""Training batches: images in memory, augmented ahead by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from yoloquant.data.dataset import DetectionDataset
+from yoloquant.data.images import read_image
+from yoloquant.data.labels import read_labels
+from yoloquant.errors import DataError
+from yoloquant.train.augment import Sample, augment, to_targets
+from yoloquant.train.hyperparameters import Hyperparameters
+
+
+def load_samples(dataset: DetectionDataset, size: int) -> list[Sample]:
+    """Images and boxes of a set, scaled so that the longer side is `size`; images without labels count as background.
+
+    Raises:
+        DataError: an image is damaged.
+    """
+    samples = []
+    for entry in dataset.images:
+        image = read_image(entry.path)
+        labels = read_labels(entry.path, len(dataset.names), dataset.problems)
+        scale = size / max(image.shape[:2])
+        if scale != 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        height, width = image.shape[:2]
+        rows = np.zeros((0, 5)) if labels is None else labels
+        corners = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
+        samples.append((image, np.concatenate([rows[:, :1], corners * [width, height, width, height]], 1)))
+    if not samples:
+        raise DataError("there are no training images")
+    return samples
+
+
+class TrainingLoader:
+    """Batches of an epoch; the same seed and epoch give the same batches, whatever the threads do."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: int,
+        batch_size: int,
+        parameters: Hyperparameters,
+        seed: int = 0,
+        workers: int = 2,
+    ) -> None:
+        """Keep the samples.
+
+        Args:
+            samples: in memory.
+            size: side of the batches, pixels.
+            batch_size: images in a batch; an incomplete last batch is left out, unless it is the only one.
+            parameters: augmentation.
+            seed: of all randomness.
+            workers: threads.
+        """
+        self.samples, self.size, self.parameters, self.seed = samples, size, parameters, seed
+        self.batch_size = min(batch_size, len(samples))
+        self._workers = workers
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.samples) // self.batch_size
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch.
+
+        Yields:
+            Images uint8 `(N, 3, size, size)` and targets `(n, 6)`: image, class, centre x, centre y, width, height in 0..1.
+        """
+        order = np.random.default_rng((self.seed, number)).permutation(len(self.samples))
+        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
+        with ThreadPoolExecutor(self._workers) as pool:
+            waiting: deque[list[Future[Sample]]] = deque()
+            try:
+                for position in range(len(batches) + 2):
+                    if position < len(batches):
+                        waiting.append([pool.submit(self._one, int(index), number) for index in batches[position]])
+                    if position >= 2:
+                        yield self._collate([future.result() for future in waiting.popleft()])
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _one(self, index: int, epoch: int) -> Sample:
+        generator = np.random.default_rng((self.seed, epoch, index))
+        return augment(index, self.samples.__getitem__, len(self.samples), self.size, self.parameters, generator)
+
+    def _collate(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+        images = np.stack([image for image, _ in samples]).transpose(0, 3, 1, 2)
+        targets = []
+        for number, (_, labels) in enumerate(samples):
+            rows = to_targets(labels, self.size)
+            targets.append(np.concatenate([np.full((len(rows), 1), number, np.float32), rows], axis=1))
+        return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.concatenate(targets))
