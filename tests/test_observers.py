@@ -35,7 +35,7 @@ def test_streaming_counts_equal_counting_all_at_once(batches, bins):
         np.testing.assert_array_equal(histogram.counts[0].numpy(), expected)
         # Growing never wastes more than half of the resolution, and a bin at either end.
         span = max(everything.max(), 0.0) - min(everything.min(), 0.0)
-        assert span / width >= bins / 2 - 2
+        assert span < 1e-30 or span / width >= bins / 2 - 2
 
 
 def test_channels_are_independent():

@@ -1,0 +1,178 @@
+"""Exported files against the torch model, in ONNX Runtime and OpenVINO."""
+
+import importlib.util
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
+from yoloquant.algorithms.bias_correction import correct_biases
+from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.errors import ExportError, YoloquantError
+from yoloquant.evaluate.parity import Parity, check_parity, first_disagreement, require_parity, signal_to_noise
+from yoloquant.export.metadata import ModelMetadata, names_of
+from yoloquant.export.onnx_file import export_onnx
+from yoloquant.models.detector import Detector
+from yoloquant.runtime.loading import open_onnx
+from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.spec import TensorSpec
+from yoloquant.targets.registry import TARGETS, get_target
+
+with_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+
+
+def calibrated(target, network=None, **place):
+    detector = quantized_detector(get_target(target), network, **place)
+    calibrate(detector, images(8).split(4))
+    return detector
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.ReLU, nn.LeakyReLU])
+def test_onnx_runtime_answers_as_torch(target, activation, tmp_path):
+    detector = calibrated(target, SmallNetwork(activation))
+    path = tmp_path / "model.onnx"
+    export_onnx(detector, path, target=target)
+    x = to_input(images(3, seed=5)).contiguous().numpy()
+    runner = open_onnx(path)
+    assert runner.batch_size is None
+    assert signal_to_noise(TorchRunner(detector)(x), runner(x)) > 40
+    assert runner.names == detector.names
+    assert runner.input_size == SIZE
+
+
+@with_openvino
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "reference"])
+def test_openvino_answers_as_torch(target, tmp_path):
+    detector = calibrated(target)
+    path = tmp_path / "model.onnx"
+    export_onnx(detector, path, target=target)
+    (result,) = check_parity(detector, path, to_input(images(2, seed=5)).contiguous().numpy(), ["openvino"])
+    assert result.signal_to_noise > 35
+
+
+def test_weights_are_stored_as_integers(tmp_path):
+    detector = calibrated("tensorrt", float_outputs=False)
+    path = tmp_path / "model.onnx"
+    export_onnx(detector, path, target="tensorrt")
+    model = onnx.load(str(path))
+    large = {entry.name: entry for entry in model.graph.initializer if np.prod(entry.dims) > 100}
+    assert large
+    assert all(entry.data_type == onnx.TensorProto.INT8 for entry in large.values())
+    zero_points = [entry for entry in model.graph.initializer if entry.name.endswith("zero_point")]
+    assert zero_points
+    assert all(not onnx.numpy_helper.to_array(entry).any() for entry in zero_points)
+    producers = {output: node for node in model.graph.node for output in node.output}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            assert [producers[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
+    assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+def test_low_bit_weights_and_activations(bits, granularity, tmp_path):
+    def choose(layer, tensor, spec):
+        if tensor == "activations":
+            return spec.with_changes(bits=6)
+        group = 8 if granularity == "group" else 0
+        return TensorSpec(bits=bits, symmetric=False, granularity=granularity, group_size=group, observer="mse")
+
+    detector = calibrated("reference", choose=choose)
+    path = tmp_path / "model.onnx"
+    export_onnx(detector, path, target="reference")
+    x = to_input(images(2, seed=5)).contiguous().numpy()
+    assert signal_to_noise(TorchRunner(detector)(x), open_onnx(path)(x)) > 40
+
+
+def test_float_export_and_fixed_batch(tmp_path):
+    network = SmallNetwork()
+    detector = Detector(network, RowsHead(), ("a", "b", "c", "d"), (4, 8), SIZE, "small")
+    path = tmp_path / "float.onnx"
+    export_onnx(detector, path, dynamic_batch=False)
+    runner = open_onnx(path)
+    assert runner.batch_size == 1
+    x = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        np.testing.assert_allclose(runner(x.numpy()), detector(x).numpy(), atol=1e-5)
+    with pytest.raises(ExportError, match="opset 11"):
+        export_onnx(detector, path, opset=11)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_wrong_file_is_found_out_and_the_layer_named(tmp_path):
+    detector = calibrated("openvino")
+    path = tmp_path / "model.onnx"
+    export_onnx(detector, path)
+    model = onnx.load(str(path))
+    for entry in model.graph.initializer:
+        if entry.name == "residual.act.output_quantizer.scale":
+            entry.CopyFrom(onnx.numpy_helper.from_array(np.float32(7.0), entry.name))
+    onnx.save(model, str(path))
+    x = to_input(images(2, seed=5)).contiguous().numpy()
+    (result,) = check_parity(detector, path, x, ["onnxruntime"])
+    assert not result.agrees
+    assert result.first_layer == "residual.act.output_quantizer"
+    with pytest.raises(ExportError, match=r"starts at residual\.act"):
+        require_parity([result])
+    require_parity([Parity("onnxruntime", 60.0)])
+    assert first_disagreement(detector, path, x[:1], "onnxruntime") == "residual.act.output_quantizer"
+
+
+def test_signal_to_noise_formula():
+    signal = np.array([3.0, 4.0])
+    assert signal_to_noise(signal, signal) == float("inf")
+    assert signal_to_noise(signal, signal + [0.3, 0.4]) == pytest.approx(20.0)
+
+
+def test_calibration_needs_images_and_finite_answers():
+    with pytest.raises(YoloquantError, match="no calibration images"):
+        calibrate(quantized_detector(get_target("reference")), [])
+    network = SmallNetwork()
+    network.stem.conv.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(YoloquantError, match="NaN or infinity"):
+        calibrate(quantized_detector(get_target("reference"), network), [images(1)])
+
+
+def test_calibration_takes_the_extremes_of_the_float_network():
+    """MinMax scales equal those from hooks on the float network."""
+    network = SmallNetwork()
+    seen = []
+    network.down.conv.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    target = get_target("reference")
+    detector = quantized_detector(
+        target, SmallNetwork(), choose=lambda _l, _t, spec: spec.with_changes(observer="minmax", options={})
+    )
+    batches = images(6).split(2)
+    calibrate(detector, batches)
+    for batch in batches:
+        network(to_input(batch))
+    values = torch.cat(seen)
+    scale = dict(detector.quantizers())["stem.act.output_quantizer"].scale.item()
+    assert scale == pytest.approx(float(values.max() - values.min()) / 255, rel=1e-5)
+
+
+def test_bias_correction_takes_the_mean_error_away():
+    choose = lambda _l, tensor, spec: spec.with_changes(bits=3 if tensor == "weights" else 8)  # noqa: E731
+    detector = calibrated("reference", choose=choose)
+    batch = images(8)
+    expected = SmallNetwork()(to_input(batch))
+    before = [(a - b).mean(dim=(0, 2, 3)) for a, b in zip(expected, detector.network(to_input(batch)), strict=True)]
+    correct_biases(detector, batch)
+    after = [(a - b).mean(dim=(0, 2, 3)) for a, b in zip(expected, detector.network(to_input(batch)), strict=True)]
+    for old, new in zip(before, after, strict=True):
+        assert new.abs().max() < 1e-4
+        assert old.abs().max() > 1e-3
+
+
+def test_metadata_survives_and_is_read_by_others():
+    metadata = ModelMetadata(("a", "it's"), (8, 16), (64, 96), "yolov5", "rows_objectness", "tensorrt", {"k": 1})
+    properties = metadata.to_properties()
+    assert ModelMetadata.from_properties(properties) == metadata
+    assert names_of(properties) == ("a", "it's")
+    assert properties["stride"] == "16"
+    assert ModelMetadata.from_properties({}) is None
+    assert names_of({"names": "{0: 'x'"}) is None

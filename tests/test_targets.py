@@ -1,0 +1,99 @@
+"""Placements: each rule's promise, on a network that has every kind of layer."""
+
+import pytest
+from torch import nn
+
+from small_networks import SIZE, SmallNetwork, quantized_detector
+from yoloquant.errors import RecipeError
+from yoloquant.graph.capture import capture
+from yoloquant.graph.operators import kind
+from yoloquant.recipe import load_recipe
+from yoloquant.targets.placement import QuantizationPlacement
+from yoloquant.targets.registry import TARGETS, get_target
+
+
+def edges_by_layers(target, network=None, **place):
+    """(producer layer, consumer layer) -> quantizer."""
+    captured = capture(network or SmallNetwork(), SIZE, 8)
+    layers = {node.name: node.meta["layer"] for node in captured.graph.nodes}
+    placement = get_target(target).place(captured, **place)
+    return {(layers[edge.producer], layers[edge.consumer]): name for edge, name in placement.edges.items()}, placement
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+def test_concat_pool_and_upsample_share_one_scale(target):
+    edges, _ = edges_by_layers(target, float_outputs=False)
+    shared = {
+        edges[pair] for pair in [("deep.act", "pool"), ("pool", "up"), ("up", "concat"), ("add", "concat"), ("concat", "head.0")]
+    }
+    assert len(shared) == 1
+    assert edges["add", "deep.conv"] in shared
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_nothing_stands_between_convolution_and_activation(target):
+    edges, _ = edges_by_layers(target)
+    assert not [pair for pair in edges if pair[0].endswith(".conv")]
+
+
+def test_onnxruntime_quantizes_what_convolutions_answer():
+    edges, placement = edges_by_layers("onnxruntime")
+    assert ("stem.conv", "stem.act") in edges
+    # Its range is judged behind SiLU, the only reader.
+    assert placement.specs[edges["stem.conv", "stem.act"]].options["through"] == "silu"
+    # ReLU goes into the QuantizeLinear behind it, so there is nothing between.
+    edges, _ = edges_by_layers("onnxruntime", SmallNetwork(nn.ReLU))
+    assert ("stem.conv", "stem.act") not in edges
+    assert ("stem.act", "down.conv") in edges
+
+
+def test_tensorrt_has_no_zero_points():
+    detector = quantized_detector(get_target("tensorrt"))
+    assert all(quantizer.spec.symmetric and quantizer.spec.signed for _, quantizer in detector.quantizers())
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_last_convolutions_stay_in_float_where_the_target_says_so(target):
+    _, placement = edges_by_layers(target)
+    assert ("head.0.weight_quantizer" in placement.specs) != TARGETS[target].float_outputs
+    _, placement = edges_by_layers(target, float_outputs=False)
+    assert "head.0.weight_quantizer" in placement.specs
+
+
+def test_ignored_layers_stay_in_float():
+    captured = capture(SmallNetwork(), SIZE, 8)
+    recipe = load_recipe(overrides=["ignore=['down.*']"])
+    ignored = recipe.ignored(node.meta["layer"] for node in captured.graph.nodes)
+    assert "down.conv" in ignored
+    edges, _ = edges_by_layers("tensorrt", ignored=ignored)
+    assert not [pair for pair in edges if pair[1] == "down.conv"]
+    with pytest.raises(RecipeError, match="matches no layer"):
+        load_recipe(overrides=["ignore=['upp.*']"]).ignored(["up.conv"])
+
+
+def test_overrides_change_single_layers():
+    recipe = load_recipe(
+        "8w8f", ["weights.bits=4", "overrides=[{match: 'stem.*', weights: {bits: 8}}, {op: concat, weights: {bits: 32}}]"]
+    )
+    captured = capture(SmallNetwork(), SIZE, 8)
+    kinds = {node.meta["layer"]: kind(node) for node in captured.graph.nodes}
+    placement = get_target("reference").place(
+        captured, lambda layer, tensor, spec: recipe.choose(layer, kinds[layer], tensor, spec)
+    )
+    assert placement.specs["stem.conv.weight_quantizer"].bits == 8
+    assert placement.specs["down.conv.weight_quantizer"].bits == 4
+
+
+def test_what_a_target_cannot_run_is_refused():
+    with pytest.raises(RecipeError, match="cannot run 4-bit"):
+        edges_by_layers("tensorrt", choose=lambda layer, tensor, spec: spec.with_changes(bits=4))
+    with pytest.raises(RecipeError, match="zero point 0"):
+        edges_by_layers("tensorrt", choose=lambda layer, tensor, spec: spec.with_changes(symmetric=False))
+    with pytest.raises(RecipeError, match="no target 'tpu'"):
+        get_target("tpu")
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_placements_survive_json(target):
+    _, placement = edges_by_layers(target)
+    assert QuantizationPlacement.from_dict(placement.to_dict()) == placement
