@@ -1,1 +1,52 @@
-"""Quantize YOLO detectors for integer runtimes, and see what it costs and where."""
+"""Quantize YOLO detectors for integer runtimes, and see what it costs and where.
+
+What belongs here: the names of the Python API, and nothing that makes importing heavy. Each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yoloquant.checkpoint.read import read_detector
+    from yoloquant.data.dataset import load_dataset
+    from yoloquant.errors import YoloquantError
+    from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+    from yoloquant.export.onnx_file import export_onnx
+    from yoloquant.export.quantized_folder import load_quantized
+    from yoloquant.loading import open_model
+    from yoloquant.pipeline import quantize
+    from yoloquant.recipe import load_recipe
+
+_HOMES = {
+    "EvaluationSettings": "evaluate.evaluator",
+    "YoloquantError": "errors",
+    "evaluate": "evaluate.evaluator",
+    "export_onnx": "export.onnx_file",
+    "load_dataset": "data.dataset",
+    "load_quantized": "export.quantized_folder",
+    "load_recipe": "recipe",
+    "open_model": "loading",
+    "quantize": "pipeline",
+    "read_detector": "checkpoint.read",
+}
+
+__all__ = [
+    "EvaluationSettings",
+    "YoloquantError",
+    "evaluate",
+    "export_onnx",
+    "load_dataset",
+    "load_quantized",
+    "load_recipe",
+    "open_model",
+    "quantize",
+    "read_detector",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"yoloquant.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'yoloquant' has no attribute {name!r}")

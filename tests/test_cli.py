@@ -1,0 +1,55 @@
+"""The command line as a user meets it: what works, and one sentence with exit code 2 for what does not."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from yoloquant.cli import app
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "yoloquant.cli", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["inspect", "missing.pt"], ["there is no file", "missing.pt"]),
+        (["eval", "missing.onnx", "--data", "missing.yaml"], ["there is no data set", "missing.yaml"]),
+        (["quantize", "missing.pt", "--data", "missing.yaml", "--set", "weights.bitz=4"], ["did you mean", "bits"]),
+        (["recipes", "int9"], ["there is no recipe", "int8"]),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(arguments, words, tmp_path):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert all(word in result.stderr for word in words)
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, yoloquant; print([m for m in ('torch', 'onnxruntime', 'openvino', 'matplotlib') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_recipes_and_targets_are_explained():
+    runner = CliRunner()
+    recipes = runner.invoke(app, ["recipes"])
+    assert recipes.exit_code == 0
+    assert "int8-minmax" in recipes.output
+    targets = runner.invoke(app, ["targets"])
+    assert targets.exit_code == 0
+    assert "tensorrt" in targets.output
+
+
+def test_inspect_shows_an_official_checkpoint(shared):
+    result = run("inspect", str(shared / "weights" / "yolov5n.pt"))
+    assert result.returncode == 0
+    for fact in ("yolov5", "1,872,157", "8, 16, 32", "model.24.m.0", "80: person"):
+        assert fact in result.stdout

@@ -1,0 +1,194 @@
+"""Data sets, labels, letterboxing and loading, on small sets written by the tests."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yoloquant.data.dataset import load_dataset
+from yoloquant.data.images import letterbox, read_image, rectangular_size
+from yoloquant.data.labels import label_path, read_labels
+from yoloquant.data.loader import ImageLoader
+from yoloquant.data.sample import calibration_images, sample_images, write_image_list
+from yoloquant.errors import DataError
+
+
+def write_set(folder, count=3, size=(40, 60), names="[a, b]", split="val"):
+    """A YOLO data set of plain images with a box each."""
+    for kind in ("images", "labels"):
+        (folder / kind / split).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        image = np.full((*size, 3), index * 10, np.uint8)
+        image[..., 0] = 200  # blue, as OpenCV orders channels
+        cv2.imwrite(str(folder / "images" / split / f"{index:06d}.png"), image)
+        (folder / "labels" / split / f"{index:06d}.txt").write_text(f"{index % 2} 0.5 0.5 0.4 0.2\n")
+    path = folder / "data.yaml"
+    path.write_text(f"path: .\n{split}: images/{split}\nnames: {names}\n")
+    return path
+
+
+def test_channel_order_is_rgb(tmp_path):
+    write_set(tmp_path, 1)
+    image = read_image(tmp_path / "images" / "val" / "000000.png")
+    assert image[0, 0].tolist() == [0, 0, 200]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    height=st.integers(1, 300), width=st.integers(1, 300), size=st.sampled_from([(64, 64), (64, 96), (128, 32)]), data=st.data()
+)
+def test_letterbox_fits_and_boxes_come_back(height, width, size, data):
+    image = np.full((height, width, 3), 200, np.uint8)
+    padded, box = letterbox(image, size)
+    assert padded.shape == (*size, 3)
+    ends = [data.draw(st.floats(0, 1)) for _ in range(4)]
+    original = np.array([[min(ends[0], ends[1]) * width, min(ends[2], ends[3]) * height,
+                          max(ends[0], ends[1]) * width, max(ends[2], ends[3]) * height]])  # fmt: skip
+    inside = original * box.scale + [box.left, box.top, box.left, box.top]
+    assert inside.min() >= -1e-6
+    assert inside[0, 2] <= size[1] + 1
+    assert inside[0, 3] <= size[0] + 1
+    np.testing.assert_allclose(box.to_original(inside), original, atol=1e-2)
+    # The longer side fills the input; the shorter is padded evenly.
+    filled = padded[..., 0] == 200
+    rows, columns = filled.any(axis=1).sum(), filled.any(axis=0).sum()
+    assert rows == size[0] or columns == size[1]
+    assert abs((size[0] - rows) - 2 * box.top) <= 1
+    assert abs((size[1] - columns) - 2 * box.left) <= 1
+
+
+@pytest.mark.parametrize(("size", "expected"), [((480, 640), (480, 640)), ((427, 640), (448, 640)), ((1000, 500), (640, 320))])
+def test_rectangular_sizes_are_the_smallest_multiples(size, expected):
+    assert rectangular_size(size, 640, 32) == expected
+
+
+def test_yaml_list_folder_and_json_are_the_same_set(tmp_path):
+    path = write_set(tmp_path)
+    expected = [entry.path for entry in load_dataset(path).images]
+    assert [entry.path for entry in load_dataset(tmp_path / "images" / "val").images] == expected
+    (tmp_path / "val.txt").write_text("".join(f"./images/val/{entry.name}\n" for entry in expected))
+    assert [entry.path for entry in load_dataset(tmp_path / "val.txt").images] == expected
+    truth = load_dataset(path).ground_truth
+    (tmp_path / "instances_val.json").write_text(json.dumps(truth))
+    again = load_dataset(tmp_path / "instances_val.json")
+    assert [entry.path for entry in again.images] == expected
+    assert again.names == ("a", "b")
+    assert [a["bbox"] for a in again.ground_truth["annotations"]] == [a["bbox"] for a in truth["annotations"]]
+    assert truth["annotations"][0]["bbox"] == pytest.approx([18, 16, 24, 8])
+    assert truth["annotations"][1]["category_id"] == 1
+
+
+def test_coco_categories_map_to_classes_by_name(tmp_path):
+    path = write_set(tmp_path, 1)
+    coco = {
+        "images": [{"id": 7, "file_name": "000000.png", "width": 60, "height": 40}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 44, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 1}],
+        "categories": [{"id": 44, "name": "b"}, {"id": 90, "name": "a"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(coco))
+    truth = load_dataset(path, annotations=tmp_path / "truth.json").ground_truth
+    (annotation,) = truth["annotations"]
+    assert annotation["category_id"] == 1
+    assert annotation["iscrowd"] == 1
+    assert annotation["image_id"] == 0
+
+
+def test_bad_labels_are_left_out_and_told(tmp_path):
+    path = write_set(tmp_path, 2)
+    labels = tmp_path / "labels" / "val"
+    (labels / "000000.txt").write_text(
+        "0 0.5 0.5 0.2 0.2\n9 0.5 0.5 0.1 0.1\nnonsense\n0 0.5 0.5\n1 1.5 0.5 0.1 0.1\n1 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5\n"
+    )
+    (labels / "000001.txt").unlink()
+    dataset = load_dataset(path)
+    boxes = dataset.ground_truth["annotations"]
+    assert len(boxes) == 2
+    assert boxes[1]["bbox"] == pytest.approx([6, 4, 12, 16])
+    assert dataset.problem_counts() == {
+        "class out of range": 1,
+        "malformed label": 2,
+        "box outside the image": 1,
+        "image without labels": 1,
+    }
+    assert "000000.txt, line 2" in dataset.problems["class out of range"][0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=80))
+def test_any_label_text_is_read_or_told(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("any")
+    image = folder / "images" / "x.png"
+    label = label_path(image)
+    label.parent.mkdir(parents=True)
+    label.write_text(text, encoding="utf-8", errors="replace")
+    rows = read_labels(image, 3, {})
+    assert rows.shape[1] == 5
+    assert ((rows[:, 1:] >= 0) & (rows[:, 1:] <= 1.001)).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "not valid YAML"),
+        ("- a", r"no data\.yaml"),
+        ("val: nowhere\nnames: [a]", "does not exist"),
+        ("train: images/val\nnames: [a]", "has no split 'val': it has train"),
+        ("val: images/val\nnames: {1: a}", "class numbers 0 to 0"),
+        ("val: images/val\nnames: [a]\nnc: 2", "nc is 2"),
+        ("val: labels\nnames: [a]", "holds no images"),
+        ("val: images/val\nnames: [a]\nannotations: none.json", r"names .*none\.json as its annotations"),
+    ],
+)
+def test_wrong_sets_are_told(content, message, tmp_path):
+    path = write_set(tmp_path)
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(path)
+
+
+def test_sets_without_any_label_are_refused(tmp_path):
+    write_set(tmp_path, 1)
+    (tmp_path / "labels" / "val" / "000000.txt").unlink()
+    with pytest.raises(DataError, match="no label file was found"):
+        _ = load_dataset(tmp_path / "data.yaml").ground_truth
+
+
+def test_loader_gives_every_image_once_and_skips_the_damaged(tmp_path):
+    path = write_set(tmp_path, 7)
+    (tmp_path / "images" / "val" / "000003.png").write_bytes(b"damaged")
+    dataset = load_dataset(path)
+    loader = ImageLoader(dataset.images, (64, 64), 2, workers=2)
+    batches = list(loader)
+    assert [entry.image_id for batch in batches for entry in batch.entries] == [0, 1, 2, 4, 5, 6]
+    assert all(batch.images.shape[1:] == (3, 64, 64) for batch in batches)
+    assert len(loader.skipped) == 1
+    assert "000003.png" in loader.skipped[0]
+    # The middle of image 5: red and green 50, blue 200.
+    image = next(batch.images[i] for batch in batches for i, entry in enumerate(batch.entries) if entry.image_id == 5)
+    assert image[:, 32, 32].tolist() == [50, 50, 200]
+
+
+def test_rectangular_batches_have_one_shape_each(tmp_path):
+    path = write_set(tmp_path, 3, (40, 60))
+    for index in (7, 8):
+        cv2.imwrite(str(tmp_path / "images" / "val" / f"{index:06d}.png"), np.zeros((60, 20, 3), np.uint8))
+    batches = list(ImageLoader(load_dataset(path).images, (96, 96), 4, rectangular=True))
+    assert sorted((len(batch.entries), tuple(batch.images.shape[2:])) for batch in batches) == [(2, (96, 32)), (3, (64, 96))]
+
+
+def test_calibration_draw_is_repeatable_and_of_the_train_split(tmp_path):
+    write_set(tmp_path, 9, split="train")
+    entries = calibration_images(tmp_path / "data.yaml", 4, 42)
+    assert len(entries) == 4
+    shuffled = list(reversed(load_dataset(tmp_path / "data.yaml", "train").images))
+    assert [e.path for e in sample_images(shuffled, 4, 42)] == [e.path for e in entries]
+    assert [e.path for e in sample_images(shuffled, 4, 43)] != [e.path for e in entries]
+    assert len(sample_images(shuffled, 100)) == 9
+    write_image_list(entries, tmp_path / "list.txt")
+    assert [e.path for e in load_dataset(tmp_path / "list.txt").images] == [e.path for e in entries]
+    write_set(tmp_path, 2)
+    with pytest.raises(DataError, match="no train split to calibrate on"):
+        calibration_images(tmp_path / "data.yaml")

@@ -1,0 +1,167 @@
+"""Suppression, metrics and drawing against brute force and against the real photographs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yoloquant.data.dataset import load_dataset
+from yoloquant.errors import DataError
+from yoloquant.evaluate.coco_metrics import coco_figures
+from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluate.postprocess import Detections, greedy_suppression, non_maximum_suppression
+from yoloquant.evaluate.precision_recall import box_iou, precision_recall
+from yoloquant.evaluate.predict import draw_detections, find_images, predict_to_files, side_by_side
+from yoloquant.loading import open_model
+from yoloquant.models.layouts import Candidates
+
+
+def iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union
+
+
+def brute_force(boxes, classes, threshold):
+    kept = []
+    for index in range(len(boxes)):
+        if all(classes[index] != classes[k] or iou(boxes[index], boxes[k]) <= threshold for k in kept):
+            kept.append(index)
+    return kept
+
+
+# Corners on a coarse grid, so that equal and touching boxes occur; odd thresholds, so that ties with them do not.
+corner = st.integers(0, 12)
+box = st.tuples(corner, corner, st.integers(1, 8), st.integers(1, 8)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    items=st.lists(st.tuples(box, st.integers(0, 2)), min_size=1, max_size=30), threshold=st.sampled_from([0.313, 0.457, 0.613])
+)
+def test_suppression_equals_the_greedy_definition(items, threshold):
+    boxes = np.array([item[0] for item in items], np.float32)
+    classes = np.array([item[1] for item in items])
+    expected = brute_force(boxes.tolist(), classes.tolist(), threshold)
+    assert greedy_suppression(boxes, classes, threshold, 300).tolist() == expected
+    assert greedy_suppression(boxes, classes, threshold, 2).tolist() == expected[:2]
+
+
+def test_multi_label_and_class_agnostic():
+    boxes = np.array([[[0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60]]], np.float32)
+    scores = np.array([[[0.9, 0.8], [0.7, 0.6], [0.0, 0.3]]], np.float32)
+    candidates = Candidates(boxes, scores)
+    (found,) = non_maximum_suppression(candidates, 0.1, 0.5)
+    assert list(zip(found.classes.tolist(), found.scores.round(1).tolist(), strict=True)) == pytest.approx(
+        [(0, 0.9), (1, 0.8), (1, 0.3)]
+    )
+    (found,) = non_maximum_suppression(candidates, 0.1, 0.5, class_agnostic=True)
+    assert found.scores.round(1).tolist() == pytest.approx([0.9, 0.3])
+    (found,) = non_maximum_suppression(candidates, 0.1, 0.5, multi_label=False, max_detections=1)
+    assert len(found) == 1
+    (found,) = non_maximum_suppression(candidates, 0.95, 0.5)
+    assert len(found) == 0
+
+
+def coco(boxes_by_image, classes=1):
+    """Ground truth with class 0 boxes."""
+    rows = [(image, b) for image, boxes in boxes_by_image.items() for b in boxes]
+    return {
+        "info": {},
+        "images": [{"id": image, "width": 100, "height": 100, "file_name": f"{image}.png"} for image in boxes_by_image],
+        "categories": [{"id": index, "name": str(index)} for index in range(classes)],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": 0, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+            for n, (image, b) in enumerate(rows, 1)
+        ],
+    }
+
+
+def test_figures_of_cases_known_by_hand():
+    truth = coco({1: [[10, 10, 20, 20]], 2: [[10, 10, 20, 20]]}, classes=2)
+    perfect = [{"image_id": i, "category_id": 0, "bbox": [10, 10, 20, 20], "score": 0.9} for i in (1, 2)]
+    figures, per_class = coco_figures(truth, perfect, [1, 2])
+    assert figures["mAP50-95"] == pytest.approx(100)
+    assert np.isnan(figures["mAP50-95 large"])
+    assert np.isnan(per_class[1][0])
+    # Half of the objects found: precision 1 up to recall 0.5, that is 51 of COCO's 101 points.
+    figures, _ = coco_figures(truth, perfect[:1], [1, 2])
+    assert figures["mAP50"] == pytest.approx(100 * 51 / 101)
+    # A box with IoU 0.6 counts at the thresholds 0.50, 0.55 and 0.60.
+    shifted = [{**row, "bbox": [10, 15, 20, 20]} for row in perfect]
+    figures, _ = coco_figures(truth, shifted, [1, 2])
+    assert figures["mAP50-95"] == pytest.approx(30)
+    figures, _ = coco_figures(truth, [], [1, 2])
+    assert figures["mAP50-95"] == 0
+
+
+def test_precision_and_recall_at_the_best_confidence():
+    truth = coco({1: [[10, 10, 20, 20], [60, 60, 20, 20]]})
+    rows = [
+        {"image_id": 1, "category_id": 0, "bbox": [10, 10, 20, 20], "score": 0.9},
+        {"image_id": 1, "category_id": 0, "bbox": [60, 60, 20, 20], "score": 0.8},
+        {"image_id": 1, "category_id": 0, "bbox": [0, 80, 5, 5], "score": 0.1},
+    ]
+    found = precision_recall(truth, rows, [1])
+    assert found.precision == pytest.approx(100, abs=0.5)
+    assert found.recall == pytest.approx(100, abs=0.5)
+    assert 0.1 < found.confidence < 0.8
+    missed = precision_recall(truth, rows[:1], [1])
+    assert missed.recall == pytest.approx(50, abs=0.5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=st.lists(box, min_size=1, max_size=5), second=st.lists(box, min_size=1, max_size=5))
+def test_iou_matrix(first, second):
+    expected = [[iou(a, b) for b in second] for a in first]
+    np.testing.assert_allclose(box_iou(np.array(first, float), np.array(second, float)), expected, atol=1e-9)
+
+
+def test_runtimes_agree_on_photographs(shared):
+    dataset = load_dataset(shared / "coco" / "data.yaml")
+    settings = EvaluationSettings(limit=24)
+    in_torch = evaluate(open_model(shared / "weights" / "yolov5n.pt"), dataset, settings)
+    foreign = evaluate(open_model(shared / "weights" / "yolov5n.onnx"), dataset, settings)
+    assert in_torch.image_count == 24
+    assert in_torch.map50_95 > 20
+    # The same network from another exporter.
+    assert foreign.map50_95 == pytest.approx(in_torch.map50_95, abs=0.3)
+
+
+@pytest.mark.slow
+def test_float_yolov5n_on_all_photographs(shared):
+    dataset = load_dataset(shared / "coco" / "data.yaml")
+    in_torch = evaluate(open_model(shared / "weights" / "yolov5n.pt"), dataset)
+    in_onnxruntime = evaluate(open_model(shared / "weights" / "yolov5n.pt", "onnxruntime"), dataset)
+    assert in_torch.map50_95 == pytest.approx(27.3, abs=0.2)
+    assert in_onnxruntime.map50_95 == pytest.approx(in_torch.map50_95, abs=0.05)
+
+
+def test_other_classes_are_refused(shared):
+    dataset = load_dataset(shared / "coco" / "data.yaml")
+    runner = open_model(shared / "checkpoints" / "yolov5n_v60_custom2.pt")
+    with pytest.raises(DataError, match="the model has 2 classes but the data set has 80"):
+        evaluate(runner, dataset)
+
+
+def test_predictions_are_drawn_side_by_side(shared, tmp_path):
+    runner = open_model(shared / "weights" / "yolov5n.pt")
+    entries = find_images([shared / "coco" / "images" / "val2017" / "000000000139.jpg"])
+    ((path, found),) = predict_to_files(runner, entries, tmp_path, compare=runner, titles=("a", "b"))
+    assert len(found) > 3
+    names = {runner.names[index] for index in found.classes}
+    assert {"tv", "chair", "person"} <= names
+    assert path.stat().st_size > 10_000
+    # Boxes are in the picture's own pixels, 640 x 426.
+    assert found.boxes[:, 2].max() <= 640
+    assert found.boxes[:, 3].max() <= 426
+
+
+def test_drawing_leaves_the_image_alone():
+    image = np.zeros((50, 80, 3), np.uint8)
+    found = Detections(np.array([[10, 10, 40, 40]], np.float32), np.array([0.5], np.float32), np.array([0]))
+    drawn = draw_detections(image, found, ["thing"])
+    assert not image.any()
+    assert drawn[10, 10:40].any(axis=-1).all()
+    assert side_by_side([("a", drawn), ("b", drawn)]).shape[1] == 160
