@@ -36,10 +36,11 @@ def test_channel_order_is_rgb(tmp_path):
     assert image[0, 0].tolist() == [0, 0, 200]
 
 
+SIDE = st.integers(1, 300)
+
+
 @settings(max_examples=150, deadline=None)
-@given(
-    height=st.integers(1, 300), width=st.integers(1, 300), size=st.sampled_from([(64, 64), (64, 96), (128, 32)]), data=st.data()
-)
+@given(height=SIDE, width=SIDE, size=st.sampled_from([(64, 64), (64, 96), (128, 32)]), data=st.data())
 def test_letterbox_fits_and_boxes_come_back(height, width, size, data):
     image = np.full((height, width, 3), 200, np.uint8)
     padded, box = letterbox(image, size)

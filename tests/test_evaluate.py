@@ -35,11 +35,11 @@ def brute_force(boxes, classes, threshold):
 corner = st.integers(0, 12)
 box = st.tuples(corner, corner, st.integers(1, 8), st.integers(1, 8)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
 
+boxes_of_classes = st.lists(st.tuples(box, st.integers(0, 2)), min_size=1, max_size=30)
+
 
 @settings(max_examples=200, deadline=None)
-@given(
-    items=st.lists(st.tuples(box, st.integers(0, 2)), min_size=1, max_size=30), threshold=st.sampled_from([0.313, 0.457, 0.613])
-)
+@given(items=boxes_of_classes, threshold=st.sampled_from([0.313, 0.457, 0.613]))
 def test_suppression_equals_the_greedy_definition(items, threshold):
     boxes = np.array([item[0] for item in items], np.float32)
     classes = np.array([item[1] for item in items])

@@ -59,7 +59,10 @@ def affine(sample: Sample, size: int, parameters: Hyperparameters, generator: np
     skew = np.array([[1, shear[0], 0], [shear[1], 1, 0], [0, 0, 1]])
     place = np.array([[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]])
     matrix = place @ skew @ turn @ to_center
-    warped = cv2.warpAffine(image, matrix[:2], (size, size), borderValue=(PADDING_VALUE,) * 3)
+    # Boxes measure from the edges of pixels, OpenCV from their centres.
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    of_centers = np.linalg.inv(half) @ matrix @ half
+    warped = cv2.warpAffine(image, of_centers[:2], (size, size), borderValue=(PADDING_VALUE,) * 3)
     return warped, transform_boxes(labels, matrix, size, factor)
 
 
@@ -91,6 +94,9 @@ def flip(sample: Sample, left_right: bool, up_down: bool) -> Sample:
 
 def change_colors(image: np.ndarray, parameters: Hyperparameters, generator: np.random.Generator) -> np.ndarray:
     """Random gains on hue, saturation and value, by lookup tables."""
+    if not (parameters.hsv_h or parameters.hsv_s or parameters.hsv_v):
+        # The way to HSV and back rounds.
+        return image
     gains = generator.uniform(-1, 1, 3) * [parameters.hsv_h, parameters.hsv_s, parameters.hsv_v] + 1
     values = np.arange(256)
     tables = (

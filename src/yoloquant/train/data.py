@@ -22,12 +22,18 @@ from yoloquant.train.hyperparameters import Hyperparameters
 def load_samples(dataset: DetectionDataset, size: int) -> list[Sample]:
     """Images and boxes of a set, scaled so that the longer side is `size`; images without labels count as background.
 
+    Damaged images are left out and told in `dataset.problems`.
+
     Raises:
-        DataError: an image is damaged.
+        DataError: no image can be read.
     """
     samples = []
     for entry in dataset.images:
-        image = read_image(entry.path)
+        try:
+            image = read_image(entry.path)
+        except DataError as error:
+            dataset.problems.setdefault("damaged image", []).append(str(error))
+            continue
         labels = read_labels(entry.path, len(dataset.names), dataset.problems)
         scale = size / max(image.shape[:2])
         if scale != 1:
@@ -37,7 +43,7 @@ def load_samples(dataset: DetectionDataset, size: int) -> list[Sample]:
         corners = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
         samples.append((image, np.concatenate([rows[:, :1], corners * [width, height, width, height]], 1)))
     if not samples:
-        raise DataError("there are no training images")
+        raise DataError("none of the training images can be read")
     return samples
 
 
@@ -62,7 +68,12 @@ class TrainingLoader:
             parameters: augmentation.
             seed: of all randomness.
             workers: threads.
+
+        Raises:
+            DataError: there are no samples.
         """
+        if not samples:
+            raise DataError("there are no training images")
         self.samples, self.size, self.parameters, self.seed = samples, size, parameters, seed
         self.batch_size = min(batch_size, len(samples))
         self._workers = workers

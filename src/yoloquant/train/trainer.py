@@ -13,14 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from yoloquant.algorithms.calibrate import to_input
+from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.progress import Update
 from yoloquant.train.data import TrainingLoader
 from yoloquant.train.ema import ExponentialMovingAverage
 from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.schedule import Schedule
+from yoloquant.train.state import (
+    gradient_tensors,
+    load_gradient_tensors,
+    load_optimizer_tensors,
+    load_state,
+    optimizer_tensors,
+    save_state,
+)
 
 # The batch that hyperparameters are given for; smaller batches add up gradients until they have seen as many images.
 NOMINAL_BATCH = 64
+STATE_NAME, LOG_NAME = "last.safetensors", "results.csv"
 
 
 class LossResult(Protocol):
@@ -39,14 +49,17 @@ class Loss(Protocol):
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Three groups, as YOLOv5 has them: biases, weights of norms (neither decays), all other weights (these decay)."""
+    """Three groups, as YOLOv5 has them: biases, weights of norms (neither decays), all other weights (these decay).
+
+    Other vectors and scalars, such as learned scales of quantizers, are kept with the norms.
+    """
     norms = tuple(cls for name, cls in nn.__dict__.items() if isinstance(cls, type) and "Norm" in name)
     biases, plain, decayed = [], [], []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if name == "bias":
                 biases.append(parameter)
-            elif isinstance(module, norms):
+            elif isinstance(module, norms) or parameter.ndim < 2:
                 plain.append(parameter)
             else:
                 decayed.append(parameter)
@@ -99,6 +112,7 @@ class Trainer:
         gradient_clip: float = 10.0,
         device: str = "cpu",
         folder: Path | None = None,
+        nominal_batch: int = NOMINAL_BATCH,
     ) -> None:
         """Set up optimizer and schedule.
 
@@ -113,16 +127,20 @@ class Trainer:
             cosine: schedule instead of a line.
             gradient_clip: largest norm of the gradient.
             device: to train on.
-            folder: for `last.pt` (to resume) and `results.csv`; nothing is written without.
+            folder: for `last.safetensors` (see `resume`) and `results.csv`; nothing is written without.
+            nominal_batch: images that make an optimizer step; smaller batches are added up.
         """
         self.parameters = parameters or Hyperparameters()
         self.device = torch.device(device)
-        self.network = network.to(self.device)
+        # Images come channels last, see `to_input`; weights in the same order save a conversion in each layer.
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(loss, nn.Module):
+            loss.to(self.device)
         self.loss, self.loader, self.epochs = loss, loader, epochs
         self._evaluate, self._every, self._clip, self._folder = evaluate, evaluate_every, gradient_clip, folder
         self._schedule = Schedule(self.parameters, epochs, len(loader), "cosine" if cosine else "linear")
-        self._accumulate = max(1, round(NOMINAL_BATCH / loader.batch_size))
-        decay = self.parameters.weight_decay * loader.batch_size * self._accumulate / NOMINAL_BATCH
+        self._accumulate = max(1, round(nominal_batch / loader.batch_size))
+        decay = self.parameters.weight_decay * loader.batch_size * self._accumulate / nominal_batch
         groups = parameter_groups(self.network, decay)
         self.optimizer = torch.optim.SGD(groups, lr=self.parameters.lr0, momentum=self.parameters.momentum, nesterov=True)
         self.average = ExponentialMovingAverage(self.network)
@@ -137,6 +155,9 @@ class Trainer:
         Args:
             progress: called with (batches done, batches) of the whole run.
             on_epoch: called after each epoch.
+
+        Raises:
+            YoloquantError: the loss is not finite.
         """
         while self.epoch < self.epochs:
             losses = self._train_epoch(progress)
@@ -162,6 +183,8 @@ class Trainer:
             accumulate = self._set_rates(step)
             raw_maps = list(self.network(to_input(images.to(self.device))))
             result = self.loss(raw_maps, targets.to(self.device))
+            if not torch.isfinite(result.total):
+                raise YoloquantError(f"the loss is not finite in epoch {self.epoch}: lower lr0, or raise warmup_epochs")
             result.total.backward()
             self._since_step += 1
             if self._since_step >= accumulate:
@@ -191,38 +214,51 @@ class Trainer:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         row = {"epoch": result.epoch, **result.losses, "score": result.score, "lr": result.learning_rate}
-        log = self._folder / "results.csv"
-        is_new = not log.exists()
-        with log.open("a", newline="", encoding="utf-8") as file:
+        is_first = result.epoch == 0
+        with (self._folder / LOG_NAME).open("w" if is_first else "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, row)
-            if is_new:
+            if is_first:
                 writer.writeheader()
             writer.writerow(row)
-        partial = self._folder / "last.pt.partial"
-        torch.save(self.state_dict(), partial)
-        partial.replace(self._folder / "last.pt")
+        self._save(self._folder / STATE_NAME)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that resuming needs."""
-        return {
+    def _save(self, path: Path) -> None:
+        groups = {
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
-            "updates": self.average.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "gradients": [p.grad for p in self.network.parameters()],
-            "since_step": self._since_step,
-            "best": self.best,
-            "best_score": self.best_score,
-            "epoch": self.epoch,
+            "best": self.best or {},
+            "optimizer": optimizer_tensors(self.optimizer),
+            "gradients": gradient_tensors(self.network.parameters()),
         }
+        facts = {
+            "epoch": self.epoch,
+            "updates": self.average.updates,
+            "since_step": self._since_step,
+            "best_score": None if self.best is None else self.best_score,
+        }
+        save_state(path, groups, facts)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; the curve is that of an unbroken run."""
-        self.network.load_state_dict(state["network"])
-        self.average.network.load_state_dict(state["average"])
-        self.average.updates = state["updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, gradient in zip(self.network.parameters(), state["gradients"], strict=True):
-            parameter.grad = gradient
-        self._since_step = state["since_step"]
-        self.best, self.best_score, self.epoch = state["best"], state["best_score"], state["epoch"]
+    def resume(self) -> bool:
+        """Continue where the state in the folder was left; the curve is that of an unbroken run.
+
+        Returns:
+            Whether there was a state.
+
+        Raises:
+            CheckpointError: the state is damaged or of another network.
+        """
+        if self._folder is None or not (path := self._folder / STATE_NAME).is_file():
+            return False
+        groups, facts = load_state(path)
+        try:
+            self.network.load_state_dict(groups["network"])
+            self.average.network.load_state_dict(groups["average"])
+            load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
+            load_gradient_tensors(self.network.parameters(), groups.get("gradients", {}))
+            self.average.updates, self.epoch = int(facts["updates"]), int(facts["epoch"])
+            self._since_step = int(facts["since_step"])
+            self.best = groups.get("best")
+            self.best_score = -math.inf if facts["best_score"] is None else float(facts["best_score"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is of another network, or damaged: train into an empty folder") from error
+        return True

@@ -1,7 +1,7 @@
 """YOLOv5's training loss: CIoU for boxes, objectness with a balance between levels, binary cross entropy for classes.
 
-The formulas are those of the YOLOv5 documentation ("Architecture Summary", losses and target building) and, for CIoU, of Zheng et
-al., "Distance-IoU Loss", AAAI 2020.
+The formulas are those of the YOLOv5 documentation ("Architecture Summary", losses and target building) and, for CIoU,
+of Zheng et al., "Distance-IoU Loss", AAAI 2020.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Matches:
 def match_anchors(targets: Tensor, anchors: Tensor, height: int, width: int, threshold: float = 4.0) -> Matches:
     """Which cells and anchors of a level answer for which objects.
 
-    An anchor fits an object if neither side differs by a factor of `threshold` or more. The object's own cell answers, and of
-    its neighbours the nearer one in each direction, where it exists; a centre exactly between has no nearer one.
+    An anchor fits an object if neither side differs by a factor of `threshold` or more. The object's own cell answers, and
+    of its neighbours the nearer one in each direction, where it exists; a centre exactly between has no nearer one.
 
     Args:
         targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
@@ -134,7 +134,7 @@ class YOLOv5Loss(nn.Module):
         anchor_t: float = 4.0,
         label_smoothing: float = 0.0,
     ) -> None:
-        """Keep the settings; weights are taken as they are, see `Hyperparameters.scaled`.
+        """Keep the settings; weights are taken as they are, whatever the image size and the number of classes and levels.
 
         Args:
             anchors: level -> anchor -> width and height in pixels (`AnchorHead.anchors`).
