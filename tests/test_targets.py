@@ -37,10 +37,8 @@ def test_nothing_stands_between_convolution_and_activation(target):
 
 
 def test_onnxruntime_quantizes_what_convolutions_answer():
-    edges, placement = edges_by_layers("onnxruntime")
+    edges, _ = edges_by_layers("onnxruntime")
     assert ("stem.conv", "stem.act") in edges
-    # Its range is judged behind SiLU, the only reader.
-    assert placement.specs[edges["stem.conv", "stem.act"]].options["through"] == "silu"
     # ReLU goes into the QuantizeLinear behind it, so there is nothing between.
     edges, _ = edges_by_layers("onnxruntime", SmallNetwork(nn.ReLU))
     assert ("stem.conv", "stem.act") not in edges

@@ -13,9 +13,10 @@ from yoloquant.progress import Reporter, Silent
 
 IMAGES = 256
 
-# What quantization often is without care: one symmetric scale for each tensor, from its extremes.
+# What quantization often is without care: one symmetric scale for each tensor, from its extremes, and every layer.
 CARELESS = (
-    "target=reference",
+    "target=onnxruntime",
+    "output_layers=quantized",
     "weights.granularity=tensor",
     "activations.symmetric=true",
     "activations.signed=true",

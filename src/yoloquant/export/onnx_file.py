@@ -102,10 +102,8 @@ def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool,
     # Two images, since torch.export takes a batch of one for a constant.
     example = torch.zeros(2 if dynamic_batch else 1, 3, *size)
     dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if dynamic_batch else None
-    training = module.training
-    _set_training_flag(module, False)
     try:
-        with quiet_exporter(), torch.no_grad():
+        with _evaluation_mode(module), quiet_exporter(), torch.no_grad():
             return torch.onnx.export(
                 module,
                 (example,),
@@ -121,14 +119,22 @@ def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool,
     except torch.onnx.OnnxExporterError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
         raise ExportError(f"torch cannot export this network to ONNX: {reason.strip()}") from error
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while, each submodule's own mode afterwards.
+
+    The flags are set one by one, since exported graphs, whose operators do not depend on them, refuse `eval()`.
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    try:
+        for child, _ in modes:
+            child.training = False
+        yield
     finally:
-        _set_training_flag(module, training)
-
-
-def _set_training_flag(module: nn.Module, training: bool) -> None:
-    """`train()` and `eval()` are refused by exported graphs, whose operators do not depend on the flag."""
-    for child in module.modules():
-        child.training = training
+        for child, training in modes:
+            child.training = training
 
 
 def _translate(x: Any, scale: Any, zero_point: Any, quant_min: int, quant_max: int, axis: int, group_size: int, name: str) -> Any:

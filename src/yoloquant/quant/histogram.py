@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,15 +45,24 @@ class Histogram:
             low: `(C,)` exact minima where `values` is only a sample; their own minima otherwise.
             high: `(C,)` exact maxima, likewise.
         """
-        values = values.double()
         low = values.amin(dim=1) if low is None else low
         high = values.amax(dim=1) if high is None else high
         self.low, self.high = torch.minimum(self.low, low.float()), torch.maximum(self.high, high.float())
         self._fit()
-        index = torch.floor(values / self._safe_width()[:, None]).long() - self.first[:, None]
+        # numpy, in place: so little work that torch's threads would cost more than they save.
+        position = values.numpy().astype(np.float64)
+        position /= self._safe_width().numpy()[:, None]
+        np.floor(position, out=position)
+        position -= self.first.numpy()[:, None]
         # Division can land on the edge past the last bin by one rounding.
-        index = index.clamp_(0, self.bins - 1) + torch.arange(len(self.counts))[:, None] * self.bins
-        self.counts += torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        np.clip(position, 0, self.bins - 1, out=position)
+        self._add(position.astype(np.int64))
+
+    def _add(self, index: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Count bins `(C, n)` of each row."""
+        index += np.arange(len(self.counts))[:, None] * self.bins
+        counted = np.bincount(index.ravel(), weights, minlength=self.counts.numel())
+        self.counts += torch.from_numpy(counted).view_as(self.counts)
 
     def _safe_width(self) -> Tensor:
         return torch.where(self.width > 0, self.width, 1.0)
@@ -111,7 +121,4 @@ class Histogram:
         self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
         self._fit()
         index = torch.floor(other.centers / self._safe_width()[:, None]).long() - self.first[:, None]
-        index = index.clamp_(0, self.bins - 1) + torch.arange(len(self.counts))[:, None] * self.bins
-        self.counts += torch.bincount(index.flatten(), weights=other.counts.flatten(), minlength=self.counts.numel()).view_as(
-            self.counts
-        )
+        self._add(index.clamp_(0, self.bins - 1).numpy(), other.counts.flatten().numpy())

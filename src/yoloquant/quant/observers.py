@@ -232,29 +232,16 @@ class LeastError(HistogramObserver):
     default, gives these their weight. On YOLOv5n it is the difference between losing 1 mAP and losing 0.1.
     """
 
-    def __init__(
-        self, spec: TensorSpec, power: float = 4.0, steps: int = 100, through: str | None = None, **options: Any
-    ) -> None:
-        """Options.
-
-        Args:
-            spec: of the tensor.
-            power: p, of the absolute error.
-            steps: ranges tried along each end.
-            through: activation function that alone reads the tensor; the error is judged behind it, where a
-                convolution's large negative answers no longer matter.
-            options: `bins` and `samples` of `HistogramObserver`.
-        """
+    def __init__(self, spec: TensorSpec, power: float = 4.0, steps: int = 100, **options: Any) -> None:
+        """`power`: p, of the absolute error; `steps`: ranges tried along each end."""
         super().__init__(spec, **options)
         if power <= 0 or steps < 2:
             raise RecipeError(f"power must be above 0 and steps at least 2, not {power} and {steps}")
-        if through is not None and through not in ranges.THROUGH:
-            raise RecipeError(f"through must be one of {', '.join(ranges.THROUGH)}, not {through!r}")
-        self.power, self.steps, self.through = power, steps, through
+        self.power, self.steps = power, steps
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of least error."""
-        return ranges.least_error(self.histogram, self.spec, self.power, self.steps, through=self.through)
+        return ranges.least_error(self.histogram, self.spec, self.power, self.steps)
 
 
 @observer("mse")

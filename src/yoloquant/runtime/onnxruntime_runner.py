@@ -30,6 +30,8 @@ class OnnxRuntimeRunner:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
+        # Threads that spin on after a call would take the processor from whatever runs next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         source = path if isinstance(path, bytes) else str(path)
         try:
             self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(

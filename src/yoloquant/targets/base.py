@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from yoloquant.errors import RecipeError
 from yoloquant.spec import TensorSpec
-from yoloquant.targets.placement import Draft, Edge, QuantizationPlacement, axis_of_weight, output_layers
+from yoloquant.targets.placement import Draft, QuantizationPlacement, axis_of_weight, output_layers
 
 Rule = Callable[[Draft], None]
 # Layer name and tensor kind ("weights" or "activations") and the target's own spec -> the spec to use, or none for float.
@@ -101,16 +101,7 @@ class Target:
             if not kept:
                 continue
             # Readers that share a scale must agree; the one that needs most precision decides.
-            specs[name] = _judged_behind_activation(max(kept, key=lambda spec: spec.bits), draft, group)
+            specs[name] = max(kept, key=lambda spec: spec.bits)
             self.check(specs[name], f"activations at {name}")
             edges.update({edge: name for edge, spec in choices.items() if spec is not None})
         return QuantizationPlacement(edges, specs)
-
-
-def _judged_behind_activation(spec: TensorSpec, draft: Draft, edges: list[Edge]) -> TensorSpec:
-    """The spec, its range judged behind SiLU where SiLU alone reads the tensor and the observer can do so."""
-    readers = {edge.consumer for edge in edges}
-    operators = {str(node.target) for node in draft.graph_module.graph.nodes if node.name in readers}
-    if spec.observer in ("lp", "mse") and operators == {"aten.silu.default"}:
-        return spec.with_changes(options={**spec.options, "through": "silu"})
-    return spec
