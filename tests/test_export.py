@@ -157,15 +157,19 @@ def test_calibration_takes_the_extremes_of_the_float_network():
 
 def test_bias_correction_takes_the_mean_error_away():
     choose = lambda _l, tensor, spec: spec.with_changes(bits=3 if tensor == "weights" else 8)  # noqa: E731
-    detector = calibrated("reference", choose=choose)
+    network = SmallNetwork()
+    detector = calibrated("reference", network, choose=choose)
     batch = images(8)
-    expected = SmallNetwork()(to_input(batch))
+    expected = network(to_input(batch))
     before = [(a - b).mean(dim=(0, 2, 3)) for a, b in zip(expected, detector.network(to_input(batch)), strict=True)]
     correct_biases(detector, batch)
     after = [(a - b).mean(dim=(0, 2, 3)) for a, b in zip(expected, detector.network(to_input(batch)), strict=True)]
     for old, new in zip(before, after, strict=True):
         assert new.abs().max() < 1e-4
         assert old.abs().max() > 1e-3
+    # The float network is untouched.
+    for old, new in zip(expected, network(to_input(batch)), strict=True):
+        assert torch.equal(old, new)
 
 
 def test_metadata_survives_and_is_read_by_others():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections import Counter
@@ -38,7 +39,8 @@ def capture(network: nn.Module, input_size: tuple[int, int], stride: int = 32) -
         raise YoloquantError(
             f"the input size {height}x{width} is not a multiple of the network's stride {stride}: choose multiples of it"
         )
-    program = _export(network, torch.zeros(2, 3, height, width), stride)
+    # A captured graph shares parameters with what it was captured from; corrections of its biases must not reach there.
+    program = _export(copy.deepcopy(network), torch.zeros(2, 3, height, width), stride)
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
     _make_functional(graph_module)
