@@ -55,10 +55,9 @@ def _observe_weights(detector: QuantizedDetector) -> set[str]:
         if node.op == "call_module" and node.args[0].op == "get_attr":
             quantizer = detector.network.get_submodule(node.target)
             assert isinstance(quantizer, FakeQuantize)
-            assert quantizer.observer is not None
             owner, _, leaf = node.args[0].target.rpartition(".")
             with torch.no_grad():
-                quantizer.observer.update(getattr(detector.network.get_submodule(owner), leaf))
+                quantizer.observe(getattr(detector.network.get_submodule(owner), leaf))
             quantizer.freeze_observer()
             # The float weight passes until calibration ends, so that activations are observed as the float network has them.
             quantizer.state = State.PASS

@@ -243,9 +243,9 @@ def read_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path} is a folder: give the checkpoint file in it")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(_not_a_zip(path))
     try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(_not_a_zip(path))
         with zipfile.ZipFile(path) as file:
             archive = _Archive(path, file)
             return _Unpickler(archive.read_pickle(), {}, archive).load()

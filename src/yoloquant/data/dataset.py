@@ -234,6 +234,7 @@ def _image_folders(annotations: Path) -> list[Path]:
     return [
         root,
         root / "images",
+        root / "images" / split,
         root.parent,
         root.parent / "images",
         root.parent / "images" / split,

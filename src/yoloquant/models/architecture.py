@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from yoloquant.errors import CheckpointError
 
@@ -160,7 +161,10 @@ TORCH_FIELDS: dict[type[nn.Module], dict[str, Field]] = {
 }
 for _cls in TORCH_FIELDS:
     architecture(f"{_cls.__module__}.{_cls.__name__}")(_cls)
+# The same layer under another name, inside torch's attention.
 architecture("torch.nn.modules.linear.NonDynamicallyQuantizableLinear")(nn.Linear)
+TORCH_FIELDS[NonDynamicallyQuantizableLinear] = TORCH_FIELDS[nn.Linear]
+NAMES[NonDynamicallyQuantizableLinear] = NAMES[nn.Linear]
 
 
 def fields_of(cls: type[nn.Module]) -> dict[str, Field]:

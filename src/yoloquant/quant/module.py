@@ -7,6 +7,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
+from yoloquant.errors import YoloquantError
 from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
 from yoloquant.quant.observers import Observer, make_observer
 from yoloquant.spec import TensorSpec
@@ -85,9 +86,23 @@ class FakeQuantize(nn.Module):
                 self.name,
             )
         if self.state is State.OBSERVE:
-            assert self.observer is not None
-            self.observer.update(x)
+            self.observe(x)
         return x
+
+    def observe(self, x: Tensor) -> None:
+        """Show a tensor to the observer.
+
+        Raises:
+            YoloquantError: it holds NaN or infinity; the message names the layer.
+        """
+        assert self.observer is not None
+        try:
+            self.observer.update(x)
+        except YoloquantError as error:
+            raise YoloquantError(
+                f"the float network has NaN or infinity at {self.name.removesuffix('_quantizer')}: check the checkpoint, "
+                "for example with `yoloquant eval`"
+            ) from error
 
     def extra_repr(self) -> str:
         """The spec, for printed networks."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yoloquant.errors import RecipeError
+from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.quant import ranges
 from yoloquant.quant.histogram import Histogram
 from yoloquant.quant.parameters import scale_and_zero_point
@@ -61,6 +61,18 @@ def rows(tensor: Tensor, spec: TensorSpec) -> Tensor:
     flat = by_channel.reshape(outputs, inputs, -1)
     flat = torch.nn.functional.pad(flat, (0, 0, 0, groups * spec.group_size - inputs))
     return flat.reshape(outputs * groups, -1)
+
+
+def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each row.
+
+    Raises:
+        YoloquantError: a value is NaN or infinite.
+    """
+    low, high = torch.aminmax(values, dim=1)
+    if not bool(torch.isfinite(high - low).all()):
+        raise YoloquantError("NaN or infinity was observed")
+    return low, high
 
 
 class Observer:
@@ -122,7 +134,7 @@ class MinMax(Observer):
     high: Tensor
 
     def _see(self, values: Tensor) -> None:
-        low, high = torch.aminmax(values, dim=1)
+        low, high = extremes(values)
         if self.empty:
             self.low, self.high = low, high
         else:
@@ -154,7 +166,7 @@ class MovingAverageMinMax(Observer):
         self.batches = 0
 
     def _see(self, values: Tensor) -> None:
-        low, high = torch.aminmax(values, dim=1)
+        low, high = extremes(values)
         if self.empty:
             self.low, self.high = low, high
         else:
@@ -194,7 +206,7 @@ class HistogramObserver(Observer):
     def _see(self, values: Tensor) -> None:
         if self.empty:
             self.histogram = Histogram(values.shape[0], self.bins)
-        low, high = torch.aminmax(values, dim=1)
+        low, high = extremes(values)
         # An odd stride does not fall into step with rows of even width, where columns repeat.
         stride = -(-values.shape[1] // self.samples) | 1
         start = (self._updates * 7919) % stride

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -46,6 +47,8 @@ def _guess(model: onnx.ModelProto, properties: dict[str, str]) -> ModelMetadata:
     if len(height_width) != 2 or not all(height_width):
         height_width = (640, 640)
     shape = _shape(model.graph.output[0])
+    if len(model.graph.output) == 1 and not all(shape[1:]):
+        shape = _measured_shape(model, (height_width[0], height_width[1]))
     if len(shape) != 3 or not (shape[1] and shape[2]):
         shapes = ", ".join(str(_shape(output)) for output in model.graph.output)
         raise CheckpointError(
@@ -59,6 +62,19 @@ def _guess(model: onnx.ModelProto, properties: dict[str, str]) -> ModelMetadata:
     stride = int(properties.get("stride", "32"))
     layout = "rows_objectness" if objectness else "columns_classes"
     return ModelMetadata(names, (stride,), (height_width[0], height_width[1]), "onnx", layout)
+
+
+def _measured_shape(model: onnx.ModelProto, size: tuple[int, int]) -> tuple[int, ...]:
+    """Shape of the output for one black image, where the file leaves it free."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return tuple(session.run(None, {name: np.zeros((1, 3, *size), np.float32)})[0].shape)
+    except Exception:
+        # Whatever keeps the file from running is told where it is loaded to be run.
+        return ()
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
