@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 SHARED = Path(os.environ["YOLOQUANT_SHARED"])
-ROUNDS = 3
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 
 
 def entries(count: int) -> list:
