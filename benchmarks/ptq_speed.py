@@ -17,7 +17,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-SHARED = Path(os.environ["YOLOQUANT_SHARED"])
+SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
+# Runs of each side, in turns.
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 
 
