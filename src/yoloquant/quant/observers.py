@@ -52,9 +52,6 @@ def rows(tensor: Tensor, spec: TensorSpec) -> Tensor:
     Group-wise rows of a last, smaller group are filled with zeros, which never widen a range.
     """
     if spec.granularity == "tensor":
-        # Order does not matter here, and flattening in memory order spares a copy of every map.
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-            tensor = tensor.permute(0, 2, 3, 1)
         return tensor.reshape(1, -1)
     by_channel = tensor.transpose(0, spec.axis) if spec.axis else tensor
     if spec.granularity == "channel":
