@@ -31,7 +31,7 @@ def run_demo(
     """Generate a data set, quantize the shipped detector for a target, and for contrast without care.
 
     Args:
-        output: folder to write; the generated set goes with it, in `dataset/`.
+        output: folder to write; the generated set itself is not kept.
         target: deployment target.
         reporter: told about progress.
 

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from yoloquant.data.images import IMAGE_SUFFIXES
-from yoloquant.data.labels import read_labels
+from yoloquant.data.labels import label_path, read_labels
 from yoloquant.errors import DataError
 
 
@@ -324,8 +324,6 @@ def _from_labels(dataset: DetectionDataset) -> dict[str, Any]:
 
 def label_example(dataset: DetectionDataset) -> Path:
     """Where the first image's label file would be."""
-    from yoloquant.data.labels import label_path
-
     return label_path(dataset.images[0].path)
 
 

@@ -24,7 +24,6 @@ from yoloquant.export.lowering import (
     lower_fake_quantize,
     needs_small_types,
     operator_schema,
-    remove_unused_initializers,
 )
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.models.detector import Detector
@@ -78,7 +77,6 @@ def export_onnx(
     program = _torch_export(_Decoded(detector.network, detector.head), size, dynamic_batch, opset or lowest)
     model = program.model
     lower_fake_quantize(model)
-    remove_unused_initializers(model.graph)
     _name_nodes(model.graph)
     metadata = ModelMetadata(detector.names, detector.strides, size, detector.family, detector.head.layout, target)
     model.metadata_props.update(metadata.to_properties())
