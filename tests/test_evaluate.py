@@ -13,7 +13,6 @@ from yoloquant.evaluate.postprocess import Detections, greedy_suppression, non_m
 from yoloquant.evaluate.precision_recall import box_iou, precision_recall
 from yoloquant.evaluate.predict import draw_detections, find_images, predict_to_files, side_by_side
 from yoloquant.loading import open_model
-from yoloquant.models.layouts import Candidates
 
 
 def iou(a, b):
@@ -51,15 +50,14 @@ def test_suppression_equals_the_greedy_definition(items, threshold):
 def test_multi_label_and_class_agnostic():
     boxes = np.array([[[0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60]]], np.float32)
     scores = np.array([[[0.9, 0.8], [0.7, 0.6], [0.0, 0.3]]], np.float32)
-    candidates = Candidates(boxes, scores)
-    (found,) = non_maximum_suppression(candidates, 0.1, 0.5)
+    (found,) = non_maximum_suppression(boxes, scores, 0.1, 0.5)
     assert found.classes.tolist() == [0, 1, 1]
     assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.3])
-    (found,) = non_maximum_suppression(candidates, 0.1, 0.5, class_agnostic=True)
+    (found,) = non_maximum_suppression(boxes, scores, 0.1, 0.5, class_agnostic=True)
     assert found.scores.round(1).tolist() == pytest.approx([0.9, 0.3])
-    (found,) = non_maximum_suppression(candidates, 0.1, 0.5, multi_label=False, max_detections=1)
+    (found,) = non_maximum_suppression(boxes, scores, 0.1, 0.5, multi_label=False, max_detections=1)
     assert len(found) == 1
-    (found,) = non_maximum_suppression(candidates, 0.95, 0.5)
+    (found,) = non_maximum_suppression(boxes, scores, 0.95, 0.5)
     assert len(found) == 0
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from small_networks import SIZE, SmallNetwork
 from yoloquant.errors import YoloquantError
 from yoloquant.graph.capture import capture
-from yoloquant.graph.fold import folded
 from yoloquant.graph.operators import kind
+from yoloquant.models.reparameterize import folded
 
 
 @settings(max_examples=25, deadline=None)

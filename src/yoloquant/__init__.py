@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yoloquant.checkpoint.live import detector_from_live, detector_from_module
     from yoloquant.checkpoint.read import read_detector
     from yoloquant.data.dataset import load_dataset
     from yoloquant.errors import YoloquantError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "EvaluationSettings": "evaluate.evaluator",
     "YoloquantError": "errors",
+    "detector_from_live": "checkpoint.live",
+    "detector_from_module": "checkpoint.live",
     "evaluate": "evaluate.evaluator",
     "export_onnx": "export.onnx_file",
     "load_dataset": "data.dataset",
@@ -35,6 +38,8 @@ _HOMES = {
 __all__ = [
     "EvaluationSettings",
     "YoloquantError",
+    "detector_from_live",
+    "detector_from_module",
     "evaluate",
     "export_onnx",
     "load_dataset",

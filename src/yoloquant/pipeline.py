@@ -6,16 +6,20 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from yoloquant.algorithms.bias_correction import correct_biases
 from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
 from yoloquant.benchmark.latency import Latency, measure_latency
+from yoloquant.checkpoint.live import detector_from_live
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.data.loader import ImageLoader
@@ -30,7 +34,7 @@ from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.recipe import BiasCorrection, Recipe, load_recipe
+from yoloquant.recipe import BiasCorrection, KeepFloat, Recipe, load_recipe
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -79,6 +83,7 @@ class QuantizationResult:
         recipe: that was followed.
         rows: of the result table, float first.
         parity: agreement of the exported file with torch, by runtime.
+        float_layers: that were found to cost most and stay in float; beside those that target and recipe leave out.
         calibration_count: images that were observed.
         quantized_layers: convolutions and linear layers with quantized weights.
         layer_count: all of them.
@@ -90,6 +95,7 @@ class QuantizationResult:
     recipe: Recipe
     rows: tuple[Row, ...]
     parity: tuple[Parity, ...]
+    float_layers: tuple[SensitiveLayer, ...]
     calibration_count: int
     quantized_layers: int
     layer_count: int
@@ -113,6 +119,7 @@ class QuantizationResult:
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "rows": [row.to_dict() for row in self.rows],
             "parity": [{**asdict(parity), "signal_to_noise": min(parity.signal_to_noise, 999.0)} for parity in self.parity],
+            "float_layers": {layer.name: round(layer.gain, 4) for layer in self.float_layers},
             "calibration_images": self.calibration_count,
             "quantized_layers": self.quantized_layers,
             "layers": self.layer_count,
@@ -122,7 +129,7 @@ class QuantizationResult:
 
 
 def quantize(
-    model: str | Path | Detector,
+    model: str | Path | Detector | Any,
     data: str | Path | None = None,
     *,
     target: str | None = None,
@@ -140,7 +147,7 @@ def quantize(
     """Quantize a detector, export it, verify the file, and measure what it cost.
 
     Args:
-        model: checkpoint file, or a detector in memory.
+        model: checkpoint or ONNX file, a `Detector`, or an object of an original repository (`ultralytics.YOLO("x.pt")`).
         data: `data.yaml` or COCO JSON; its train split calibrates, its val split evaluates.
         target: deployment target; the recipe's own by default.
         recipe: preset name, YAML file or `Recipe`; the preset `int8` by default.
@@ -164,7 +171,7 @@ def quantize(
     folder = _checked_output(output)
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, **({"target": target} if target else {}))
     chosen = get_target(settings.target)
-    detector = model if isinstance(model, Detector) else read_detector(model)
+    detector = _detector(model)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if data is None and calibration is None:
@@ -177,8 +184,8 @@ def quantize(
     clock = _Clock()
     quantized, layer_count = _place(detector, settings, chosen)
     clock.stop("capture")
+    quantized, in_float = _run_algorithms(quantized, detector, settings, chosen, entries, tell, clock)
     tell.note(_placement_note(quantized, chosen, layer_count))
-    _run_algorithms(quantized, settings, entries, tell, clock)
     # Beside the output, so that the finished folder is moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
         work = Path(scratch) / "output"
@@ -202,6 +209,7 @@ def quantize(
             settings,
             tuple(rows),
             tuple(parity),
+            tuple(in_float),
             len(entries),
             _quantized_layer_count(quantized),
             layer_count,
@@ -219,6 +227,12 @@ def quantize(
 def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """Those of the runtimes that are installed; all known ones are asked for by default."""
     return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
+
+
+def _detector(model: Any) -> Detector:
+    if isinstance(model, Detector):
+        return model
+    return read_detector(model) if isinstance(model, str | Path) else detector_from_live(model)
 
 
 class _Clock:
@@ -247,14 +261,14 @@ def _checked_output(output: str | Path | None) -> Path | None:
     return folder
 
 
-def _place(detector: Detector, recipe: Recipe, target: Target) -> tuple[QuantizedDetector, int]:
+def _place(detector: Detector, recipe: Recipe, target: Target, in_float: Iterable[str] = ()) -> tuple[QuantizedDetector, int]:
     graph_module = capture(detector.network, detector.input_size, max(detector.strides))
     kinds = {node.meta["layer"]: kind(node) for node in graph_module.graph.nodes}
     layers = [name for name, found in kinds.items() if found not in ("parameter", "input", "output")]
     placement = target.place(
         graph_module,
         lambda layer, tensor, spec: recipe.choose(layer, kinds[layer], tensor, spec),
-        recipe.ignored(layers),
+        recipe.ignored(layers) | frozenset(in_float),
         None if recipe.output_layers is None else recipe.output_layers == "float",
     )
     return quantized_from(detector, placement, graph_module), sum(found in WEIGHTED for found in kinds.values())
@@ -273,20 +287,58 @@ def _placement_note(detector: QuantizedDetector, target: Target, layer_count: in
 
 
 def _run_algorithms(
-    detector: QuantizedDetector, recipe: Recipe, entries: list[ImageEntry], tell: Reporter, clock: _Clock
-) -> None:
-    loader = ImageLoader(entries, detector.input_size, recipe.calibration.batch_size)
-    with tell.step(f"Calibrate on {len(entries)} images") as update:
-        calibrate(detector, (batch.images for batch in loader), len(loader), update)
-    for sentence in loader.skipped:
-        tell.note(f"skipped: {sentence}")
+    quantized: QuantizedDetector,
+    detector: Detector,
+    recipe: Recipe,
+    target: Target,
+    entries: list[ImageEntry],
+    tell: Reporter,
+    clock: _Clock,
+) -> tuple[QuantizedDetector, list[SensitiveLayer]]:
+    """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float."""
+    in_float: list[SensitiveLayer] = []
+    _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
     for step in recipe.algorithms[1:]:
-        if isinstance(step, BiasCorrection):
-            some = ImageLoader(entries[: step.images], detector.input_size, step.images)
+        if isinstance(step, KeepFloat):
+            in_float = _costliest_layers(quantized, step, entries, tell)
+            if in_float:
+                quantized, _ = _place(detector, recipe, target, (layer.name for layer in in_float))
+                _calibrate(quantized, recipe, entries, tell)
+        elif isinstance(step, BiasCorrection):
             with tell.step("Correct biases") as update:
-                correct_biases(detector, next(iter(some)).images, update)
+                correct_biases(quantized, _first_images(quantized, entries, step.images), update)
         clock.stop(step.name)
+    return quantized, in_float
+
+
+def _loader(detector: QuantizedDetector, entries: list[ImageEntry], batch_size: int) -> ImageLoader:
+    return ImageLoader(entries, detector.input_size, batch_size, top_left=detector.preprocessing.top_left)
+
+
+def _calibrate(quantized: QuantizedDetector, recipe: Recipe, entries: list[ImageEntry], tell: Reporter) -> None:
+    loader = _loader(quantized, entries, recipe.calibration.batch_size)
+    with tell.step(f"Calibrate on {len(entries)} images") as update:
+        calibrate(quantized, (batch.images for batch in loader), len(loader), update)
+    for sentence in loader.skipped:
+        tell.note(f"skipped: {sentence}")
+
+
+def _costliest_layers(
+    quantized: QuantizedDetector, step: KeepFloat, entries: list[ImageEntry], tell: Reporter
+) -> list[SensitiveLayer]:
+    # Spread over all of the sorted images, which often come in groups that look alike.
+    images = _first_images(quantized, entries[:: max(1, len(entries) // step.images)], step.images)
+    with tell.step("Find the layers that cost most") as update:
+        layers = most_sensitive_layers(quantized, images, step.layers, step.least_gain, update)
+    if layers:
+        named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
+        tell.note(f"kept in float: {named}")
+    return layers
+
+
+def _first_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
+    return next(iter(_loader(quantized, entries[:count], count))).images
 
 
 def _verify(
@@ -298,7 +350,7 @@ def _verify(
     tell: Reporter,
 ) -> list[Parity]:
     """Check the file in every installed runtime; the target's own must agree, others are told about."""
-    batch = next(iter(ImageLoader(entries[:PARITY_IMAGES], detector.input_size, PARITY_IMAGES)))
+    batch = next(iter(_loader(detector, entries[:PARITY_IMAGES], PARITY_IMAGES)))
     images = batch.images.numpy().astype(np.float32) / np.float32(255.0)
     with tell.step("Verify the exported file") as update:
         results = check_parity(detector, path, images, runtimes)

@@ -71,8 +71,20 @@ class BiasCorrection(_Section):
     images: Annotated[int, Field(ge=1)] = 32
 
 
-Algorithm = Annotated[Calibrate | BiasCorrection, Field(discriminator="name")]
-ALGORITHM_NAMES = ("calibrate", "bias_correction")
+class KeepFloat(_Section):
+    """Keep in float the few layers whose quantization changes boxes and scores most, measured on calibration images.
+
+    At most `layers`, and each must make at least the share `least_gain` of the whole error.
+    """
+
+    name: Literal["keep_float"] = "keep_float"
+    layers: Annotated[int, Field(ge=0)] = 3
+    least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    images: Annotated[int, Field(ge=1)] = 8
+
+
+Algorithm = Annotated[Calibrate | KeepFloat | BiasCorrection, Field(discriminator="name")]
+ALGORITHM_NAMES = ("calibrate", "keep_float", "bias_correction")
 
 
 class CalibrationSettings(_Section):
@@ -129,6 +141,8 @@ class Recipe(_Section):
     def _calibrate_first(self) -> Recipe:
         if not self.algorithms or not isinstance(self.algorithms[0], Calibrate):
             raise ValueError("the first algorithm must be calibrate, since all others need ranges")
+        if any(isinstance(step, KeepFloat) for step in self.algorithms[2:]):
+            raise ValueError("keep_float must come right after calibrate, since it starts the others' work anew")
         return self
 
     def choose(self, layer: str, op: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:
@@ -262,7 +276,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     known = sorted(
         {
             field
-            for section in (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, BiasCorrection)
+            for section in (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, KeepFloat, BiasCorrection)
             for field in section.model_fields
         }
     )

@@ -5,22 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import yoloquant.models.families  # noqa: F401  (registers the modules that files may hold)
+from yoloquant.checkpoint.families import build_head, family_of, head_record
+from yoloquant.checkpoint.onnx_file import read_onnx
 from yoloquant.checkpoint.records import describe_record, is_module
 from yoloquant.checkpoint.safetensors_file import load_detector
 from yoloquant.checkpoint.unpickler import Record, read_pickle, to_number
 from yoloquant.errors import CheckpointError
-from yoloquant.models.architecture import build
+from yoloquant.models.architecture import CLASSES, build, canonical
 from yoloquant.models.detector import Detector
-from yoloquant.models.yolov5.network import AnchorHead, Detect
 
 DEFAULT_INPUT_SIZE = 640
 
 
 def read_detector(path: str | Path) -> Detector:
-    """Read an official checkpoint (`.pt`) or a float detector of this project (`.safetensors`).
+    """Read an official checkpoint (`.pt`), an ONNX file of an official exporter, or this project's float format (`.safetensors`).
 
     Args:
         path: of the file. Nothing in it is executed.
@@ -31,6 +32,8 @@ def read_detector(path: str | Path) -> Detector:
     path = Path(path)
     if path.suffix == ".safetensors":
         return load_detector(path)
+    if path.suffix == ".onnx":
+        return read_onnx(path)
     return detector_from_checkpoint(read_pickle(path), path)
 
 
@@ -41,19 +44,19 @@ def detector_from_checkpoint(content: Any, path: Path) -> Detector:
         CheckpointError: there is none.
     """
     record = _model_record(content, path)
-    network = build(describe_record(record))
-    assert isinstance(network, nn.Module)
-    state = record.state
-    detect_record = _last_layer(state, path)
-    detect = network.model[-1]  # type: ignore[index]
-    assert isinstance(detect, Detect)
-    strides = _strides(detect_record.state.get("stride", state.get("stride")), path)
-    anchors = _anchors(detect_record, strides, path)
-    head = AnchorHead(detect.nc, list(strides), anchors)
-    names = _names(state.get("names"), detect.nc)
+    try:
+        # The head first: a network for another task should be told so, not which of its layers is unknown.
+        last = head_record(record)
+        if canonical(last.path) not in CLASSES:
+            raise CheckpointError(f"it ends in a {last.path}, not in a detection head: only detectors are supported")
+        network = build(describe_record(record))
+        head, strides = build_head(record, network)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    names = _names(record.state.get("names"), head.class_count)
     # The network's own size is not in these files; the training options are, sometimes.
-    size = _round_up(_training_size(content), max(strides))
-    return Detector(network, head.eval(), names, strides, (size, size), "yolov5", _source(content))
+    size = _round_up(_training_size(content, record), max(strides))
+    return Detector(network, head, names, strides, (size, size), family_of(record), source=_source(content))
 
 
 def _model_record(content: Any, path: Path) -> Record:
@@ -72,30 +75,6 @@ def _model_record(content: Any, path: Path) -> Record:
     raise CheckpointError(f"{path} is a torch file but holds no model")
 
 
-def _last_layer(state: dict[str, Any], path: Path) -> Record:
-    layers = state["_modules"].get("model")
-    if not is_module(layers) or not layers.state["_modules"]:
-        raise CheckpointError(f"{path} holds a network without layers: the checkpoint is damaged")
-    last = list(layers.state["_modules"].values())[-1]
-    if last.path != "models.yolo.Detect":
-        raise CheckpointError(f"{path} ends in a {last.path}, not in a detection head: only detectors are supported")
-    return last
-
-
-def _strides(value: Any, path: Path) -> tuple[int, ...]:
-    if not isinstance(value, Tensor) or value.numel() == 0:
-        raise CheckpointError(f"{path} does not tell the strides of its detection head: the checkpoint is damaged")
-    return tuple(round(stride) for stride in value.flatten().tolist())
-
-
-def _anchors(detect: Record, strides: tuple[int, ...], path: Path) -> list[list[list[float]]]:
-    """Anchors in pixels; files hold them in units of the stride."""
-    anchors = detect.state.get("_buffers", {}).get("anchors")
-    if not isinstance(anchors, Tensor) or anchors.shape[0] != len(strides):
-        raise CheckpointError(f"{path} lacks the anchors of its detection head: the checkpoint is damaged")
-    return [(level.float() * stride).view(-1, 2).tolist() for level, stride in zip(anchors, strides, strict=True)]
-
-
 def _names(value: Any, count: int) -> tuple[str, ...]:
     if isinstance(value, dict):
         value = [value[key] for key in sorted(value)]
@@ -104,8 +83,11 @@ def _names(value: Any, count: int) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
 
 
-def _training_size(content: Any) -> int:
-    options = content.get("opt") if isinstance(content, dict) else None
+def _training_size(content: Any, network: Record) -> int:
+    """Side of the training images, where the file's training options tell it."""
+    options = content.get("opt", content.get("train_args")) if isinstance(content, dict) else None
+    if options is None:
+        options = network.state.get("args")
     if isinstance(options, Record):
         options = options.state
     size = options.get("imgsz", options.get("img_size")) if isinstance(options, dict) else None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from yoloquant.checkpoint.unpickler import Record, to_number
 from yoloquant.errors import CheckpointError
-from yoloquant.models.architecture import CLASSES, POSITION_FIELDS, Description, fields_of
+from yoloquant.models.architecture import CLASSES, POSITION_FIELDS, Description, canonical, fields_of
 
 
 def is_module(value: Any) -> bool:
@@ -22,21 +22,22 @@ def describe_record(record: Record, path: str = "") -> Description:
     Raises:
         CheckpointError: the class of a layer is not known; the message names class and layer.
     """
-    if not is_module(record) or record.path not in CLASSES:
+    name = canonical(getattr(record, "path", ""))
+    if not is_module(record) or name not in CLASSES:
         where = f" at layer {path}" if path else ""
         raise CheckpointError(
             f"the checkpoint holds a {getattr(record, 'path', type(record).__name__)}{where}, which is not supported"
         )
-    state = record.state
-    wanted = [*fields_of(CLASSES[record.path]), *POSITION_FIELDS]
+    state, cls = record.state, CLASSES[name]
+    wanted = [*fields_of(cls), *POSITION_FIELDS]
     children = {
         str(name): describe_record(child, f"{path}.{name}" if path else str(name))
         for name, child in state["_modules"].items()
-        if child is not None
+        if child is not None and name not in getattr(cls, "left_out", ())
     }
     parameters = _tensors(state.get("_parameters"))
     return Description(
-        record.path,
+        name,
         {name: _plain(state[name]) for name in wanted if name in state},
         children,
         {**parameters, **_tensors(state.get("_buffers"))},

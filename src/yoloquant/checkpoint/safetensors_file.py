@@ -14,19 +14,25 @@ import yoloquant.models.families  # noqa: F401  (registers the modules that file
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import Description, build, describe
 from yoloquant.models.detector import Detector, Head
+from yoloquant.models.preprocessing import Preprocessing
 
 FORMAT = "yoloquant.detector.1"
 
+# Family of detectors whose network is a user's own module, which no file of ours can hold.
+CUSTOM = "custom"
+
 
 def detector_facts(detector: Detector) -> dict[str, Any]:
-    """Everything about a detector but its weights, as JSON values."""
+    """Everything about a detector but its weights, as JSON values; network and head are null if they are a user's own."""
+    own = detector.family == CUSTOM
     return {
-        "network": describe(detector.network).to_dict(),
-        "head": describe(detector.head).to_dict(),
+        "network": None if own else describe(detector.network).to_dict(),
+        "head": None if own else describe(detector.head).to_dict(),
         "names": list(detector.names),
         "strides": list(detector.strides),
         "input_size": list(detector.input_size),
         "family": detector.family,
+        "preprocessing": detector.preprocessing.to_dict(),
         "source": detector.source,
     }
 
@@ -42,6 +48,7 @@ def detector_from_facts(facts: dict[str, Any]) -> Detector:
         tuple(facts["strides"]),
         (facts["input_size"][0], facts["input_size"][1]),
         facts["family"],
+        Preprocessing(**facts.get("preprocessing", {})),
         dict(facts["source"]),
     )
 

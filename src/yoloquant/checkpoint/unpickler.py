@@ -75,7 +75,8 @@ class Record:
         """Lists of a named class; their items are not needed."""
 
 
-def _record_class(path: str) -> type[Record]:
+def record_class(path: str) -> type[Record]:
+    """The class of records that stand for one class of the pickle."""
     return type("Record", (Record,), {"path": path})
 
 
@@ -98,7 +99,7 @@ def _rebuild_parameter(data: Tensor, *_rest: Any) -> Tensor:
 
 
 def _rebuild_array(_subtype: Any, _shape: Any, _code: Any) -> Record:
-    return _record_class("numpy.ndarray")()
+    return record_class("numpy.ndarray")()
 
 
 def _encode(text: Any, _encoding: Any = "latin1") -> bytes:
@@ -179,7 +180,7 @@ class _Unpickler(pickle.Unpickler):
         # A class is a plain name in a plain module: "models.common" must not smuggle "os.system" in by dots.
         is_module = path.startswith((*_MODULE_PACKAGES, *_LOSS_PACKAGES)) and "." not in name and name.isidentifier()
         if path in _INERT or is_module:
-            return _record_class(path)
+            return record_class(path)
         raise CheckpointError(
             f"the checkpoint names {path}, which is not on the list of what a detector's file may hold: it is refused"
         )

@@ -53,12 +53,13 @@ class Letterbox:
         return np.clip(moved, 0, np.array([width, height, width, height])).astype(np.float32)
 
 
-def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
+def letterbox(image: np.ndarray, size: tuple[int, int], *, top_left: bool = False) -> tuple[np.ndarray, Letterbox]:
     """Scale an image to fit, keep its aspect ratio, and pad with grey on both sides (YOLOv5's validation arithmetic).
 
     Args:
         image: uint8 `(H, W, 3)`.
         size: `(height, width)` of the answer.
+        top_left: all padding on the right and below, as YOLOX does it.
 
     Returns:
         The padded image, and how boxes come back.
@@ -70,8 +71,8 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Let
         method = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
         image = cv2.resize(image, (max(1, new_width), max(1, new_height)), interpolation=method)
     new_height, new_width = image.shape[:2]
-    top = round((size[0] - new_height) / 2 - 0.1)
-    left = round((size[1] - new_width) / 2 - 0.1)
+    top = 0 if top_left else round((size[0] - new_height) / 2 - 0.1)
+    left = 0 if top_left else round((size[1] - new_width) / 2 - 0.1)
     padded = np.full((*size, 3), PADDING_VALUE, np.uint8)
     padded[top : top + new_height, left : left + new_width] = image
     return padded, Letterbox(scale, left, top, (height, width))

@@ -47,6 +47,7 @@ class ImageLoader:
         workers: int = 2,
         rectangular: bool = False,
         stride: int = 32,
+        top_left: bool = False,
     ) -> None:
         """Prepare to load.
 
@@ -57,6 +58,7 @@ class ImageLoader:
             workers: threads.
             rectangular: batches of similar shape, padded as little as the stride allows; changes the order.
             stride: of the network, pixels.
+            top_left: images stand at the top left of the input.
 
         Raises:
             DataError: there are no images.
@@ -66,6 +68,7 @@ class ImageLoader:
         self.skipped: list[str] = []
         self._batch_size = batch_size
         self._workers = workers
+        self._top_left = top_left
         self._groups = _rectangular_groups(entries, max(size), stride, batch_size) if rectangular else [
             (tuple(entries[start : start + batch_size]), size) for start in range(0, len(entries), batch_size)
         ]  # fmt: skip
@@ -84,7 +87,7 @@ class ImageLoader:
                 while True:
                     while len(waiting) < 3 and (group := next(groups, None)):
                         entries, size = group
-                        waiting.append((entries, [pool.submit(_load, entry, size) for entry in entries]))
+                        waiting.append((entries, [pool.submit(_load, entry, size, self._top_left) for entry in entries]))
                     if not waiting:
                         return
                     batch = self._assemble(*waiting.popleft())
@@ -111,9 +114,9 @@ class ImageLoader:
         return Batch(torch.from_numpy(stacked), tuple(kept), tuple(boxes))
 
 
-def _load(entry: ImageEntry, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox] | str:
+def _load(entry: ImageEntry, size: tuple[int, int], top_left: bool) -> tuple[np.ndarray, Letterbox] | str:
     try:
-        return letterbox(read_image(entry.path), size)
+        return letterbox(read_image(entry.path), size, top_left=top_left)
     except DataError as error:
         return str(error)
 

@@ -15,9 +15,8 @@ from yoloquant.data.dataset import DetectionDataset
 from yoloquant.data.loader import Batch, ImageLoader
 from yoloquant.errors import DataError
 from yoloquant.evaluate.coco_metrics import coco_figures, coco_rows
-from yoloquant.evaluate.postprocess import non_maximum_suppression
+from yoloquant.evaluate.postprocess import detections_of
 from yoloquant.evaluate.precision_recall import PrecisionRecall, precision_recall
-from yoloquant.models.layouts import LAYOUTS
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
 
@@ -121,6 +120,7 @@ def evaluate(
         runner.batch_size or settings.batch_size,
         workers=settings.workers,
         rectangular=settings.rectangular,
+        top_left=runner.preprocessing.top_left,
     )
     run_seconds, done = 0.0, 0
     pending: list[Future[list[dict[str, Any]]]] = []
@@ -162,8 +162,9 @@ def run_batch(runner: Runner, batch: Batch) -> np.ndarray:
 
 
 def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationSettings) -> list[dict[str, Any]]:
-    detections = non_maximum_suppression(
-        LAYOUTS[layout](output),
+    detections = detections_of(
+        output,
+        layout,
         settings.confidence,
         settings.iou,
         settings.max_detections,

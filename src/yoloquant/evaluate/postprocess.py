@@ -7,8 +7,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
-from yoloquant.models.layouts import Candidates
+from yoloquant.models.layouts import LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,39 @@ class Detections:
         return len(self.scores)
 
 
+def detections_of(
+    output: np.ndarray,
+    layout: str,
+    confidence: float = 0.001,
+    iou: float = 0.6,
+    max_detections: int = 300,
+    *,
+    class_agnostic: bool = False,
+    multi_label: bool = True,
+) -> list[Detections]:
+    """Detections in a runner's decoded output; layouts of final detections are only cut by score and count.
+
+    Args:
+        output: as the runner answered.
+        layout: a key of `LAYOUTS`.
+        confidence: least score.
+        iou: threshold of suppression.
+        max_detections: kept in an image.
+        class_agnostic: boxes of different classes suppress each other.
+        multi_label: a box counts once for each class above the confidence.
+    """
+    chosen = LAYOUTS[layout]
+    boxes, scores = (part.numpy() for part in chosen.candidates(torch.from_numpy(np.ascontiguousarray(output))))
+    # Boxes overlap by at most 1, so this threshold suppresses nothing.
+    iou = 1.0 if chosen.suppressed else iou
+    return non_maximum_suppression(
+        boxes, scores, confidence, iou, max_detections, class_agnostic=class_agnostic, multi_label=multi_label
+    )
+
+
 def non_maximum_suppression(
-    candidates: Candidates,
+    boxes: np.ndarray,
+    scores: np.ndarray,
     confidence: float = 0.001,
     iou: float = 0.6,
     max_detections: int = 300,
@@ -43,7 +75,8 @@ def non_maximum_suppression(
     """Greedy suppression of overlapping boxes of one class, as YOLOv5's validation does it.
 
     Args:
-        candidates: boxes `(N, A, 4)` and scores `(N, A, C)`.
+        boxes: `(N, A, 4)`, x1, y1, x2, y2.
+        scores: `(N, A, C)`, 0..1.
         confidence: candidates must score more than this.
         iou: a box goes if it overlaps a better one by more than this intersection over union.
         max_detections: kept in an image.
@@ -55,8 +88,8 @@ def non_maximum_suppression(
         Detections of each image.
     """
     return [
-        _suppress(boxes, scores, confidence, iou, max_detections, class_agnostic, multi_label, max_candidates)
-        for boxes, scores in zip(candidates.boxes, candidates.scores, strict=True)
+        _suppress(*image, confidence, iou, max_detections, class_agnostic, multi_label, max_candidates)
+        for image in zip(boxes, scores, strict=True)
     ]
 
 

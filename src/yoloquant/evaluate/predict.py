@@ -14,8 +14,7 @@ from yoloquant.data.images import IMAGE_SUFFIXES, read_image
 from yoloquant.data.loader import ImageLoader
 from yoloquant.errors import DataError
 from yoloquant.evaluate.evaluator import run_batch
-from yoloquant.evaluate.postprocess import Detections, non_maximum_suppression
-from yoloquant.models.layouts import LAYOUTS
+from yoloquant.evaluate.postprocess import Detections, detections_of
 from yoloquant.runtime.runner import Runner
 
 
@@ -56,10 +55,10 @@ def predict(
     Raises:
         DataError: an image cannot be decoded.
     """
-    loader = ImageLoader(entries, runner.input_size, runner.batch_size or 1)
+    loader = ImageLoader(entries, runner.input_size, runner.batch_size or 1, top_left=runner.preprocessing.top_left)
     for batch in loader:
         output = run_batch(runner, batch)
-        found = non_maximum_suppression(LAYOUTS[runner.layout](output), confidence, iou, max_detections, multi_label=False)
+        found = detections_of(output, runner.layout, confidence, iou, max_detections, multi_label=False)
         for entry, box, detections in zip(batch.entries, batch.letterboxes, found, strict=True):
             yield entry, Detections(box.to_original(detections.boxes), detections.scores, detections.classes)
     if loader.skipped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -15,7 +16,9 @@ import onnx_ir as ir
 import onnxscript
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from yoloquant.checkpoint.onnx_facts import extra_facts
 from yoloquant.errors import ExportError
 from yoloquant.export.lowering import (
     DOMAIN,
@@ -26,7 +29,11 @@ from yoloquant.export.lowering import (
     operator_schema,
 )
 from yoloquant.export.metadata import ModelMetadata
+from yoloquant.export.onnx_head import attach_head
 from yoloquant.models.detector import Detector
+from yoloquant.models.onnx.head import OnnxHead
+from yoloquant.models.onnx.network import CONVERSION
+from yoloquant.models.reparameterize import deploy
 from yoloquant.quant.network import QuantizedDetector
 
 # The lowest opset that the torch exporter writes; runtimes that lag behind read it.
@@ -37,15 +44,17 @@ OUTPUT_NAME = "output"
 
 
 class _Decoded(nn.Module):
-    """Network and head as one module, images in, decoded output out."""
+    """Network and head as one module, images in, decoded output out; raw maps without a head."""
 
-    def __init__(self, network: nn.Module, head: nn.Module) -> None:
+    def __init__(self, network: nn.Module, head: nn.Module | None) -> None:
         super().__init__()
+        # The network's own name must not be the start of a path: exported scales are named by paths inside of it.
         self.network = network
         self.head = head
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(list(self.network(images)))
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        maps = list(self.network(images))
+        return maps if self.head is None else self.head(maps)
 
 
 def export_onnx(
@@ -74,14 +83,22 @@ def export_onnx(
     lowest = _lowest_opset(detector)
     if opset is not None and opset < lowest:
         raise ExportError(f"opset {opset} cannot hold this model: choose {lowest} or later")
-    program = _torch_export(_Decoded(detector.network, detector.head), size, dynamic_batch, opset or lowest)
+    network, head = _exportable(detector), detector.head
+    kept = head if isinstance(head, OnnxHead) else None
+    module = _Decoded(network, None if kept else head)
+    outputs = [f"map_{index}" for index in range(len(kept.map_names))] if kept else [OUTPUT_NAME]
+    dynamic_batch = dynamic_batch and not (kept and kept.batch_size)
+    program = _torch_export(module, size, dynamic_batch, opset or lowest, outputs)
     model = program.model
     lower_fake_quantize(model)
     _name_nodes(model.graph)
-    metadata = ModelMetadata(detector.names, detector.strides, size, detector.family, detector.head.layout, target)
-    model.metadata_props.update(metadata.to_properties())
-    model.producer_name = "yoloquant"
     proto = ir.to_proto(model)
+    if kept:
+        proto = attach_head(proto, onnx.load_model_from_string(kept.model_bytes()), kept.input_name)
+    extra = extra_facts(getattr(head, "decoder", None) if kept else None, detector.preprocessing)
+    metadata = ModelMetadata(detector.names, detector.strides, size, detector.family, head.layout, target, extra)
+    onnx.helper.set_model_props(proto, metadata.to_properties())
+    proto.producer_name = "yoloquant"
     onnx.checker.check_model(proto)
     partial = path.with_suffix(path.suffix + ".partial")
     onnx.save(proto, str(partial))
@@ -96,7 +113,34 @@ def _lowest_opset(detector: Detector | QuantizedDetector) -> int:
     return DEFAULT_OPSET
 
 
-def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool, opset: int) -> Any:
+def _exportable(detector: Detector | QuantizedDetector) -> nn.Module:
+    """The network as files hold it: in deploy form, and without the conversion of images, which is the file's user's."""
+    if isinstance(detector, QuantizedDetector):
+        return detector.network if detector.preprocessing.is_plain else _without_conversion(detector.network)
+    network = deploy(copy.deepcopy(detector.network))
+    if hasattr(network, CONVERSION):
+        delattr(network, CONVERSION)
+    return network
+
+
+def _without_conversion(network: GraphModule) -> GraphModule:
+    """A copy whose first layer reads the images themselves."""
+    with warnings.catch_warnings():
+        # torch's own copying of graphs uses what it will remove.
+        warnings.simplefilter("ignore", FutureWarning)
+        network = copy.deepcopy(network)
+    graph = network.graph
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    conversion = [node for node in graph.nodes if str(node.meta.get("layer", "")).startswith(CONVERSION)]
+    if conversion:
+        conversion[-1].replace_all_uses_with(images)
+        for node in reversed(conversion):
+            graph.erase_node(node)
+        network.recompile()
+    return network
+
+
+def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool, opset: int, outputs: list[str]) -> Any:
     # Two images, since torch.export takes a batch of one for a constant.
     example = torch.zeros(2 if dynamic_batch else 1, 3, *size)
     dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if dynamic_batch else None
@@ -108,7 +152,7 @@ def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool,
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=outputs,
                 dynamic_shapes=dynamic,
                 custom_translation_table={torch.ops.yoloquant.fake_quantize.default: _translate},
                 optimize=True,

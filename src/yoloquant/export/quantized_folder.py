@@ -41,7 +41,14 @@ def quantized_from(detector: Detector, placement: QuantizationPlacement, graph_m
     network = graph_module or capture(detector.network, detector.input_size, max(detector.strides))
     insert_quantizers(network, placement)
     return QuantizedDetector(
-        network, placement, detector.head, detector.names, detector.strides, detector.input_size, detector.family
+        network,
+        placement,
+        detector.head,
+        detector.names,
+        detector.strides,
+        detector.input_size,
+        detector.family,
+        detector.preprocessing,
     )
 
 
@@ -58,17 +65,23 @@ def save_quantized(quantized: QuantizedDetector, detector: Detector, path: Path)
     save_file(tensors, str(path), {"format": FORMAT, "detector": json.dumps(facts)})
 
 
-def load_quantized(path: Path) -> QuantizedDetector:
+def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDetector:
     """Read a quantized folder, or its safetensors file.
 
+    Args:
+        path: of either.
+        detector: that was quantized, where its network is a module of the user's own, which files do not hold.
+
     Raises:
-        CheckpointError: it is missing, damaged, or of another format.
+        CheckpointError: it is missing, damaged, of another format, or needs the detector.
     """
     path = path / WEIGHTS if path.is_dir() else path
     tensors, metadata = read_safetensors(path, FORMAT)
     try:
         facts = json.loads(metadata["detector"])
-        detector = detector_from_facts(facts)
+        if detector is None and facts.get("network", ...) is None:
+            raise CheckpointError(f"{path} was made from a network of your own: pass the detector to load_quantized")
+        detector = detector or detector_from_facts(facts)
         quantized = quantized_from(detector, QuantizationPlacement.from_dict(facts["placement"]))
         _load(quantized, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

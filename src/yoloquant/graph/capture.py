@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.fx import GraphModule, Node
 
 from yoloquant.errors import YoloquantError
 from yoloquant.graph.fold import fold_batch_norm
+from yoloquant.graph.fuse import fuse_activations
 from yoloquant.graph.operators import IN_PLACE, kind
+from yoloquant.models.reparameterize import deploy
 
 Dim = torch.export.Dim
 
@@ -40,12 +43,13 @@ def capture(network: nn.Module, input_size: tuple[int, int], stride: int = 32) -
             f"the input size {height}x{width} is not a multiple of the network's stride {stride}: choose multiples of it"
         )
     # A captured graph shares parameters with what it was captured from; corrections of its biases must not reach there.
-    program = _export(copy.deepcopy(network), torch.zeros(2, 3, height, width), stride)
+    program = _export(deploy(copy.deepcopy(network)), torch.zeros(2, 3, height, width), stride)
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
     _make_functional(graph_module)
     fold_batch_norm(graph_module)
-    name_layers(graph_module)
+    fuse_activations(graph_module)
+    name_layers(graph_module, getattr(network, "layer_names", None))
     return graph_module
 
 
@@ -93,17 +97,28 @@ def module_path(node: Node) -> str:
     return re.sub(r"^L\['self'\]\.?|@\d+", "", path)
 
 
-def name_layers(graph_module: GraphModule) -> None:
-    """Set `meta["layer"]` of every node to a unique name."""
+def name_layers(graph_module: GraphModule, known_as: Mapping[str, str] | None = None) -> None:
+    """Set `meta["layer"]` of every node to a unique name.
+
+    Args:
+        graph_module: captured.
+        known_as: child of the network -> the name that users know it by, where these differ.
+    """
+    names = known_as or {}
+
+    def known(path: str) -> str:
+        child, dot, rest = path.partition(".")
+        return names.get(child, child) + dot + rest
+
     paths = Counter(module_path(node) for node in graph_module.graph.nodes if node.op == "call_function")
     seen: Counter[str] = Counter()
     for node in graph_module.graph.nodes:
         if node.op == "call_function":
             path = module_path(node)
             alone = path and paths[path] == 1
-            name = path if alone else ".".join(part for part in (path, _operator_name(node)) if part)
+            name = known(path) if alone else ".".join(part for part in (known(path), _operator_name(node)) if part)
         elif node.op == "get_attr":
-            name = node.target
+            name = known(str(node.target))
         else:
             name = node.name
         seen[name] += 1

@@ -9,39 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from yoloquant.graph.operators import kind, weight_axis
-
-
-def folded(
-    weight: Tensor,
-    bias: Tensor | None,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    epsilon: float,
-    axis: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that answers as convolution and BatchNorm do (Jacob et al. 2018, eq. 14).
-
-    Args:
-        weight: `(O, I, kh, kw)`, or `(I, O, kh, kw)` with `axis` 1.
-        bias: `(O,)` or none.
-        gamma: BatchNorm's weight, `(O,)`; `beta`, `mean`, `variance` alike.
-        beta: BatchNorm's bias.
-        mean: running mean.
-        variance: running variance.
-        epsilon: added to the variance.
-        axis: of the output channels.
-    """
-    # In float64: the quotient of small variances is where float32 loses digits.
-    factor = gamma.double() / torch.sqrt(variance.double() + epsilon)
-    shape = [1] * weight.dim()
-    shape[axis] = -1
-    start = torch.zeros_like(mean) if bias is None else bias
-    return (
-        (weight.double() * factor.view(shape)).to(weight.dtype),
-        (beta.double() + (start.double() - mean.double()) * factor).to(weight.dtype),
-    )
+from yoloquant.models.reparameterize import folded
 
 
 def fold_batch_norm(graph_module: GraphModule) -> int:

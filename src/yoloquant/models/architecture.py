@@ -5,7 +5,8 @@ modules from it, whichever it was. So files are read without running their code,
 JSON and safetensors and built again without the original file.
 
 A module class takes part by `@architecture(names)`: the names are the class paths it stands for in pickles, the first of them
-is its name in JSON. Its `fields` say which settings its `forward` reads, its annotations which children it must have.
+is its name in JSON. Its `fields` say which settings its `forward` reads, its annotations which children it must have. A tuple
+`left_out` names children that a file may have and nothing here needs.
 """
 
 from __future__ import annotations
@@ -96,6 +97,15 @@ def architecture(*names: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
         return cls
 
     return register
+
+
+def canonical(path: str) -> str:
+    """The name that a class path of a pickle is registered under.
+
+    Classes of ultralytics moved between the files of one package from release to release: those files do not count.
+    """
+    package = "ultralytics.nn.modules."
+    return package + path.rpartition(".")[2] if path.startswith(package) else path
 
 
 # torch's own modules: constructor arguments by attribute name.
@@ -235,7 +245,9 @@ def _build_container(cls: type[nn.Module], settings: dict[str, Any], description
     module = cls.__new__(cls)
     nn.Module.__init__(module)
     for name, value in settings.items():
-        setattr(module, name, value)
+        # Some settings are numbers in one file and parameters in another.
+        if name not in description.tensors:
+            setattr(module, name, value)
     for name, child in description.children.items():
         module.add_module(name, build(child, f"{path}.{name}" if path else name))
     for name, hint in children_of(cls).items():
@@ -275,7 +287,8 @@ def describe(module: nn.Module) -> Description:
     cls = type(module)
     if cls not in NAMES:
         raise CheckpointError(f"{cls.__name__} is no module that yoloquant can write to a file")
-    fields = {name: _json_value(getattr(module, name)) for name in fields_of(cls)}
+    values = {name: getattr(module, name) for name in fields_of(cls)}
+    fields = {name: _json_value(value) for name, value in values.items() if not isinstance(value, Tensor)}
     fields.update({name: _json_value(getattr(module, name)) for name in POSITION_FIELDS if hasattr(module, name)})
     return Description(
         NAMES[cls],

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from yoloquant.models.layouts import LAYOUTS, Candidates
+from yoloquant.models.preprocessing import PLAIN, Preprocessing
+
 
 class Head(nn.Module):
     """Turns the network's raw maps into the decoded output of its family; always computed in float.
@@ -32,6 +35,10 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
+    def candidates(self, raw_maps: list[Tensor]) -> Candidates:
+        """Boxes and scores of raw maps, differentiable, each box at a place of its own whatever it scores."""
+        return LAYOUTS[self.layout].candidates(self(raw_maps))
+
 
 @dataclass
 class Detector:
@@ -45,6 +52,7 @@ class Detector:
         strides: of each detection level, in pixels, e.g. `(8, 16, 32)`.
         input_size: `(height, width)` in pixels that the model was trained or exported at.
         family: `"yolov5"`, `"yolov6"`, ...
+        preprocessing: where the image stands in the input; values are converted inside of the network.
         source: free facts about the file for reports (release, epoch, training date), all JSON values.
     """
 
@@ -54,6 +62,7 @@ class Detector:
     strides: tuple[int, ...]
     input_size: tuple[int, int]
     family: str
+    preprocessing: Preprocessing = PLAIN
     source: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor) -> Tensor:

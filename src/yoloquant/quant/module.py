@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
 import torch
@@ -107,3 +109,16 @@ class FakeQuantize(nn.Module):
     def extra_repr(self) -> str:
         """The spec, for printed networks."""
         return f"{self.spec}, {self.state.value}"
+
+
+@contextmanager
+def passing(quantizers: Sequence[FakeQuantize]) -> Iterator[None]:
+    """Let these quantizers pass values on, and put them back afterwards."""
+    states = [quantizer.state for quantizer in quantizers]
+    for quantizer in quantizers:
+        quantizer.state = State.PASS
+    try:
+        yield
+    finally:
+        for quantizer, state in zip(quantizers, states, strict=True):
+            quantizer.state = state

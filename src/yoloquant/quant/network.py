@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from yoloquant.models.detector import Head
+from yoloquant.models.preprocessing import PLAIN, Preprocessing
 from yoloquant.quant.module import FakeQuantize, State
 from yoloquant.targets.placement import QuantizationPlacement
 
@@ -25,6 +26,7 @@ class QuantizedDetector:
         strides: in pixels.
         input_size: `(height, width)` in pixels.
         family: of the detector.
+        preprocessing: of the detector.
     """
 
     network: GraphModule
@@ -34,6 +36,7 @@ class QuantizedDetector:
     strides: tuple[int, ...]
     input_size: tuple[int, int]
     family: str
+    preprocessing: Preprocessing = PLAIN
 
     def __call__(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""

@@ -52,7 +52,10 @@ def rows(tensor: Tensor, spec: TensorSpec) -> Tensor:
     Group-wise rows of a last, smaller group are filled with zeros, which never widen a range.
     """
     if spec.granularity == "tensor":
-        return tensor.reshape(1, -1)
+        # In the order of memory, whatever the order of axes: the row is a view, not a copy of a large map.
+        strides = tensor.stride()
+        by_stride = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+        return tensor.permute(by_stride).reshape(1, -1)
     by_channel = tensor.transpose(0, spec.axis) if spec.axis else tensor
     if spec.granularity == "channel":
         return by_channel.reshape(by_channel.shape[0], -1)
@@ -69,7 +72,8 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         YoloquantError: a value is NaN or infinite.
     """
-    low, high = torch.aminmax(values, dim=1)
+    # Along a dimension aminmax is thirty times slower than over everything.
+    low, high = (end.reshape(1) for end in torch.aminmax(values)) if len(values) == 1 else torch.aminmax(values, dim=1)
     if not bool(torch.isfinite(high - low).all()):
         raise YoloquantError("NaN or infinity was observed")
     return low, high
@@ -195,7 +199,7 @@ class HistogramObserver(Observer):
 
     histogram: Histogram
 
-    def __init__(self, spec: TensorSpec, bins: int = 2048, samples: int = 65536) -> None:
+    def __init__(self, spec: TensorSpec, bins: int = 2048, samples: int = 1 << 18) -> None:
         """`bins`: of each histogram, even; `samples`: values counted of a batch, at most, for each row."""
         super().__init__(spec)
         if bins < 16 or bins % 2:
@@ -240,11 +244,10 @@ class LeastError(HistogramObserver):
     """The range whose quantization has the least error in the p-norm (Nahshan et al. 2021, "Loss aware
     post-training quantization").
 
-    The squared error clips the rare large activations that a detector's boxes hang on; the fourth power, which is the
-    default, gives these their weight.
+    The higher the power, the more weight rare large values have; 2 is the squared error of `mse`.
     """
 
-    def __init__(self, spec: TensorSpec, power: float = 4.0, steps: int = 100, **options: Any) -> None:
+    def __init__(self, spec: TensorSpec, power: float = 2.5, steps: int = 100, **options: Any) -> None:
         """`power`: p, of the absolute error; `steps`: ranges tried along each end."""
         super().__init__(spec, **options)
         if power <= 0 or steps < 2:

@@ -8,10 +8,10 @@ import numpy as np
 
 from yoloquant.errors import YoloquantError
 from yoloquant.export.metadata import ModelMetadata
-from yoloquant.runtime.onnx_facts import read_metadata
+from yoloquant.runtime.onnx_runner import OnnxRunner
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(OnnxRunner):
     """An ONNX file in ONNX Runtime's CPU execution provider."""
 
     def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
@@ -40,9 +40,7 @@ class OnnxRuntimeRunner:
         except Exception as error:
             # onnxruntime raises classes of its own for each status code, without a common base.
             raise YoloquantError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
-        facts = metadata or read_metadata(path)
-        self.name = "onnxruntime"
-        self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
+        super().__init__(path, metadata, "onnxruntime")
         model_input = self._session.get_inputs()[0]
         self._input = model_input.name
         self.batch_size = model_input.shape[0] if isinstance(model_input.shape[0], int) else None
@@ -54,14 +52,10 @@ class OnnxRuntimeRunner:
         return [output.name for output in self._session.get_outputs()]
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """All outputs by name."""
+        """See `OnnxRunner`."""
         if self._session is None:
             raise RuntimeError("this runner is closed")
         return dict(zip(self.output_names, self._session.run(None, {self._input: images}), strict=True))
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """See `Runner`."""
-        return next(iter(self.outputs(images).values()))
 
     def close(self) -> None:
         """Drop the session."""

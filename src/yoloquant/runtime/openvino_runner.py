@@ -9,10 +9,10 @@ import numpy as np
 
 from yoloquant.errors import YoloquantError
 from yoloquant.export.metadata import ModelMetadata
-from yoloquant.runtime.onnx_facts import read_metadata
+from yoloquant.runtime.onnx_runner import OnnxRunner
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(OnnxRunner):
     """An ONNX file in OpenVINO's CPU plugin, float layers in float32."""
 
     def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
@@ -38,23 +38,17 @@ class OpenVinoRunner:
             self._compiled: Any = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise YoloquantError(f"OpenVINO cannot load the model: {str(error).strip().splitlines()[-1]}") from error
-        facts = metadata or read_metadata(path)
-        self.name = "openvino"
-        self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
+        super().__init__(path, metadata, "openvino")
         batch = self._compiled.inputs[0].get_partial_shape()[0]
         self.batch_size = batch.get_length() if batch.is_static else None
         self._request: Any = self._compiled.create_infer_request()
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """All outputs by name."""
+        """See `OnnxRunner`."""
         if self._request is None:
             raise RuntimeError("this runner is closed")
         results = self._request.infer([images])
         return {port.get_any_name(): np.array(results[port]) for port in self._compiled.outputs}
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """See `Runner`."""
-        return next(iter(self.outputs(images).values()))
 
     def close(self) -> None:
         """Drop the compiled model."""

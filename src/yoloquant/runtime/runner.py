@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from yoloquant.models.preprocessing import Preprocessing
+
 
 class Runner(Protocol):
     """A model loaded into a runtime.
@@ -16,6 +18,7 @@ class Runner(Protocol):
         names: class names.
         input_size: `(height, width)` in pixels that the model wants.
         batch_size: the only batch size it takes, or none if free.
+        preprocessing: only where the image stands in the input matters to callers; the runner converts values itself.
     """
 
     name: str
@@ -23,6 +26,7 @@ class Runner(Protocol):
     names: tuple[str, ...]
     input_size: tuple[int, int]
     batch_size: int | None
+    preprocessing: Preprocessing
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Run images `(N, 3, H, W)`, float32, RGB, 0..1; returns the decoded output, float32."""

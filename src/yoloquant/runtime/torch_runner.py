@@ -20,6 +20,7 @@ class TorchRunner:
         self.names = detector.names
         self.input_size = detector.input_size
         self.batch_size: int | None = None
+        self.preprocessing = detector.preprocessing
         self._device = torch.device(device)
         self._network: nn.Module | None = detector.network.to(self._device)
         self._head = detector.head.to(self._device)

@@ -12,7 +12,7 @@ ONNXRUNTIME = Target(
     name="onnxruntime",
     summary="ONNX Runtime on CPU: uint8 activations with zero point, int8 weights per channel, QLinear operators.",
     weights=TensorSpec(granularity="channel", narrow=True),
-    activations=TensorSpec(signed=False, symmetric=False, observer="lp"),
+    activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
     float_outputs=True,
     rules=(
         rules.weighted_inputs,

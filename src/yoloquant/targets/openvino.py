@@ -12,7 +12,7 @@ OPENVINO = Target(
     name="openvino",
     summary="Intel OpenVINO on CPU: uint8 activations with zero point, int8 weights per channel.",
     weights=TensorSpec(granularity="channel", narrow=True),
-    activations=TensorSpec(signed=False, symmetric=False, observer="lp"),
+    activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
     float_outputs=True,
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
 )

@@ -87,9 +87,10 @@ class Draft:
             self.weights.add(Edge(producer.name, node.name, node.all_input_nodes.index(producer)))
 
     def quantize_output(self, node: Node) -> None:
-        """Quantize a value for all who read it, except the network's own outputs."""
+        """Quantize a value for all who read it, except the network's own outputs and layers that stay in float."""
         for user in node.users:
-            if kind(user) != "output":
+            in_float = kind(user) in WEIGHTED and layer_name(user) in self.ignored
+            if kind(user) != "output" and not in_float:
                 self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
 
     def is_output_quantized(self, node: Node) -> bool:

@@ -10,7 +10,7 @@ REFERENCE = Target(
     name="reference",
     summary="No constraint: weights and inputs of convolutions only, any width; for research and comparisons.",
     weights=TensorSpec(granularity="channel", narrow=True),
-    activations=TensorSpec(signed=False, symmetric=False, observer="lp"),
+    activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
     rules=(rules.weighted_inputs, rules.matmul_inputs),
     bits=frozenset({2, 3, 4, 5, 6, 7, 8, 16}),
 )

@@ -12,7 +12,7 @@ TENSORRT = Target(
     name="tensorrt",
     summary="NVIDIA TensorRT: symmetric int8, zero point 0, Q/DQ at inputs of convolutions, additions and concats.",
     weights=TensorSpec(granularity="channel", narrow=True),
-    activations=TensorSpec(signed=True, symmetric=True, observer="lp", options={"power": 3.0}),
+    activations=TensorSpec(signed=True, symmetric=True, observer="mse"),
     float_outputs=True,
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
     symmetric_activations_only=True,

@@ -19,7 +19,7 @@ def same_padding(kernel: int, dilation: int = 1) -> int:
     return (dilation * (kernel - 1) + 1) // 2
 
 
-@architecture("models.common.Conv")
+@architecture("models.common.Conv", "ultralytics.nn.modules.Conv")
 class Conv(nn.Module):
     """Convolution, BatchNorm, activation; BatchNorm is missing in files that were fused."""
 
@@ -41,7 +41,7 @@ class Conv(nn.Module):
         return self.act(x)
 
 
-@architecture("models.common.DWConv")
+@architecture("models.common.DWConv", "ultralytics.nn.modules.DWConv")
 class DWConv(Conv):
     """Depth-wise convolution."""
 
@@ -49,7 +49,7 @@ class DWConv(Conv):
         super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), d=d, act=act)
 
 
-@architecture("models.common.DWConvTranspose2d")
+@architecture("models.common.DWConvTranspose2d", "ultralytics.nn.modules.DWConvTranspose2d")
 class DWConvTranspose2d(nn.ConvTranspose2d):
     """Depth-wise transposed convolution."""
 
@@ -79,7 +79,7 @@ class DWConvTranspose2d(nn.ConvTranspose2d):
         )
 
 
-@architecture("models.common.Bottleneck")
+@architecture("models.common.Bottleneck", "ultralytics.nn.modules.Bottleneck")
 class Bottleneck(nn.Module):
     """Two convolutions with a residual addition where `add`."""
 
@@ -123,7 +123,7 @@ class CrossConv(nn.Module):
         return x + y if self.add else y
 
 
-@architecture("models.common.BottleneckCSP")
+@architecture("models.common.BottleneckCSP", "ultralytics.nn.modules.BottleneckCSP")
 class BottleneckCSP(nn.Module):
     """Cross-stage partial block of the first releases."""
 
@@ -152,7 +152,7 @@ class BottleneckCSP(nn.Module):
         return self.cv4(self.act(self.bn(torch.cat((deep, self.cv2(x)), 1))))
 
 
-@architecture("models.common.C3")
+@architecture("models.common.C3", "ultralytics.nn.modules.C3", "ultralytics.nn.modules.C3k", "ultralytics.nn.modules.RepCSP")
 class C3(nn.Module):
     """Cross-stage partial block with three convolutions."""
 
@@ -179,7 +179,7 @@ class C3(nn.Module):
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
-@architecture("models.common.C3x")
+@architecture("models.common.C3x", "ultralytics.nn.modules.C3x")
 class C3x(C3):
     """C3 of row and column convolutions."""
 
@@ -189,7 +189,7 @@ class C3x(C3):
         return nn.Sequential(*(CrossConv(hidden, hidden, 3, 1, g, 1.0, shortcut) for _ in range(n)))
 
 
-@architecture("models.common.TransformerLayer")
+@architecture("models.common.TransformerLayer", "ultralytics.nn.modules.TransformerLayer")
 class TransformerLayer(nn.Module):
     """Self-attention and a two-layer perceptron, both residual, without LayerNorm."""
 
@@ -220,7 +220,7 @@ class TransformerLayer(nn.Module):
         return self.fc2(self.fc1(x)) + x
 
 
-@architecture("models.common.TransformerBlock")
+@architecture("models.common.TransformerBlock", "ultralytics.nn.modules.TransformerBlock")
 class TransformerBlock(nn.Module):
     """Transformer layers over the cells of a map, with a learned position embedding."""
 
@@ -245,7 +245,7 @@ class TransformerBlock(nn.Module):
         return self.tr(cells + self.linear(cells)).permute(1, 2, 0).reshape(batch, self.c2, height, width)
 
 
-@architecture("models.common.C3TR")
+@architecture("models.common.C3TR", "ultralytics.nn.modules.C3TR")
 class C3TR(C3):
     """C3 with a transformer inside."""
 
@@ -255,7 +255,7 @@ class C3TR(C3):
         return TransformerBlock(hidden, hidden, 4, n)
 
 
-@architecture("models.common.SPP")
+@architecture("models.common.SPP", "ultralytics.nn.modules.SPP")
 class SPP(nn.Module):
     """Spatial pyramid pooling: parallel max pools of several sizes."""
 
@@ -295,10 +295,11 @@ class C3SPP(C3):
         self.m = SPP(hidden, hidden, k)
 
 
-@architecture("models.common.SPPF")
+@architecture("models.common.SPPF", "ultralytics.nn.modules.SPPF")
 class SPPF(nn.Module):
-    """Spatial pyramid pooling by one max pool applied three times."""
+    """Spatial pyramid pooling by one max pool applied again and again, in some with a residual addition."""
 
+    fields: ClassVar[dict[str, Field]] = {"n": Field((int,), 3), "add": Field((bool,), False)}
     cv1: Conv
     cv2: Conv
     m: nn.MaxPool2d
@@ -309,16 +310,18 @@ class SPPF(nn.Module):
         self.cv1 = Conv(c1, hidden, 1, 1)
         self.cv2 = Conv(hidden * 4, c2, 1, 1)
         self.m = nn.MaxPool2d(k, 1, k // 2)
+        self.n, self.add = 3, False
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        x = self.cv1(x)
-        once = self.m(x)
-        twice = self.m(once)
-        return self.cv2(torch.cat((x, once, twice, self.m(twice)), 1))
+        parts = [self.cv1(x)]
+        for _ in range(self.n):
+            parts.append(self.m(parts[-1]))
+        y = self.cv2(torch.cat(parts, 1))
+        return x + y if self.add else y
 
 
-@architecture("models.common.Focus")
+@architecture("models.common.Focus", "ultralytics.nn.modules.Focus")
 class Focus(nn.Module):
     """The four pixels of each 2x2 square become channels of one."""
 
@@ -334,7 +337,7 @@ class Focus(nn.Module):
         return self.conv(torch.cat(corners, 1))
 
 
-@architecture("models.common.GhostConv")
+@architecture("models.common.GhostConv", "ultralytics.nn.modules.GhostConv")
 class GhostConv(nn.Module):
     """Half of the channels by a convolution, the other half from these by a cheap one."""
 
@@ -353,7 +356,7 @@ class GhostConv(nn.Module):
         return torch.cat((y, self.cv2(y)), 1)
 
 
-@architecture("models.common.GhostBottleneck")
+@architecture("models.common.GhostBottleneck", "ultralytics.nn.modules.GhostBottleneck")
 class GhostBottleneck(nn.Module):
     """Two ghost convolutions and a shortcut."""
 
@@ -375,7 +378,7 @@ class GhostBottleneck(nn.Module):
         return self.conv(x) + self.shortcut(x)
 
 
-@architecture("models.common.C3Ghost")
+@architecture("models.common.C3Ghost", "ultralytics.nn.modules.C3Ghost")
 class C3Ghost(C3):
     """C3 of ghost bottlenecks."""
 
@@ -421,7 +424,7 @@ class Expand(nn.Module):
         return x.view(batch, channels // s**2, height * s, width * s)
 
 
-@architecture("models.common.Concat")
+@architecture("models.common.Concat", "ultralytics.nn.modules.Concat")
 class Concat(nn.Module):
     """Concatenation along dimension `d`."""
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from yoloquant.errors import CheckpointError
 from yoloquant.models.detector import Detector
+from yoloquant.models.layered import LayeredNetwork
 from yoloquant.models.yolov5 import blocks
-from yoloquant.models.yolov5.network import AnchorHead, Detect, YOLOv5Network
+from yoloquant.models.yolov5.network import AnchorHead, Detect
 
 # Blocks that take (input channels, output channels, ...); the second group repeats inside itself.
 _WITH_CHANNELS = {
@@ -98,7 +99,7 @@ def build_yolov5(
     values["nc"] = class_count
     if seed is not None:
         torch.manual_seed(seed)
-    network = YOLOv5Network()
+    network = LayeredNetwork()
     layers, anchors = _layers(values)
     network.model = nn.Sequential(*layers)
     _settle_norms(network)
@@ -195,7 +196,7 @@ def _settle_norms(network: nn.Module) -> None:
             module.eps, module.momentum = 1e-3, 0.03
 
 
-def _measure_strides(network: YOLOv5Network) -> tuple[int, ...]:
+def _measure_strides(network: LayeredNetwork) -> tuple[int, ...]:
     side = 256
     with torch.no_grad():
         try:

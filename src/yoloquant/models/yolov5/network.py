@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from yoloquant.models.architecture import Field, architecture
 from yoloquant.models.detector import Head
-from yoloquant.models.layered import LayeredNetwork
 
 
 @architecture("models.yolo.Detect")
@@ -27,11 +26,6 @@ class Detect(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """List of `(N, Ci, Hi, Wi)` -> list of `(N, na*(5+nc), Hi, Wi)`."""
         return [conv(x) for conv, x in zip(self.m, maps, strict=True)]
-
-
-@architecture("models.yolo.DetectionModel", "models.yolo.Model")
-class YOLOv5Network(LayeredNetwork):
-    """The layers of a model YAML; raw maps out."""
 
 
 @architecture("yoloquant.AnchorHead")

@@ -1,0 +1,62 @@
+"""How far a quantized detector's boxes and scores are from the float detector's, without labels.
+
+Errors of the raw maps say little: nearly all of their values belong to empty background. Here every box counts by the score
+that the float detector gives it, as it does in mAP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from yoloquant.models.layouts import Candidates
+
+# Boxes that the float detector gives less are never among the detections of an image.
+LEAST_SCORE = 0.01
+_SMALLEST = 1e-6
+
+
+def detection_error(expected: Candidates, found: Candidates) -> tuple[Tensor, Tensor]:
+    """Error of boxes and error of scores, each an average over objects.
+
+    Args:
+        expected: of the float detector.
+        found: of the quantized detector, for the same images.
+
+    Returns:
+        Box error, 1 - GIoU averaged with the float scores as weights, 0..2 (Rezatofighi et al. 2019); score error, the sum of all
+        scores' Kullback-Leibler divergences, in nats, over the sum of the weights.
+    """
+    weights = expected.scores.amax(-1)
+    total = weights.sum().clamp(min=_SMALLEST)
+    kept = weights > LEAST_SCORE
+    overlap = generalized_iou(expected.boxes[kept], found.boxes[kept])
+    boxes = ((1.0 - overlap) * weights[kept]).sum() / total
+    p, q = (scores.clamp(_SMALLEST, 1.0 - _SMALLEST) for scores in (expected.scores, found.scores))
+    divergence = p * (p.log() - q.log()) + (1.0 - p) * ((1.0 - p).log() - (1.0 - q).log())
+    return boxes, divergence.sum() / total
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU, -1..1, of boxes `(n, 4)` in corners, pair by pair."""
+    union, inner = _union_and_intersection(a, b)
+    hull = _area(torch.cat([torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])], 1)) + 1e-7
+    return inner / union - (hull - union) / hull
+
+
+def _union_and_intersection(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    inner = _area(torch.cat([torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])], 1))
+    return _area(a) + _area(b) - inner + 1e-7, inner
+
+
+def _area(boxes: Tensor) -> Tensor:
+    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0.0)
+    return size[:, 0] * size[:, 1]
+
+
+def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:
+    """Box and score error together, averaged over batches."""
+    errors = [sum(detection_error(*pair)).item() for pair in zip(expected, found, strict=True)]  # type: ignore[union-attr]
+    return sum(errors) / len(errors)

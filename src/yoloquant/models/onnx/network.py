@@ -1,0 +1,77 @@
+"""The network part of an ONNX graph as a torch module, node by node."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from yoloquant.models.architecture import Field, architecture
+from yoloquant.models.onnx.operators import OPERATORS
+
+# Name of the child that converts images to what the file takes, where it is not RGB in 0..1.
+CONVERSION = "input_conversion"
+
+
+@architecture("yoloquant.OnnxNode")
+class OnnxNode(nn.Module):
+    """One node: its operator, attributes, and constant inputs; floating constants are tensors, integers are Python values."""
+
+    fields: ClassVar[dict[str, Field]] = {
+        "op": Field((str,)),
+        "attributes": Field((dict,)),
+        "constants": Field((dict,)),
+        "tensor_names": Field((dict,)),
+    }
+    op: str
+    attributes: dict[str, Any]
+    constants: dict[str, Any]
+    tensor_names: dict[str, str]
+
+    def forward(self, values: list[Any]) -> Any:
+        """Inputs, none where constant -> what the operator answers: a tensor, several, or integers that describe a shape."""
+        values = list(values)
+        for position, constant in self.constants.items():
+            values[int(position)] = constant
+        for position, name in self.tensor_names.items():
+            values[int(position)] = getattr(self, name)
+        return OPERATORS[self.op](values, {**self.attributes, "op": self.op})
+
+
+@architecture("yoloquant.OnnxNetwork")
+class OnnxNetwork(nn.Module):
+    """Nodes in order.
+
+    Attributes:
+        nodes: name of the child module, name of the node in the file, names of input values (empty where constant or absent)
+            and output values.
+        input_name: of the images.
+        output_names: of the raw maps.
+        layer_names: child module -> name of the node, which layers are known by.
+    """
+
+    fields: ClassVar[dict[str, Field]] = {
+        "nodes": Field((list,)),
+        "input_name": Field((str,)),
+        "output_names": Field((list,)),
+    }
+    nodes: list[list[Any]]
+    input_name: str
+    output_names: list[str]
+
+    @property
+    def layer_names(self) -> dict[str, str]:
+        """Child module -> name of its node in the file."""
+        return {module: name for module, name, _, _ in self.nodes}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images `(N, 3, H, W)`, RGB, 0..1 -> raw maps."""
+        if hasattr(self, CONVERSION):
+            images = self.get_submodule(CONVERSION)(images)
+        values: dict[str, Any] = {self.input_name: images}
+        for module, _, inputs, outputs in self.nodes:
+            answer = self.get_submodule(module)([values.get(name) for name in inputs])
+            values.update(zip(outputs, answer if isinstance(answer, tuple) else (answer,), strict=False))
+        maps = [values[name] for name in self.output_names]
+        return [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in maps]

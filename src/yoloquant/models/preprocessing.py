@@ -1,0 +1,59 @@
+"""How a network wants its images, where that is not RGB in 0..1 with padding on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from yoloquant.models.architecture import Field, architecture
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an image becomes before a file sees it.
+
+    Attributes:
+        bgr: channels in the order blue, green, red.
+        maximum: value of white, 1 or 255.
+        top_left: the image stands at the top left and all padding is on its right and below it.
+    """
+
+    bgr: bool = False
+    maximum: float = 1.0
+    top_left: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Values need no conversion."""
+        return not self.bgr and self.maximum == 1.0
+
+    def convert(self, images: np.ndarray) -> np.ndarray:
+        """Images `(N, 3, H, W)`, RGB, 0..1 -> as the file takes them."""
+        if self.is_plain:
+            return images
+        ordered = images[:, ::-1] if self.bgr else images
+        return np.ascontiguousarray(ordered * np.float32(self.maximum))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+PLAIN = Preprocessing()
+
+
+@architecture("yoloquant.InputConversion")
+class InputConversion(nn.Module):
+    """The same conversion at the start of a network, so that networks of every kind take RGB in 0..1; files leave it out."""
+
+    fields: ClassVar[dict[str, Field]] = {"bgr": Field((bool,)), "maximum": Field((int, float))}
+    bgr: bool
+    maximum: float
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `(N, 3, H, W)`, RGB, 0..1 -> as the file takes them."""
+        images = images.flip(1) if self.bgr else images
+        return images * self.maximum

@@ -1,0 +1,46 @@
+"""What runners of ONNX files have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from yoloquant.checkpoint.onnx_facts import read_metadata
+from yoloquant.export.metadata import ModelMetadata
+from yoloquant.models.architecture import Description, build
+from yoloquant.models.preprocessing import Preprocessing
+
+
+class OnnxRunner:
+    """Base of runners of ONNX files: facts of the file, conversion of images, decoding of what the file leaves undecoded."""
+
+    batch_size: int | None
+
+    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None, name: str) -> None:
+        """Read the file's facts.
+
+        Args:
+            path: of the file, or its bytes.
+            metadata: instead of the file's own.
+            name: of the runtime.
+        """
+        facts = metadata or read_metadata(path)
+        self.name = name
+        self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
+        self.preprocessing = Preprocessing(**facts.extra.get("preprocessing", {}))
+        decoder = facts.extra.get("decoder")
+        self._decoder = build(Description.from_dict(decoder)) if decoder else None
+
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """All outputs by name, for images as the file takes them."""
+        raise NotImplementedError
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """See `Runner`."""
+        outputs = list(self.outputs(self.preprocessing.convert(images)).values())
+        if self._decoder is None:
+            return outputs[0]
+        with torch.inference_mode():
+            return self._decoder([torch.from_numpy(output) for output in outputs]).numpy()

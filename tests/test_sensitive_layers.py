@@ -1,0 +1,81 @@
+"""The label-free error against its definition, and the search for costly layers against a planted one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from small_networks import images, quantized_detector
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.algorithms.detection_error import detection_error, generalized_iou
+from yoloquant.algorithms.sensitive_layers import layer_quantizers, most_sensitive_layers
+from yoloquant.errors import RecipeError
+from yoloquant.models.layouts import Candidates
+from yoloquant.quant.module import State
+from yoloquant.recipe import KeepFloat, load_recipe
+from yoloquant.targets.registry import get_target
+
+coordinate = st.integers(0, 20)
+side = st.integers(1, 10)
+box = st.tuples(coordinate, coordinate, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+def giou(a, b):
+    """By counting unit cells."""
+    cells_a = {(x, y) for x in range(a[0], a[2]) for y in range(a[1], a[3])}
+    cells_b = {(x, y) for x in range(b[0], b[2]) for y in range(b[1], b[3])}
+    union = len(cells_a | cells_b)
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return len(cells_a & cells_b) / union - (hull - union) / hull
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs=st.lists(st.tuples(box, box), min_size=1, max_size=8))
+def test_generalized_iou_counts_cells(pairs):
+    first, second = (torch.tensor([p[i] for p in pairs], dtype=torch.float32) for i in (0, 1))
+    expected = [giou(*p) for p in pairs]
+    np.testing.assert_allclose(generalized_iou(first, second).numpy(), expected, atol=1e-5)
+
+
+def candidates(scores, shift=0.0):
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 30.0]]])
+    return Candidates(boxes + shift, torch.tensor([scores]))
+
+
+def test_errors_are_averages_over_objects():
+    scores = [[0.9, 0.05], [0.001, 0.0]]
+    boxes, divergence = detection_error(candidates(scores), candidates(scores))
+    assert boxes.item() == pytest.approx(0, abs=1e-5)
+    assert divergence.item() == pytest.approx(0, abs=1e-6)
+    # The second box scores nothing, so only the first one's overlap counts: 81 of 119 cells, hull 121.
+    boxes, _ = detection_error(candidates(scores), candidates(scores, shift=1.0))
+    assert boxes.item() == pytest.approx((1 - (81 / 119 - 2 / 121)) * 0.9 / 0.901, abs=1e-4)
+    other = [[0.6, 0.05], [0.001, 0.0]]
+    _, divergence = detection_error(candidates(scores), candidates(other))
+    expected = 0.9 * np.log(0.9 / 0.6) + 0.1 * np.log(0.1 / 0.4)
+    assert divergence.item() == pytest.approx(expected / 0.901, abs=1e-4)
+
+
+def test_the_planted_layer_is_found_first_and_everything_is_put_back():
+    detector = quantized_detector(get_target("onnxruntime"))
+    calibrate(detector, [images(4)])
+    quantizers = layer_quantizers(detector)
+    worst = dict(detector.quantizers())["residual.conv.output_quantizer"]
+    worst.set_parameters(worst.scale * 30, worst.zero_point)
+    found = most_sensitive_layers(detector, images(2), 3)
+    assert found[0].name == "residual.conv"
+    assert found[0].gain > 0.5
+    assert 1 <= len(found) <= 3
+    assert set(quantizers) >= {layer.name for layer in found}
+    assert all(quantizer.state is State.QUANTIZE for _, quantizer in detector.quantizers())
+    assert most_sensitive_layers(detector, images(2), 3, least_gain=0.5) == found[:1]
+    assert most_sensitive_layers(detector, images(2), 0) == []
+
+
+def test_the_recipe_says_where_it_may_stand():
+    steps = load_recipe("int8").algorithms
+    assert isinstance(steps[1], KeepFloat)
+    assert steps[1].layers == 3
+    with pytest.raises(RecipeError, match="keep_float must come right after calibrate"):
+        load_recipe(None, ["algorithms=[calibrate, bias_correction, keep_float]"])
