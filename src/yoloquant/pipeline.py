@@ -32,6 +32,8 @@ from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, REPORT, WE
 from yoloquant.graph.capture import capture
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
+from yoloquant.models.layouts import LAYOUTS
+from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import BiasCorrection, KeepFloat, Recipe, load_recipe
@@ -300,7 +302,9 @@ def _run_algorithms(
     _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
     for step in recipe.algorithms[1:]:
-        if isinstance(step, KeepFloat):
+        if isinstance(step, KeepFloat) and isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed:
+            tell.note("keep_float is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
+        elif isinstance(step, KeepFloat):
             in_float = _costliest_layers(quantized, step, entries, tell)
             if in_float:
                 quantized, _ = _place(detector, recipe, target, (layer.name for layer in in_float))

@@ -79,8 +79,8 @@ class KeepFloat(_Section):
 
     name: Literal["keep_float"] = "keep_float"
     layers: Annotated[int, Field(ge=0)] = 3
-    least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    images: Annotated[int, Field(ge=1)] = 8
+    least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    images: Annotated[int, Field(ge=1)] = 24
 
 
 Algorithm = Annotated[Calibrate | KeepFloat | BiasCorrection, Field(discriminator="name")]

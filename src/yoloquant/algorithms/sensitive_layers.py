@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,10 @@ from yoloquant.models.layouts import Candidates
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector
 
-# Layers measured again after each choice: the others were far behind when each was measured alone.
-_SHORTLIST = 8
+# Of so many images one serves the first pass, which only has to find the few layers that may matter.
+_FIRST_PASS = 3
+# Layers that the second pass measures with all images: the others were far behind.
+_SHORTLIST = 6
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,14 @@ def most_sensitive_layers(
     """The weighted layers to keep in float, chosen one after the other: each time the one whose quantizers cost most.
 
     A layer's quantizers are those of its weight, of its output, and of the inputs that only it reads. First every layer is
-    measured alone; then the best few are measured again beside those already chosen.
+    measured alone on a third of the images; then the best few are measured on all of them, beside those already chosen.
 
     Args:
         detector: calibrated.
         images: uint8 `(N, 3, H, W)`, RGB.
         count: layers to choose, at most.
         least_gain: least share of the whole error that a layer must make, 0..1.
-        progress: called with (measurements done, all).
+        progress: called with (images run, all that will be at most).
 
     Returns:
         The layers, the costliest first.
@@ -53,28 +56,24 @@ def most_sensitive_layers(
     layers = layer_quantizers(detector)
     # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
     batches = [to_input(image[None]) for image in images]
-    measurements = len(layers) + max(0, count - 1) * min(_SHORTLIST, len(layers))
-    done = 0
-
-    def error_without(names: set[str]) -> float:
-        nonlocal done
-        with passing([quantizer for name in names for quantizer in layers[name]]):
-            error = total_error(expected, _candidates(detector, batches))
-        done += 1
-        if progress:
-            progress(min(done, measurements), measurements)
-        return error
-
     with passing([quantizer for _, quantizer in detector.quantizers()]):
         expected = _candidates(detector, batches)
-    whole = total_error(expected, _candidates(detector, batches))
-    errors = {name: error_without({name}) for name in layers}
+    few = range(0, len(batches), _FIRST_PASS)
+    ahead = _Counter(progress, len(layers) * len(few) + _second_pass(count, len(layers)) * len(batches))
+
+    def error_without(names: Iterable[str], chosen_images: Sequence[int]) -> float:
+        with passing([quantizer for name in names for quantizer in layers[name]]):
+            found = _candidates(detector, [batches[index] for index in chosen_images])
+        ahead.advance(len(found))
+        return total_error([expected[index] for index in chosen_images], found)
+
+    alone = {name: error_without([name], few) for name in layers}
+    remaining = sorted(alone, key=lambda name: alone[name])[:_SHORTLIST]
+    whole = before = error_without([], range(len(batches)))
     chosen: list[SensitiveLayer] = []
-    remaining, before = sorted(errors, key=lambda name: errors[name]), whole
     while remaining and len(chosen) < count:
-        if chosen:
-            names = {layer.name for layer in chosen}
-            errors = {name: error_without({*names, name}) for name in remaining[:_SHORTLIST]}
+        names = [layer.name for layer in chosen]
+        errors = {name: error_without([*names, name], range(len(batches))) for name in remaining}
         best = min(errors, key=lambda name: errors[name])
         gain = (before - errors[best]) / max(whole, 1e-12)
         if gain <= 0.0 or gain < least_gain:
@@ -83,6 +82,24 @@ def most_sensitive_layers(
         remaining.remove(best)
         before = errors[best]
     return chosen
+
+
+def _second_pass(count: int, layers: int) -> int:
+    """Measurements with all images, at most."""
+    shortlist = min(_SHORTLIST, layers)
+    return 1 + sum(shortlist - done for done in range(min(count, shortlist)))
+
+
+class _Counter:
+    """Tells progress in images run."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if self._progress:
+            self._progress(min(self._done, self._total), self._total)
 
 
 def layer_quantizers(detector: QuantizedDetector) -> dict[str, list[FakeQuantize]]:

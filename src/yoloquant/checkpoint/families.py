@@ -140,9 +140,8 @@ def _yolov6_head(record: Record, layer: nn.Module, strides: tuple[int, ...]) -> 
         raise CheckpointError(
             "it is of YOLOv6's release 0.1, whose head has an objectness branch: only releases from 0.2 on are supported"
         )
-    box = layer.reg_preds[0]
-    assert isinstance(box, nn.Conv2d)
-    return DistanceHead("rows_objectness", int(layer.nc), list(strides), box.out_channels // 4)  # type: ignore[arg-type]
+    boxes, classes = layer.branches()
+    return DistanceHead("rows_objectness", _channels(classes), list(strides), _channels(boxes) // 4)
 
 
 _HEADS: dict[str, Callable[[Record, nn.Module, tuple[int, ...]], Head]] = {

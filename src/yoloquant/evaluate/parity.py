@@ -69,9 +69,11 @@ def check_parity(
         One entry for each runtime that is installed.
     """
     runner = TorchRunner(detector)
-    expected = _comparable(runner(images), runner.layout)
+    decoded, final = runner(images), LAYOUTS[runner.layout].suppressed
+    expected = _comparable(decoded, runner.layout)
     with passing([quantizer for _, quantizer in detector.quantizers()]):
-        in_float = _comparable(runner(images), runner.layout)
+        unrounded = runner(images)
+    in_float = _comparable(_in_order_of(decoded, unrounded) if final else unrounded, runner.layout)
     own_error = min(signal_to_noise(*pair) for pair in zip(in_float, expected, strict=True))
     least = min(LEAST_SIGNAL_TO_NOISE_DB, own_error)
     results = []
@@ -79,7 +81,8 @@ def check_parity(
         if not RUNTIMES[name].is_installed():
             continue
         other = open_onnx(path, name)
-        answer = _comparable(np.concatenate([other(images[i : i + 1]) for i in range(len(images))]), other.layout)
+        found = np.concatenate([other(images[i : i + 1]) for i in range(len(images))])
+        answer = _comparable(_in_order_of(decoded, found) if final else found, other.layout)
         other.close()
         result = Parity(name, min(signal_to_noise(*pair) for pair in zip(expected, answer, strict=True)), least=least)
         if not result.agrees:
@@ -108,8 +111,26 @@ def _comparable(output: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray
 
     Box corners of cells without an object are large numbers without meaning, which would drown everything else.
     """
+    if LAYOUTS[layout].suppressed:
+        return output[..., :4] * output[..., 4:5], output[..., 4]
     boxes, scores = LAYOUTS[layout].candidates(torch.from_numpy(output))
     return (boxes * scores.amax(-1, keepdim=True)).numpy(), scores.numpy()
+
+
+def _in_order_of(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Final detections `(N, K, 6)` in the order of others: each beside the nearest box of its class that is left.
+
+    Their own order is that of their scores, where the smallest error swaps neighbours.
+    """
+    ordered = np.zeros_like(found)
+    for image, (wanted, rows) in enumerate(zip(expected, found, strict=True)):
+        distance = np.abs(wanted[:, None, :4] - rows[None, :, :4]).sum(-1) + np.abs(wanted[:, None, 4] - rows[None, :, 4])
+        distance += 1e6 * (wanted[:, None, 5] != rows[None, :, 5])
+        for position in range(len(wanted)):
+            nearest = int(distance[position].argmin())
+            ordered[image, position] = rows[nearest]
+            distance[:, nearest] = np.inf
+    return ordered
 
 
 def first_disagreement(detector: QuantizedDetector, path: Path, images: np.ndarray, runtime: str) -> str:

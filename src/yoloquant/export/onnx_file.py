@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from yoloquant.checkpoint.onnx_facts import extra_facts
+from yoloquant.checkpoint.onnx_file import opset_of
 from yoloquant.errors import ExportError
 from yoloquant.export.lowering import (
     DOMAIN,
@@ -80,11 +81,12 @@ def export_onnx(
         ExportError: torch cannot export the network.
     """
     size = input_size or detector.input_size
-    lowest = _lowest_opset(detector)
-    if opset is not None and opset < lowest:
-        raise ExportError(f"opset {opset} cannot hold this model: choose {lowest} or later")
     network, head = _exportable(detector), detector.head
     kept = head if isinstance(head, OnnxHead) else None
+    # The kept head cannot go back to an older operator set than its file has.
+    lowest = max(_lowest_opset(detector), opset_of(onnx.load_model_from_string(kept.model_bytes())) if kept else 0)
+    if opset is not None and opset < lowest:
+        raise ExportError(f"opset {opset} cannot hold this model: choose {lowest} or later")
     module = _Decoded(network, None if kept else head)
     outputs = [f"map_{index}" for index in range(len(kept.map_names))] if kept else [OUTPUT_NAME]
     dynamic_batch = dynamic_batch and not (kept and kept.batch_size)

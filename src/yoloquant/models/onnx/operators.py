@@ -82,10 +82,14 @@ def _conv_transpose(values: Values, attributes: Attributes) -> Tensor:
     x, weight, bias = values[0], values[1], _optional(values, 2)
     begins, ends = _begin_end(x, attributes, list(weight.shape[2:]))
     extra = attributes.get("output_padding", [0] * len(begins))
-    # torch cuts both sides alike; a smaller cut at the end is a larger output.
+    # torch cuts both sides alike; a smaller cut at the end is a larger output, and a larger cut is done here.
     extra = [e + begin - end for e, begin, end in zip(extra, begins, ends, strict=True)]
     strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
-    return F.conv_transpose2d(x, weight, bias, strides, begins, extra, attributes.get("group", 1), dilations)
+    grown = [max(0, e) for e in extra]
+    y = F.conv_transpose2d(x, weight, bias, strides, begins, grown, attributes.get("group", 1), dilations)
+    if min(extra) < 0:
+        y = y[..., : y.shape[-2] + min(0, extra[0]), : y.shape[-1] + min(0, extra[1])]
+    return y
 
 
 @operator("Gemm")
@@ -332,10 +336,16 @@ def _reshape(values: Values, attributes: Attributes) -> Any:
         return x[0] if not shape and isinstance(x, list) else x
     if not attributes.get("allowzero", 0):
         shape = [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(shape)]
-    # Files for one image say so in their reshapes; any number of images passes through here.
-    if shape and isinstance(shape[0], int) and shape[0] == attributes.get("batch", 0):
-        shape[0] = x.shape[0]
-    return x.reshape(shape)
+    return x.reshape(_for_any_batch(x, shape, attributes.get("batch", 0)))
+
+
+def _for_any_batch(x: Tensor, shape: list[Any], batch: int) -> list[Any]:
+    """Files for a fixed number of images say so in their reshapes; any number passes through here."""
+    if not batch or not shape:
+        return shape
+    if all(isinstance(size, int) and size > 0 for size in shape):
+        return [-1, *shape[1:]]
+    return [x.shape[0], *shape[1:]] if isinstance(shape[0], int) and shape[0] == batch else shape
 
 
 @operator("Transpose")

@@ -17,7 +17,7 @@ def common(*names: str) -> tuple[str, ...]:
     return tuple(_COMMON + name for name in names)
 
 
-@architecture(*common("ConvModule", "Conv", "SimConv"))
+@architecture(*common("ConvModule", "Conv", "SimConv", "Conv_C3"))
 class ConvModule(nn.Module):
     """Convolution, BatchNorm and, in some, an activation; BatchNorm is missing in files that were fused."""
 
@@ -109,13 +109,13 @@ class CSPSPPFModule(nn.Module):
 
 @architecture(*common("SimCSPSPPF", "CSPSPPF"))
 class CSPSPPF(nn.Module):
-    """A `CSPSPPFModule` in a wrapper."""
-
-    cspsppf: CSPSPPFModule
+    """A `CSPSPPFModule` in a wrapper, or, in releases before 0.4, with its parts its own."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.cspsppf(x)
+        if hasattr(self, "cspsppf"):
+            return self.get_submodule("cspsppf")(x)
+        return CSPSPPFModule.forward(self, x)  # type: ignore[arg-type]
 
 
 @architecture(*common("BiFusion"))
@@ -165,8 +165,9 @@ class BottleRep(nn.Module):
 
 @architecture(*common("BepC3"))
 class BepC3(nn.Module):
-    """Cross-stage partial block."""
+    """Cross-stage partial block; its second branch is there, but unused, where `concat` is off."""
 
+    fields: ClassVar[dict[str, Field]] = {"concat": Field((bool,), True)}
     cv1: nn.Module
     cv2: nn.Module
     cv3: nn.Module
@@ -174,7 +175,8 @@ class BepC3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        y = self.m(self.cv1(x))
+        return self.cv3(torch.cat((y, self.cv2(x)), 1) if self.concat else y)
 
 
 @architecture(*common("MBLABlock"))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloquant.models.architecture import Field, architecture
+from yoloquant.models.reparameterize import part
 from yoloquant.models.yolov6.blocks import BiFusion
 
 _BACKBONES = ("EfficientRep", "EfficientRep6", "CSPBepBackbone", "CSPBepBackbone_P6")
@@ -137,23 +138,29 @@ _HEADS = ("effidehead", "heads.effidehead_fuseab", "heads.effidehead_distill_ns"
 class EfficientDetect(nn.Module):
     """A stem and a class branch and a box branch for each level; decoding is in `DistanceHead`.
 
-    Branches that only training uses (anchor-based ones, and distributions of the distilled small models) are left alone.
+    Heads trained with anchors beside (`_ab`) answer with their anchor-free branches (`_af`), and the distilled small models
+    with plain distances (`_lrtb`); the other branches only train.
     """
 
     fields: ClassVar[dict[str, Field]] = {"nc": Field((int,)), "reg_max": Field((int,), 16), "use_dfl": Field((bool,), False)}
     stems: nn.ModuleList
     cls_convs: nn.ModuleList
-    cls_preds: nn.ModuleList
     reg_convs: nn.ModuleList
-    reg_preds: nn.ModuleList
+
+    def branches(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """Last convolutions for boxes and for classes."""
+        boxes = next(name for name in ("reg_preds_lrtb", "reg_preds_af", "reg_preds") if hasattr(self, name))
+        classes = "cls_preds_af" if hasattr(self, "cls_preds_af") else "cls_preds"
+        return part(self, boxes, nn.ModuleList), part(self, classes, nn.ModuleList)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """List of `(N, Ci, Hi, Wi)` -> `[box map (N, 4*bins, Hi, Wi), class map (N, nc, Hi, Wi), ...]`."""
+        boxes, classes = self.branches()
         raw: list[Tensor] = []
         for level, x in enumerate(maps):
             x = self.stems[level](x)
-            raw.append(self.reg_preds[level](self.reg_convs[level](x)))
-            raw.append(self.cls_preds[level](self.cls_convs[level](x)))
+            raw.append(boxes[level](self.reg_convs[level](x)))
+            raw.append(classes[level](self.cls_convs[level](x)))
         return raw
 
 
