@@ -18,13 +18,14 @@ from yoloquant.checkpoint.onnx_facts import foreign_facts, load_onnx
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
-from yoloquant.errors import CheckpointError
+from yoloquant.errors import CheckpointError, RecipeError
 from yoloquant.evaluate.parity import check_parity
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import load_quantized, quantized_from, save_quantized
 from yoloquant.graph.capture import capture
+from yoloquant.loading import open_model
 from yoloquant.models.distance_head import DistanceHead
-from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.models.preprocessing import Preprocessing, parse_preprocessing
 from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.runtime.loading import open_onnx
 from yoloquant.targets.registry import get_target
@@ -249,6 +250,34 @@ def test_yolox_takes_its_images_its_own_way(tmp_path):
     assert found.shape == rows[:1].shape
     noise = np.square(found - rows[:1]).sum() / np.square(rows[:1] - rows[:1].mean()).sum()
     assert noise < 0.05
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_images_are_as_the_user_says(runtime, tmp_path):
+    class TrainedOnBlueGreenRed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Pyramid(21)
+
+        def forward(self, x):
+            return self.inner(x / 255)
+
+    head = AnchorHead(2, [8, 16, 32], ANCHORS)
+    path = write(tmp_path / "float.onnx", TrainedOnBlueGreenRed(), head, names=("a", "b"))
+    rgb = to_input(images()[:1]).contiguous().numpy()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"images": np.ascontiguousarray(rgb[:, ::-1]) * 255})[0]
+    told = open_model(path, runtime, preprocessing=parse_preprocessing("BGR, 0..255"))
+    untold = open_model(path, runtime)
+    np.testing.assert_allclose(told(rgb), expected, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(untold(rgb), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_words_for_images():
+    assert parse_preprocessing("rgb,0..1,centered") == Preprocessing()
+    assert parse_preprocessing("bgr,0..255,top-left") == Preprocessing(True, 255.0, True)
+    with pytest.raises(RecipeError, match=r"'grey'.*bgr"):
+        parse_preprocessing("grey")
 
 
 def test_rows_with_image_numbers_are_detections_of_one_image(tmp_path):

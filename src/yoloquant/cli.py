@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from yoloquant.console import ERR, OUT, RichReporter
 from yoloquant.errors import YoloquantError
+
+if TYPE_CHECKING:
+    from yoloquant.models.preprocessing import Preprocessing
 
 app = typer.Typer(
     name="yoloquant",
@@ -21,7 +24,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONNX file, or quantized folder.")]
-Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors).")]
+Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors) or float ONNX file.")]
 Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
 Annotations = Annotated[Path | None, typer.Option(help="COCO JSON with the ground truth of the val split.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.")]
@@ -30,6 +33,20 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first 
 Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]
 Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]
 ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
+Pixels = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="WORDS",
+        help="How an ONNX file wants its images, as bgr,0..255,top-left; known of this project's files and of known exporters.",
+    ),
+]
+
+
+def _preprocessing(words: str | None) -> Preprocessing | None:
+    from yoloquant.models.preprocessing import parse_preprocessing
+
+    return None if words is None else parse_preprocessing(words)
 
 
 @app.command()
@@ -45,6 +62,7 @@ def quantize(
     evaluate: Annotated[bool, typer.Option(help="Evaluate and time float and quantized models.")] = True,
     limit: Limit = None,
     image_size: ImageSize = None,
+    pixels: Pixels = None,
 ) -> None:
     """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
     from yoloquant.pipeline import quantize as run
@@ -62,6 +80,7 @@ def quantize(
         measure=evaluate,
         limit=limit,
         input_size=image_size,
+        preprocessing=_preprocessing(pixels),
         reporter=RichReporter(),
     )
     for parity in result.parity:
@@ -113,6 +132,7 @@ def evaluate_command(
     limit: Limit = None,
     per_class: Annotated[bool, typer.Option(help="Show each class.")] = False,
     predictions: Annotated[Path | None, typer.Option(help="Write the boxes as COCO JSON.")] = None,
+    pixels: Pixels = None,
 ) -> None:
     """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1."""
     from yoloquant.data.dataset import load_dataset
@@ -121,7 +141,7 @@ def evaluate_command(
     from yoloquant.report.tables import evaluation_table
 
     dataset = load_dataset(data, split, annotations=annotations)
-    runner = open_model(model, runtime)
+    runner = open_model(model, runtime, preprocessing=_preprocessing(pixels))
     settings = EvaluationSettings(
         confidence,
         iou,
@@ -153,13 +173,14 @@ def predict(
     runtime: RuntimeName = None,
     confidence: Confidence = 0.25,
     iou: Iou = 0.45,
+    pixels: Pixels = None,
 ) -> None:
     """Detect objects in pictures and draw them."""
     from yoloquant.evaluate.predict import find_images, predict_to_files
     from yoloquant.loading import open_model
 
     entries = find_images(images)
-    runner = open_model(model, runtime)
+    runner = open_model(model, runtime, preprocessing=_preprocessing(pixels))
     second = open_model(compare) if compare else None
     pictures = predict_to_files(
         runner, entries, output, confidence, iou, compare=second, titles=(model.name, compare.name if compare else "")

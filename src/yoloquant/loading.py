@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from yoloquant.errors import CheckpointError
+from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.runtime.runner import Runner
 
 TORCH = "torch"
 
 
-def open_model(path: str | Path, runtime: str | None = None, *, threads: int = 0, device: str = "cpu") -> Runner:
+def open_model(
+    path: str | Path,
+    runtime: str | None = None,
+    *,
+    threads: int = 0,
+    device: str = "cpu",
+    preprocessing: Preprocessing | None = None,
+) -> Runner:
     """Load a model into a runtime.
 
     Args:
@@ -19,6 +28,7 @@ def open_model(path: str | Path, runtime: str | None = None, *, threads: int = 0
         runtime: "torch", "onnxruntime" or "openvino"; by default torch for checkpoints and ONNX Runtime for the others.
         threads: of the runtime; 0 lets it choose.
         device: for torch.
+        preprocessing: how an ONNX file of another exporter wants its images; by default as that exporter is known for.
 
     Raises:
         YoloquantError: the file cannot be read, or the runtime cannot run it.
@@ -27,17 +37,27 @@ def open_model(path: str | Path, runtime: str | None = None, *, threads: int = 0
     if path.is_dir():
         return _open_folder(path, runtime, threads, device)
     if path.suffix == ".onnx":
-        if runtime == TORCH:
-            raise CheckpointError(f"{path} is an ONNX file, which torch does not run: choose onnxruntime or openvino")
-        from yoloquant.runtime.loading import open_onnx
-
-        return open_onnx(path, runtime or "onnxruntime", threads=threads)
+        return _open_onnx_file(path, runtime, threads, device, preprocessing)
     from yoloquant.checkpoint.read import read_detector
 
-    detector = read_detector(path)
+    detector = read_detector(path, preprocessing)
     if runtime in (None, TORCH):
         return _torch_runner(detector, threads, device)
     return _through_onnx(detector, str(runtime), threads)
+
+
+def _open_onnx_file(path: Path, runtime: str | None, threads: int, device: str, preprocessing: Preprocessing | None) -> Runner:
+    from yoloquant.checkpoint.onnx_facts import read_metadata
+    from yoloquant.checkpoint.read import read_detector
+    from yoloquant.runtime.loading import open_onnx
+
+    if runtime == TORCH:
+        return _torch_runner(read_detector(path, preprocessing), threads, device)
+    metadata = None
+    if preprocessing is not None:
+        metadata = read_metadata(path)
+        metadata = replace(metadata, extra={**metadata.extra, "preprocessing": preprocessing.to_dict()})
+    return open_onnx(path, runtime or "onnxruntime", metadata=metadata, threads=threads)
 
 
 def _open_folder(path: Path, runtime: str | None, threads: int, device: str) -> Runner:

@@ -34,6 +34,7 @@ from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
+from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import BiasCorrection, KeepFloat, Recipe, load_recipe
@@ -143,6 +144,7 @@ def quantize(
     measure: bool = True,
     limit: int | None = None,
     input_size: int | tuple[int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
     runtimes: tuple[str, ...] | None = None,
     reporter: Reporter | None = None,
 ) -> QuantizationResult:
@@ -160,6 +162,7 @@ def quantize(
         measure: evaluate and time float and quantized models; needs labels.
         limit: evaluate only the first so many images.
         input_size: `(height, width)` or one side, pixels; the checkpoint's own by default.
+        preprocessing: how an ONNX file wants its images; by default as its exporter is known for.
         runtimes: that verify and measure the file beside torch; all installed ones by default.
         reporter: told about progress.
 
@@ -173,7 +176,7 @@ def quantize(
     folder = _checked_output(output)
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, **({"target": target} if target else {}))
     chosen = get_target(settings.target)
-    detector = _detector(model)
+    detector = _detector(model, preprocessing)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if data is None and calibration is None:
@@ -231,10 +234,10 @@ def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
 
 
-def _detector(model: Any) -> Detector:
+def _detector(model: Any, preprocessing: Preprocessing | None) -> Detector:
     if isinstance(model, Detector):
         return model
-    return read_detector(model) if isinstance(model, str | Path) else detector_from_live(model)
+    return read_detector(model, preprocessing) if isinstance(model, str | Path) else detector_from_live(model)
 
 
 class _Clock:

@@ -64,11 +64,13 @@ def inspect_file(path: str | Path) -> FileFacts:
 def facts_of(detector: Detector) -> FileFacts:
     """Facts of a detector in memory."""
     layers = []
-    for name, module in detector.network.named_modules():
+    known_as = getattr(detector.network, "layer_names", {})
+    for path, module in detector.network.named_modules():
+        name = known_as.get(path, path)
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.dim() > 1:
             count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-            layers.append(LayerFacts(name, type(module).__name__, tuple(weight.shape), count))
+            layers.append(LayerFacts(name, getattr(module, "op", type(module).__name__), tuple(weight.shape), count))
     return FileFacts(
         detector.family,
         detector.names,

@@ -18,6 +18,7 @@ from yoloquant.models.onnx.cut import Cut, constants_of, find_cut
 from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.onnx.network import CONVERSION
 from yoloquant.models.onnx.operators import OPERATORS
+from yoloquant.models.preprocessing import Preprocessing
 
 # Inputs of these operators that hold weights; every other constant is a buffer.
 _PARAMETERS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "PRelu": (1,)}
@@ -25,8 +26,12 @@ _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"})
 
 
-def read_onnx(path: Path) -> Detector:
+def read_onnx(path: Path, preprocessing: Preprocessing | None = None) -> Detector:
     """The float detector in an ONNX file.
+
+    Args:
+        path: of the file.
+        preprocessing: that the file wants; by default what its exporter is known for.
 
     Raises:
         CheckpointError: the file is damaged, no detector, already quantized, in half precision, or its network holds an
@@ -34,25 +39,26 @@ def read_onnx(path: Path) -> Detector:
     """
     model = load_onnx(path)
     try:
-        return _detector(model)
+        return _detector(model, preprocessing)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _detector(model: onnx.ModelProto) -> Detector:
+def _detector(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> Detector:
     graph = _checked(model)
     facts = foreign_facts(model)
+    wanted = preprocessing or facts.preprocessing
     constants = constants_of(graph)
     cut = find_cut(graph, constants)
     description = _describe(model, cut, constants)
-    if not facts.preprocessing.is_plain:
-        values = {"bgr": facts.preprocessing.bgr, "maximum": facts.preprocessing.maximum}
+    if not wanted.is_plain:
+        values = {"bgr": wanted.bgr, "maximum": wanted.maximum}
         description.children[CONVERSION] = Description("yoloquant.InputConversion", values)
     network = build(description)
     head_model = _head_model(model, cut, constants)
     head = OnnxHead(head_model, list(cut.maps), graph.input[0].name, facts.layout, len(facts.names), facts.decoder)
     source = {"producer": model.producer_name, "opset": opset_of(model)}
-    return Detector(network, head.eval(), facts.names, facts.strides, facts.input_size, facts.family, facts.preprocessing, source)
+    return Detector(network, head.eval(), facts.names, facts.strides, facts.input_size, facts.family, wanted, source)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

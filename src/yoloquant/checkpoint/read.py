@@ -16,15 +16,17 @@ from yoloquant.checkpoint.unpickler import Record, read_pickle, to_number
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import CLASSES, build, canonical
 from yoloquant.models.detector import Detector
+from yoloquant.models.preprocessing import Preprocessing
 
 DEFAULT_INPUT_SIZE = 640
 
 
-def read_detector(path: str | Path) -> Detector:
+def read_detector(path: str | Path, preprocessing: Preprocessing | None = None) -> Detector:
     """Read an official checkpoint (`.pt`), an ONNX file of an official exporter, or this project's float format (`.safetensors`).
 
     Args:
         path: of the file. Nothing in it is executed.
+        preprocessing: how an ONNX file wants its images; by default as its exporter is known for. Not for checkpoints.
 
     Raises:
         CheckpointError: the file cannot be read, or is no supported detector.
@@ -33,7 +35,9 @@ def read_detector(path: str | Path) -> Detector:
     if path.suffix == ".safetensors":
         return load_detector(path)
     if path.suffix == ".onnx":
-        return read_onnx(path)
+        return read_onnx(path, preprocessing)
+    if preprocessing is not None:
+        raise CheckpointError(f"{path} is a checkpoint, whose images are known: only ONNX files take other ones")
     return detector_from_checkpoint(read_pickle(path), path)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from yoloquant.errors import RecipeError
 from yoloquant.models.architecture import Field, architecture
 
 
@@ -43,6 +44,29 @@ class Preprocessing:
 
 
 PLAIN = Preprocessing()
+
+_WORDS: dict[str, dict[str, Any]] = {
+    "rgb": {"bgr": False},
+    "bgr": {"bgr": True},
+    "0..1": {"maximum": 1.0},
+    "0..255": {"maximum": 255.0},
+    "centered": {"top_left": False},
+    "top-left": {"top_left": True},
+}
+
+
+def parse_preprocessing(text: str) -> Preprocessing:
+    """Words separated by commas, as the command line takes them: `bgr,0..255,top-left`; what is left out is plain.
+
+    Raises:
+        RecipeError: a word is unknown.
+    """
+    values: dict[str, Any] = {}
+    for word in text.split(","):
+        if word.strip().lower() not in _WORDS:
+            raise RecipeError(f"images cannot be {word.strip()!r}: choose from {', '.join(_WORDS)}, separated by commas")
+        values.update(_WORDS[word.strip().lower()])
+    return Preprocessing(**values)
 
 
 @architecture("yoloquant.InputConversion")
