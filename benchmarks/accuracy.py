@@ -1,50 +1,86 @@
-"""mAP of the presets on YOLOv5n and 634 photographs: `YOLOQUANT_SHARED=... python benchmarks/accuracy.py [ROW ...]`."""
+"""mAP, time and memory of the presets on YOLOv5n and 634 photographs: `YOLOQUANT_SHARED=... python benchmarks/accuracy.py [ROW
+...]`.
+
+Each row is quantized in a process of its own, whose time and peak memory are those of the whole way from the checkpoint to the
+verified file, and then evaluated in torch and in the target's runtimes.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import resource
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from yoloquant.pipeline import quantize
-
-# Row name -> target, preset.
-ROWS = {
+# Row name -> target (none for the preset's own), preset.
+ROWS: dict[str, tuple[str | None, str]] = {
     "onnxruntime int8": ("onnxruntime", "int8"),
     "openvino int8": ("openvino", "int8"),
     "tensorrt int8": ("tensorrt", "int8"),
-    "8w8f": ("reference", "8w8f"),
+    "tensorrt int8-reconstructed": ("tensorrt", "int8-reconstructed"),
+    "int8-power-of-two": (None, "int8-power-of-two"),
+    "8w8f": (None, "8w8f"),
+    "4w8f-plain": (None, "4w8f-plain"),
+    "4w8f": (None, "4w8f"),
+    "4w8f-first-six": (None, "4w8f-first-six"),
+    "4w8f-channel": (None, "4w8f-channel"),
+    "4w4f": (None, "4w4f"),
 }
+SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
+
+
+def quantized(target: str | None, preset: str, folder: Path) -> dict[str, float]:
+    """Quantize into a folder; seconds and peak MiB of this process."""
+    from yoloquant.pipeline import quantize
+
+    start = time.perf_counter()
+    data = SHARED / "coco" / "data.yaml"
+    quantize(SHARED / "weights" / "yolov5n.pt", data, target=target, recipe=preset, output=folder, measure=False)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": time.perf_counter() - start, "MiB": peak}
+
+
+def scores(model: Path, runtimes: list[str]) -> dict[str, tuple[float, float]]:
+    """Runtime -> mAP50-95 and mAP50."""
+    from yoloquant.data.dataset import load_dataset
+    from yoloquant.evaluate.evaluator import evaluate
+    from yoloquant.loading import open_model
+
+    dataset = load_dataset(SHARED / "coco" / "data.yaml")
+    found = {}
+    for runtime in runtimes:
+        evaluation = evaluate(open_model(model, runtime), dataset)
+        found[runtime] = (evaluation.map50_95, evaluation.map50)
+    return found
 
 
 def main() -> None:
-    shared = Path(os.environ["YOLOQUANT_SHARED"])
-    wanted = sys.argv[1:] or list(ROWS)
-    table = Table("recipe", "runtime", "float", "quantized", "drop mAP50-95", "drop mAP50", "seconds to quantize")
-    for name in wanted:
-        target, preset = ROWS[name]
-        start = time.perf_counter()
-        result = quantize(shared / "weights" / "yolov5n.pt", shared / "coco" / "data.yaml", target=target, recipe=preset)
-        total = time.perf_counter() - start - result.seconds["measure"]
-        for row in result.rows:
-            if row.model == "float" or row.evaluation is None:
-                continue
-            reference = result.row("float", row.runtime).evaluation
-            assert reference is not None
-            table.add_row(
-                name,
-                row.runtime,
-                f"{reference.map50_95:.2f}",
-                f"{row.evaluation.map50_95:.2f}",
-                f"{reference.map50_95 - row.evaluation.map50_95:.2f}",
-                f"{reference.map50 - row.evaluation.map50:.2f}",
-                f"{total:.0f}",
-            )
-        Console(width=140).print(table)
+    if sys.argv[1:2] == ["child"]:
+        target, preset = ROWS[sys.argv[2]]
+        print("RESULT " + json.dumps(quantized(target, preset, Path(sys.argv[3]))))
+        return
+    plain = scores(SHARED / "weights" / "yolov5n.pt", ["torch"])["torch"]
+    table = Table("recipe", "runtime", "mAP50-95", "drop", "mAP50", "drop", "seconds to quantize", "peak MiB")
+    console = Console(width=140)
+    for name in sys.argv[1:] or list(ROWS):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "out"
+            command = [sys.executable, __file__, "child", name, str(folder)]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            cost = json.loads(next(line for line in output.splitlines() if line.startswith("RESULT")).removeprefix("RESULT "))
+            runtimes = ["torch", "openvino"] if ROWS[name][0] == "openvino" else ["torch", "onnxruntime"]
+            for runtime, (strict, loose) in scores(folder, runtimes).items():
+                drops = f"{plain[0] - strict:.2f}", f"{plain[1] - loose:.2f}"
+                costs = f"{cost['seconds']:.0f}", f"{cost['MiB']:.0f}"
+                table.add_row(name, runtime, f"{strict:.2f}", drops[0], f"{loose:.2f}", drops[1], *costs)
+        console.print(table)
 
 
 if __name__ == "__main__":

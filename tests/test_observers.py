@@ -1,5 +1,7 @@
 """Observers and the streaming histogram against brute force."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from yoloquant.errors import RecipeError
+from yoloquant.quant.analytic import best_clip
 from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
+from yoloquant.quant.entropy import divergences
 from yoloquant.quant.histogram import Histogram
 from yoloquant.quant.observers import OBSERVERS, make_observer
 from yoloquant.quant.parameters import scale_and_zero_point
@@ -153,3 +157,151 @@ def test_unknown_names_and_options_are_refused():
         make_observer(TensorSpec(observer="minmax", options={"alpha": 1}))
     with pytest.raises(RecipeError, match="alpha"):
         make_observer(TensorSpec(observer="percentile", options={"alpha": 2}))
+
+
+def naive_divergence(counts: np.ndarray, end: int, levels: int) -> float:
+    """Migacz's procedure, bin by bin."""
+    p = counts[:end].copy()
+    p[-1] += counts[end:].sum()
+    q = np.zeros(end)
+    edges = [int(np.floor(level * end / levels)) for level in range(levels + 1)]
+    for start, stop in pairwise(edges):
+        filled = [j for j in range(start, stop) if p[j] > 0]
+        for j in filled:
+            q[j] = counts[start:stop].sum() / len(filled)
+    floor = 1e-9 * counts.sum()
+    q = np.maximum(q, floor)
+    p_share, q_share = p / p.sum(), q / counts[:end].sum()
+    return float(sum(a * np.log(a / b) for a, b in zip(p_share, q_share, strict=True) if a > 0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 50), min_size=12, max_size=60).filter(lambda c: c[0] > 0),
+    levels=st.sampled_from([4, 8]),
+    share=st.floats(0.3, 1.0),
+)
+def test_divergence_from_prefix_sums_is_the_one_from_loops(counts, levels, share):
+    end = max(levels, int(len(counts) * share))
+    array = np.array(counts, np.float64)
+    found = divergences(torch.from_numpy(array), torch.tensor([end]), levels)
+    assert found.item() == pytest.approx(naive_divergence(array, end, levels), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_entropy_cuts_rare_outliers_and_keeps_the_bulk(symmetric):
+    torch.manual_seed(0)
+    values = torch.cat([torch.randn(200_000), torch.tensor([40.0])])
+    observed = make_observer(TensorSpec(signed=symmetric, symmetric=symmetric, observer="entropy"))
+    observed.update(values)
+    low, high = observed.range()
+    assert 2.5 < high.item() < 8.0
+    assert -8.0 < low.item() < -2.5
+
+
+def test_entropy_keeps_the_short_side_of_silu():
+    torch.manual_seed(0)
+    values = torch.nn.functional.silu(torch.randn(100_000) * 2)
+    observed = make_observer(TensorSpec(signed=False, symmetric=False, observer="entropy"))
+    observed.update(values)
+    low, high = (end.item() for end in observed.range())
+    assert low == pytest.approx(-0.278, abs=0.03)
+    assert 3.0 < high <= values.max().item() + 1e-6
+
+
+# Best clips as Banner et al. print them, for 2, 3 and 4 bits.
+@pytest.mark.parametrize(("name", "published"), [("laplace", (2.83, 3.89, 5.03)), ("gaussian", (1.71, 2.15, 2.55))])
+def test_best_clips_are_the_published_ones(name, published):
+    for bits, clip in zip((2, 3, 4), published, strict=True):
+        assert best_clip(name, bits) == pytest.approx(clip, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["laplace", "gaussian"])
+def test_aciq_is_near_the_range_of_least_error_on_its_own_distribution(name):
+    generator = np.random.default_rng(0)
+    data = (generator.laplace if name == "laplace" else generator.normal)(0.0, 1.0, 400_000)
+    values = torch.from_numpy(data).float()
+    spec = TensorSpec(bits=4, observer="aciq", options={"distribution": name})
+    observed = make_observer(spec)
+    observed.update(values)
+    low, high = observed.range()
+    best = min(brute_force_mse(values, spec, -float(t), float(t)) for t in torch.linspace(1.0, 9.0, 33))
+    assert brute_force_mse(values, spec, low.item(), high.item()) < 1.05 * best
+
+
+def test_earth_mover_is_the_mean_distance_of_sorted_values():
+    torch.manual_seed(0)
+    values = torch.randn(64)
+    spec = TensorSpec(bits=3, observer="emd")
+    observed = make_observer(spec)
+    observed.update(values)
+    _, high = observed.range()
+
+    def distance(limit):
+        scale, zero = scale_and_zero_point(torch.tensor(-limit), torch.tensor(limit), spec)
+        answer = fake_quantize(values, scale, zero, spec.quant_min, spec.quant_max, PER_TENSOR, 0, "x")
+        return float((answer.sort().values - values.sort().values).abs().mean())
+
+    largest = float(values.abs().max())
+    best = min(distance(share * largest) for share in np.linspace(0.1, 1.0, 400))
+    assert distance(high.item()) <= best * 1.02
+
+
+def test_averages_and_absolute_maxima():
+    batches = [torch.tensor([-1.0, 2.0]), torch.tensor([-3.0, 4.0])]
+    found = {}
+    for name in ("average", "absmax", "minmax"):
+        observed = make_observer(TensorSpec(observer=name))
+        for batch in batches:
+            observed.update(batch)
+        found[name] = tuple(end.item() for end in observed.range())
+    assert found == {"average": (-2.0, 3.0), "absmax": (-4.0, 4.0), "minmax": (-3.0, 4.0)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=hnp.arrays(np.float32, st.integers(5, 200), elements=st.floats(-10, 10, width=32)), share=st.floats(0.5, 1.0))
+def test_hist_percent_holds_the_share_of_sizes(values, share):
+    # Few values are kept as they are, so the answer is exact.
+    observed = make_observer(TensorSpec(granularity="channel", observer="hist_percent", options={"percent": share}))
+    observed.update(torch.from_numpy(values)[None])
+    low, high = (end.item() for end in observed.range())
+    sizes = np.sort(np.abs(values))
+    needed = sizes[min(len(sizes) - 1, int(np.ceil(share * len(sizes) - 1e-9)) - 1)]
+    assert high == pytest.approx(min(needed, values.max()), abs=1e-6)
+    assert low == pytest.approx(max(-needed, values.min()), abs=1e-6)
+
+
+def test_moments_keep_mean_and_deviation():
+    torch.manual_seed(0)
+    values = torch.cat([torch.randn(1000), torch.tensor([12.0])])
+    spec = TensorSpec(bits=3, observer="moments", granularity="channel", options={"steps": 50})
+    observed = make_observer(spec)
+    observed.update(values[None])
+    low, high = (end.item() for end in observed.range())
+
+    def distance(low, high):
+        scale, zero = scale_and_zero_point(torch.tensor(low), torch.tensor(high), spec)
+        answer = fake_quantize(values, scale, zero, spec.quant_min, spec.quant_max, PER_TENSOR, 0, "x").double()
+        exact = values.double()
+        return float(abs(answer.mean() - exact.mean()) + abs(answer.std(unbiased=False) - exact.std(unbiased=False)))
+
+    tried = [distance(float(f * values.min()), float(f * values.max())) for f in torch.linspace(0.1, 1.0, 50).double()]
+    assert distance(low, high) == pytest.approx(min(tried), abs=1e-6)
+
+
+def test_what_is_seen_once_is_kept_exactly_and_still_merges():
+    torch.manual_seed(0)
+    weight = torch.randn(6, 50)
+    spec = TensorSpec(bits=4, granularity="channel", observer="mse", options={"steps": 200})
+    observed = make_observer(spec)
+    observed.update(weight)
+    scale, _ = observed.quantization_parameters()
+    for channel in range(6):
+        limit = float(weight[channel].abs().max())
+        errors = {s: brute_force_mse(weight[channel], spec, -s * limit, s * limit) for s in np.linspace(0.1, 1.0, 200)}
+        found = float(scale[channel]) * 7
+        assert brute_force_mse(weight[channel], spec, -found, found) <= min(errors.values()) * 1.001
+    other = make_observer(spec)
+    other.update(weight * 2)
+    observed.merge(other)
+    assert observed.histogram.counts.sum() == 2 * weight.numel()

@@ -20,12 +20,18 @@ class RichReporter:
     @contextmanager
     def step(self, title: str) -> Iterator[Update]:
         """A bar for one step."""
-        columns = (TextColumn("{task.description:32}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:32}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
         with Progress(*columns, console=OUT) as progress:
-            task = progress.add_task(title, total=None)
+            task = progress.add_task(title, total=None, detail="")
 
-            def update(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
+            def update(done: int, total: int, detail: str = "") -> None:
+                progress.update(task, completed=done, total=total, detail=detail)
 
             yield update
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterable
@@ -14,10 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from yoloquant.algorithms.bias_correction import correct_biases
 from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.algorithms.equalize import equalize
+from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
+from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
+from yoloquant.algorithms.weight_ranges import choose_weight_ranges
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.checkpoint.live import detector_from_live
 from yoloquant.checkpoint.read import read_detector
@@ -37,11 +43,13 @@ from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.recipe import BiasCorrection, KeepFloat, Recipe, load_recipe
+from yoloquant.recipe import BiasCorrection, Equalize, KeepFloat, Recipe, Reconstruct, WeightRanges, load_recipe
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.spec import TensorSpec
 from yoloquant.targets.base import Target
+from yoloquant.targets.placement import input_layers, output_layers
 from yoloquant.targets.registry import get_target
 
 # Photographs that parity is checked on.
@@ -187,9 +195,10 @@ def quantize(
         _ = dataset.ground_truth  # Missing labels are told before anything long begins.
 
     clock = _Clock()
+    partial = None if folder is None else folder.with_name(f"{folder.name}.partial")
     quantized, layer_count = _place(detector, settings, chosen)
     clock.stop("capture")
-    quantized, in_float = _run_algorithms(quantized, detector, settings, chosen, entries, tell, clock)
+    quantized, in_float = _run_algorithms(quantized, detector, settings, chosen, entries, partial, tell, clock)
     tell.note(_placement_note(quantized, chosen, layer_count))
     # Beside the output, so that the finished folder is moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
@@ -226,6 +235,8 @@ def quantize(
             if folder.exists():
                 shutil.rmtree(folder)
             work.rename(folder)
+    if partial is not None:
+        shutil.rmtree(partial, ignore_errors=True)
     return result
 
 
@@ -266,13 +277,28 @@ def _checked_output(output: str | Path | None) -> Path | None:
     return folder
 
 
-def _place(detector: Detector, recipe: Recipe, target: Target, in_float: Iterable[str] = ()) -> tuple[QuantizedDetector, int]:
+def _captured(detector: Detector, recipe: Recipe) -> GraphModule:
+    """The float network as quantizers and reconstruction see it."""
     graph_module = capture(detector.network, detector.input_size, max(detector.strides))
+    for step in recipe.algorithms:
+        if isinstance(step, Equalize):
+            equalize(graph_module, step.rounds)
+    return graph_module
+
+
+def _place(detector: Detector, recipe: Recipe, target: Target, in_float: Iterable[str] = ()) -> tuple[QuantizedDetector, int]:
+    graph_module = _captured(detector, recipe)
     kinds = {node.meta["layer"]: kind(node) for node in graph_module.graph.nodes}
     layers = [name for name, found in kinds.items() if found not in ("parameter", "input", "output")]
+    first, last = input_layers(graph_module), output_layers(graph_module)
+
+    def choose(layer: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:
+        places = {place for place, names in (("@first", first), ("@last", last)) if layer in names}
+        return recipe.choose(layer, kinds[layer], tensor, spec, places)
+
     placement = target.place(
         graph_module,
-        lambda layer, tensor, spec: recipe.choose(layer, kinds[layer], tensor, spec),
+        choose,
         recipe.ignored(layers) | frozenset(in_float),
         None if recipe.output_layers is None else recipe.output_layers == "float",
     )
@@ -297,14 +323,18 @@ def _run_algorithms(
     recipe: Recipe,
     target: Target,
     entries: list[ImageEntry],
+    partial: Path | None,
     tell: Reporter,
     clock: _Clock,
 ) -> tuple[QuantizedDetector, list[SensitiveLayer]]:
-    """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float."""
+    """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float.
+
+    Long ones keep what they have done in the folder `partial`, if there is one, and go on from there.
+    """
     in_float: list[SensitiveLayer] = []
     _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
-    for step in recipe.algorithms[1:]:
+    for step in recipe.algorithms:
         if isinstance(step, KeepFloat) and isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed:
             tell.note("keep_float is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
         elif isinstance(step, KeepFloat):
@@ -315,8 +345,38 @@ def _run_algorithms(
         elif isinstance(step, BiasCorrection):
             with tell.step("Correct biases") as update:
                 correct_biases(quantized, _first_images(quantized, entries, step.images), update)
+        elif isinstance(step, WeightRanges):
+            loader = _loader(quantized, entries[: step.images], recipe.calibration.batch_size)
+            with tell.step("Choose weight ranges") as update:
+                choose_weight_ranges(quantized, (batch.images for batch in loader), len(loader), update)
+        elif isinstance(step, Reconstruct):
+            _reconstruct(quantized, _captured(detector, recipe), step, entries, partial, tell)
         clock.stop(step.name)
     return quantized, in_float
+
+
+def _reconstruct(
+    quantized: QuantizedDetector,
+    reference: GraphModule,
+    step: Reconstruct,
+    entries: list[ImageEntry],
+    partial: Path | None,
+    tell: Reporter,
+) -> None:
+    images = _first_images(quantized, entries, step.images)
+    checkpoints = None
+    if partial is not None:
+        checkpoints = RegionCheckpoints(partial, state_key(quantized, step, [entry.path.name for entry in entries]))
+    with tell.step(f"Reconstruct each {step.unit}") as update:
+
+        def progress(number: int, count: int, name: str, done: float, loss: float) -> None:
+            whole = count * step.iterations
+            update(round((number + done) * step.iterations), whole, f"{name}: loss {loss:.2f} of that before")
+
+        results = reconstruct(quantized, reference, images, step, checkpoints, progress)
+    shares = [result.after / result.before for result in results if result.before > 0.0]
+    if shares:
+        tell.note(f"reconstruction left {statistics.geometric_mean(shares):.0%} of the loss, the mean of {len(shares)} regions")
 
 
 def _loader(detector: QuantizedDetector, entries: list[ImageEntry], batch_size: int) -> ImageLoader:

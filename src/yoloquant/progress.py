@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-# Called with (steps done, steps in all).
-Update = Callable[[int, int], None]
+
+class Update(Protocol):
+    """Moves the bar of a step."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Steps done, steps in all, and a few words on where it stands."""
+        ...
 
 
 class Reporter(Protocol):
@@ -28,7 +33,7 @@ class Silent:
     @contextmanager
     def step(self, title: str) -> Iterator[Update]:
         """Ignore the step."""
-        yield lambda done, total: None
+        yield lambda done, total, detail="": None
 
     def note(self, message: str) -> None:
         """Ignore the fact."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,12 +50,30 @@ class TensorSettings(_Section):
 
 
 class Override(_Section):
-    """Settings for the layers that `match` (a name or a pattern with `*` and `?`) and `op` (a kind) both select."""
+    """Settings for the layers that `match` and `op` (a kind) both select.
+
+    `match` is a name, a pattern with `*`, `?` and `[0-5]`, or a place: `@first` (layers that read the image) or `@last` (those
+    that answer).
+    """
 
     match: str = "*"
     op: str | None = None
     weights: TensorSettings = TensorSettings()
     activations: TensorSettings = TensorSettings()
+
+
+class Equalize(_Section):
+    """Before calibration, give the channels of layers in a row the same range, where ReLU or LeakyReLU stands between."""
+
+    name: Literal["equalize"] = "equalize"
+    rounds: Annotated[int, Field(ge=1)] = 20
+
+
+class WeightRanges(_Section):
+    """Choose weight ranges by the squared error at each layer's output: cures outliers of re-parameterised weights."""
+
+    name: Literal["weight_ranges"] = "weight_ranges"
+    images: Annotated[int, Field(ge=1)] = 32
 
 
 class Calibrate(_Section):
@@ -83,8 +101,61 @@ class KeepFloat(_Section):
     images: Annotated[int, Field(ge=1)] = 24
 
 
-Algorithm = Annotated[Calibrate | KeepFloat | BiasCorrection, Field(discriminator="name")]
-ALGORITHM_NAMES = ("calibrate", "keep_float", "bias_correction")
+class Reconstruct(_Section):
+    """Let regions of the network learn, without labels, to answer as the float network does.
+
+    Attributes:
+        unit: what a region is: "layer" (AdaRound), "region" of at most `region_layers` layers, "block" of the network's top
+            level (BRECQ), or "network".
+        region_layers: weighted layers of a "region", at most.
+        loss: "mse", "fisher" (squared error weighted by squared gradients of the detection error), or "detection" (the error of
+            boxes and scores itself, for the unit "network").
+        rounding: how rounding of weights is learned: "sign" (SignRound), "soft" (AdaRound), or "nearest", not at all.
+        scales: learn activation scales.
+        biases: learn biases.
+        images: calibration images that are used.
+        iterations: for each region.
+        batch_size: images in a step, at most; fewer where maps are large.
+        drop: share of activations that pass unquantized in training (QDrop).
+        sign_rate: how far "sign" can move each weight in all iterations together, in steps of its scale.
+        rounding_rate: learning rate of "soft".
+        scale_rate: of scales, as a share of each.
+        bias_rate: of biases, as a share of their mean size.
+        rounding_weight: of the rounding's indecision in the loss.
+        beta: exponent of the indecision, at first and at last.
+        warm_up: share of the iterations before indecision counts.
+        cache: where values between regions are kept; "auto" takes the disk where memory is short.
+    """
+
+    name: Literal["reconstruct"] = "reconstruct"
+    unit: Literal["layer", "region", "block", "network"] = "block"
+    region_layers: Annotated[int, Field(ge=1)] = 5
+    loss: Literal["mse", "fisher", "detection"] = "mse"
+    rounding: Literal["sign", "soft", "nearest"] = "sign"
+    scales: bool = True
+    biases: bool = True
+    images: Annotated[int, Field(ge=1)] = 128
+    iterations: Annotated[int, Field(ge=1)] = 400
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    sign_rate: Annotated[float, Field(gt=0.0)] = 0.5
+    rounding_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    scale_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    bias_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    rounding_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    beta: tuple[float, float] = (20.0, 2.0)
+    warm_up: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    cache: Literal["auto", "memory", "disk"] = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Reconstruct:
+        if self.loss == "detection" and self.unit != "network":
+            raise ValueError("loss detection is of boxes and scores, which only unit network answers with")
+        return self
+
+
+Algorithm = Annotated[Equalize | Calibrate | KeepFloat | WeightRanges | BiasCorrection | Reconstruct, Field(discriminator="name")]
+ALGORITHM_NAMES = ("equalize", "calibrate", "keep_float", "weight_ranges", "bias_correction", "reconstruct")
 
 
 class CalibrationSettings(_Section):
@@ -114,7 +185,7 @@ class Recipe(_Section):
         overrides: changes for single layers, the last match wins key by key.
         ignore: names or patterns of layers that stay in float.
         output_layers: whether the last convolutions stay in float or are quantized; the target's own choice by default.
-        algorithms: steps in order; the first is `calibrate`.
+        algorithms: steps in order; the first is `calibrate`, or `equalize` and then `calibrate`.
         calibration: images for the observers.
         evaluation: thresholds.
     """
@@ -139,13 +210,18 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _calibrate_first(self) -> Recipe:
-        if not self.algorithms or not isinstance(self.algorithms[0], Calibrate):
-            raise ValueError("the first algorithm must be calibrate, since all others need ranges")
-        if any(isinstance(step, KeepFloat) for step in self.algorithms[2:]):
+        names = [step.name for step in self.algorithms]
+        if names[:1] == ["equalize"]:
+            names = names[1:]
+        if names[:1] != ["calibrate"]:
+            raise ValueError("the first algorithm must be calibrate (or equalize, calibrate), since all others need ranges")
+        if "equalize" in names:
+            raise ValueError("equalize must come first, since ranges are those of equalised layers")
+        if "keep_float" in names[2:]:
             raise ValueError("keep_float must come right after calibrate, since it starts the others' work anew")
         return self
 
-    def choose(self, layer: str, op: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:
+    def choose(self, layer: str, op: str, tensor: str, spec: TensorSpec, places: Container[str] = ()) -> TensorSpec | None:
         """The spec for one layer's weights or activations; none for float.
 
         Args:
@@ -153,10 +229,12 @@ class Recipe(_Section):
             op: kind of the layer.
             tensor: "weights" or "activations".
             spec: the target's own.
+            places: "@first", "@last": where the layer is.
         """
         chosen: TensorSpec | None = getattr(self, tensor).apply(spec)
         for override in self.overrides:
-            if fnmatch.fnmatchcase(layer, override.match) and override.op in (None, op):
+            selected = override.match in places or fnmatch.fnmatchcase(layer, override.match)
+            if selected and override.op in (None, op):
                 chosen = getattr(override, tensor).apply(chosen or spec)
         return chosen
 
@@ -276,7 +354,16 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     known = sorted(
         {
             field
-            for section in (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, KeepFloat, BiasCorrection)
+            for section in (
+                Recipe,
+                TensorSettings,
+                Override,
+                CalibrationSettings,
+                EvaluationOptions,
+                KeepFloat,
+                BiasCorrection,
+                Reconstruct,
+            )
             for field in section.model_fields
         }
     )

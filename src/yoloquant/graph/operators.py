@@ -96,3 +96,10 @@ def kind(node: Node) -> str:
 def weight_axis(node: Node) -> int:
     """Axis of the output channels in a weighted node's weight: 0, or 1 for `(I, O/groups, kh, kw)` transposed weights."""
     return 1 if kind(node) == "conv_transpose" else 0
+
+
+def group_count(node: Node) -> int:
+    """Groups of a convolution; 1 for other layers."""
+    groups = node.args[6] if kind(node) == "conv" and len(node.args) > 6 else 1
+    assert isinstance(groups, int)
+    return groups

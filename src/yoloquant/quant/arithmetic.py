@@ -78,20 +78,34 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Straight-through inside the range (Bengio et al. 2013); LSQ's derivative for the scale (Esser et al. 2020, eq. 3)."""
+    """Straight-through inside the range (Bengio et al. 2013); LSQ's derivative for the scale (Esser et al. 2020, eq. 3).
+
+    Inside is what rounding does not saturate: half a step beyond the lowest and the highest integer.
+    """
     x, scale, zero_point = ctx.saved_tensors
     quant_min, quant_max, axis, group_size = ctx.constants
-    scale_wide = expand_parameter(scale, x, axis, group_size)
-    zero_wide = expand_parameter(zero_point, x, axis, group_size).to(x.dtype)
-    steps = x / scale_wide
-    inside = (steps >= quant_min - zero_wide) & (steps <= quant_max - zero_wide)
-    gradient_x = gradient * inside
+    low, high = quant_min - zero_point, quant_max - zero_point
+    if axis == PER_TENSOR:
+        steps = torch.div(x, scale)
+        ends = (float(low) - 0.5, float(high) + 0.5)
+
+        # One fused pass, where a comparison and a product of booleans cost ten times as much.
+        def inside(values: Tensor) -> Tensor:
+            return torch.ops.aten.hardtanh_backward(values, steps, *ends)
+
+    else:
+        low, high = (expand_parameter(end, x, axis, group_size).to(x.dtype) for end in (low, high))
+        steps = x / expand_parameter(scale, x, axis, group_size)
+        mask = (steps > low - 0.5) & (steps < high + 0.5)
+
+        def inside(values: Tensor) -> Tensor:
+            return torch.where(mask, values, 0.0)
+
     gradient_scale = None
     if ctx.needs_input_grad[1]:
-        level = (steps.round() + zero_wide).clamp(quant_min, quant_max) - zero_wide
-        per_element = gradient * (level - steps * inside)
-        gradient_scale = _reduce_to(per_element, scale, axis, group_size)
-    return gradient_x, gradient_scale, None, None, None, None, None, None
+        level = steps.round().clamp_(low, high)
+        gradient_scale = _reduce_to(level.sub_(inside(steps)).mul_(gradient), scale, axis, group_size)
+    return inside(gradient), gradient_scale, None, None, None, None, None, None
 
 
 def _reduce_to(values: Tensor, scale: Tensor, axis: int, group_size: int) -> Tensor:

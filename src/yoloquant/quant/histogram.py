@@ -122,3 +122,28 @@ class Histogram:
         self._fit()
         index = torch.floor(other.centers / self._safe_width()[:, None]).long() - self.first[:, None]
         self._add(index.clamp_(0, self.bins - 1).numpy(), other.counts.flatten().numpy())
+
+
+class SortedValues:
+    """All values themselves, for tensors seen once that are so small that a histogram would be larger: weights.
+
+    It answers like a `Histogram` whose bins each hold one value.
+
+    Attributes:
+        centers: `(C, n)` float64, sorted.
+        counts: `(C, n)`, ones, or how much each value counts.
+        width: `(C,)`, zeros.
+        bins: n.
+        low: `(C,)` minimum; `high`: maximum.
+    """
+
+    def __init__(self, values: Tensor, counts: Tensor | None = None) -> None:
+        """Sort the values `(C, n)`, with counts of the same shape."""
+        self.centers, order = values.double().sort(dim=1)
+        self.counts = torch.ones_like(self.centers) if counts is None else counts.double().gather(1, order)
+        self.width = torch.zeros(len(values), dtype=torch.float64)
+        self.bins = values.shape[1]
+        self.low, self.high = self.centers[:, 0].float(), self.centers[:, -1].float()
+
+
+Distribution = Histogram | SortedValues

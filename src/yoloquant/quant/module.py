@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from yoloquant.errors import YoloquantError
 from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
 from yoloquant.quant.observers import Observer, make_observer
+from yoloquant.quant.rounding import LearnedRounding, SignRounding, SoftRounding
 from yoloquant.spec import TensorSpec
 
 
@@ -33,6 +34,9 @@ class FakeQuantize(nn.Module):
         scale: buffer, or parameter after `learn_scale`, of shape `()`, `(C,)` or `(C, G)`.
         zero_point: int32 buffer of the same shape.
         observer: none once the statistics are no longer needed.
+        rounding: of a weight, while it is learned; it answers instead of rounding to nearest.
+        drop: share of the values, 0..1, that pass unquantized, drawn at random, where gradients are computed (QDrop, Wei et al.
+            2022).
     """
 
     scale: Tensor
@@ -45,6 +49,8 @@ class FakeQuantize(nn.Module):
         self.name = name
         self.state = State.OBSERVE
         self.observer: Observer | None = make_observer(spec)
+        self.rounding: LearnedRounding | None = None
+        self.drop = 0.0
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
 
@@ -52,6 +58,11 @@ class FakeQuantize(nn.Module):
     def axis(self) -> int:
         """Channel axis for the arithmetic."""
         return PER_TENSOR if self.spec.granularity == "tensor" else self.spec.axis
+
+    @property
+    def group_size(self) -> int:
+        """Group size for the arithmetic, 0 unless group-wise."""
+        return self.spec.group_size if self.spec.granularity == "group" else 0
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:
         """Replace scale and zero point, shapes included."""
@@ -74,19 +85,45 @@ class FakeQuantize(nn.Module):
         del self.scale
         self.scale = nn.Parameter(scale)
 
+    def fix_scale(self) -> None:
+        """Make a learned scale a constant again."""
+        scale = self.scale.detach().clone()
+        del self.scale
+        self.register_buffer("scale", scale)
+
+    def learn_rounding(self, weight: Tensor, method: str = "soft", rounded: Tensor | None = None) -> LearnedRounding:
+        """Let training choose how each value of a float weight is rounded.
+
+        Args:
+            weight: of the float network.
+            method: "soft" (AdaRound) or "sign" (SignRound).
+            rounded: the same weight as an earlier learning left it, to start from.
+        """
+        kinds: dict[str, type[LearnedRounding]] = {"soft": SoftRounding, "sign": SignRounding}
+        low, high = self.spec.quant_min, self.spec.quant_max
+        self.rounding = kinds[method](weight, self.scale, self.zero_point, low, high, self.axis, self.group_size)
+        if rounded is not None:
+            self.rounding.start_from(rounded)
+        return self.rounding
+
     def forward(self, x: Tensor) -> Tensor:
         """`x`, quantized or not according to the state."""
         if self.state is State.QUANTIZE:
-            return fake_quantize(
+            if self.rounding is not None:
+                return self.rounding()
+            quantized = fake_quantize(
                 x,
                 self.scale,
                 self.zero_point,
                 self.spec.quant_min,
                 self.spec.quant_max,
                 self.axis,
-                self.spec.group_size if self.spec.granularity == "group" else 0,
+                self.group_size,
                 self.name,
             )
+            if self.drop and torch.is_grad_enabled():
+                return torch.where(torch.rand_like(x) < self.drop, x, quantized)
+            return quantized
         if self.state is State.OBSERVE:
             self.observe(x)
         return x

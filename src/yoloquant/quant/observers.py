@@ -14,7 +14,9 @@ from torch import Tensor
 
 from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.quant import ranges
-from yoloquant.quant.histogram import Histogram
+from yoloquant.quant.analytic import aciq
+from yoloquant.quant.entropy import least_divergence
+from yoloquant.quant.histogram import Distribution, Histogram, SortedValues
 from yoloquant.quant.parameters import scale_and_zero_point
 from yoloquant.spec import TensorSpec
 
@@ -190,14 +192,56 @@ class MovingAverageMinMax(Observer):
         self.batches += other.batches
 
 
+@observer("absmax")
+class AbsoluteMaximum(MinMax):
+    """The largest absolute value seen, on both sides (PaddleSlim's `abs_max`)."""
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """`-m..m`; only the side that values are on where none is negative."""
+        largest = torch.maximum(-self.low, self.high)
+        return torch.where(self.low < 0.0, -largest, 0.0), largest
+
+
+@observer("average")
+class AverageMinMax(Observer):
+    """Mean of all batches' minima and of their maxima (PaddleSlim's `avg`)."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: TensorSpec) -> None:
+        """Start empty."""
+        super().__init__(spec)
+        self.batches = 0
+
+    def _see(self, values: Tensor) -> None:
+        low, high = extremes(values)
+        if self.empty:
+            self.low, self.high = low.double(), high.double()
+        else:
+            self.low, self.high = self.low + low, self.high + high
+        self.batches += 1
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The means."""
+        return self.low / self.batches, self.high / self.batches
+
+    def merge(self, other: Observer) -> None:
+        """Add sums and batches."""
+        assert isinstance(other, AverageMinMax)
+        self.low, self.high = self.low + other.low, self.high + other.high
+        self.batches += other.batches
+
+
 class HistogramObserver(Observer):
     """Base of observers that choose the range from a histogram at the end.
 
     Large tensors are sampled for the counts: every k-th value from a start that moves with each batch. Minimum and maximum
-    are always those of all values.
+    are always those of all values. What is seen once and has no more values than bins, as weights do, is kept as it is.
     """
 
-    histogram: Histogram
+    _histogram: Histogram
+    _once: Tensor | None = None
 
     def __init__(self, spec: TensorSpec, bins: int = 2048, samples: int = 1 << 18) -> None:
         """`bins`: of each histogram, even; `samples`: values counted of a batch, at most, for each row."""
@@ -207,10 +251,27 @@ class HistogramObserver(Observer):
         self.bins, self.samples = bins, samples
         self._updates = 0
 
+    @property
+    def distribution(self) -> Distribution:
+        """What was seen: a histogram, or the values themselves."""
+        return SortedValues(self._once) if self._once is not None else self._histogram
+
+    @property
+    def histogram(self) -> Histogram:
+        """What was seen, always as a histogram."""
+        if self._once is not None:
+            values, self._once = self._once, None
+            self._histogram = Histogram(values.shape[0], self.bins)
+            self._histogram.update(values)
+        return self._histogram
+
     def _see(self, values: Tensor) -> None:
-        if self.empty:
-            self.histogram = Histogram(values.shape[0], self.bins)
         low, high = extremes(values)
+        if self.empty and values.shape[1] <= self.bins:
+            self._once = values.cpu().clone()
+            return
+        if self.empty:
+            self._histogram = Histogram(values.shape[0], self.bins)
         # An odd stride does not fall into step with rows of even width, where columns repeat.
         stride = -(-values.shape[1] // self.samples) | 1
         start = (self._updates * 7919) % stride
@@ -236,7 +297,7 @@ class Percentile(HistogramObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range that leaves the shares outside."""
-        return ranges.percentile(self.histogram, self.low_alpha, self.high_alpha)
+        return ranges.percentile(self.distribution, self.low_alpha, self.high_alpha)
 
 
 @observer("lp")
@@ -256,7 +317,7 @@ class LeastError(HistogramObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of least error."""
-        return ranges.least_error(self.histogram, self.spec, self.power, self.steps)
+        return ranges.least_error(self.distribution, self.spec, self.power, self.steps)
 
 
 @observer("mse")
@@ -279,4 +340,72 @@ class ShrinkBothEnds(HistogramObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of least error."""
-        return ranges.shrink_both_ends(self.histogram, self.spec, self.steps)
+        return ranges.shrink_both_ends(self.distribution, self.spec, self.steps)
+
+
+@observer("entropy")
+class Entropy(HistogramObserver):
+    """The range of least Kullback-Leibler divergence between the values and their quantized form (TensorRT's calibrator)."""
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range of least divergence."""
+        return least_divergence(self.histogram, self.spec)
+
+
+@observer("emd")
+class EarthMover(LeastError):
+    """The range of least earth mover's distance between the values and their quantized form.
+
+    Rounding keeps the order of values, so the best plan moves each to its own quantized value, and the distance is the mean
+    absolute error (Vallender 1974): `lp` with power 1.
+    """
+
+    def __init__(self, spec: TensorSpec, steps: int = 100, **options: Any) -> None:
+        """`steps`: ranges tried along each end."""
+        super().__init__(spec, 1.0, steps, **options)
+
+
+@observer("moments")
+class Moments(HistogramObserver):
+    """The range that keeps mean and standard deviation best: what PaddleSlim calls `emd`."""
+
+    def __init__(self, spec: TensorSpec, steps: int = 100, **options: Any) -> None:
+        """`steps`: ranges tried."""
+        super().__init__(spec, **options)
+        self.steps = steps
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range of least distance."""
+        return ranges.moment_distance(self.distribution, self.spec, self.steps)
+
+
+@observer("hist_percent")
+class HistogramPercent(HistogramObserver):
+    """The symmetric range that holds a share of all values (PaddleSlim's `hist`)."""
+
+    def __init__(self, spec: TensorSpec, percent: float = 0.99999, **options: Any) -> None:
+        """`percent`: the share, 0..1."""
+        super().__init__(spec, **options)
+        if not 0.0 < percent <= 1.0:
+            raise RecipeError(f"percent is a share above 0 and at most 1, not {percent}")
+        self.percent = percent
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range."""
+        return ranges.absolute_percentile(self.distribution, self.percent)
+
+
+@observer("aciq")
+class AnalyticClipping(HistogramObserver):
+    """The best clipping of the Gaussian or Laplace distribution that has the values' moments (ACIQ, Banner et al. 2019)."""
+
+    def __init__(self, spec: TensorSpec, distribution: str = "laplace", **options: Any) -> None:
+        """`distribution`: "laplace" or "gaussian"."""
+        super().__init__(spec, **options)
+        if distribution not in ("laplace", "gaussian"):
+            raise RecipeError(f"aciq's distribution is laplace or gaussian, not {distribution!r}")
+        self.distribution_name = distribution
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range."""
+        return aciq(self.distribution, self.spec, self.distribution_name)

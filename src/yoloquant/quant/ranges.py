@@ -5,10 +5,12 @@ All answer with `(C,)` float64 tensors and work on all channels at once.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from yoloquant.quant.histogram import Histogram
+from yoloquant.quant.histogram import Distribution
 from yoloquant.quant.parameters import scale_and_zero_point
 from yoloquant.spec import TensorSpec
 
@@ -19,7 +21,7 @@ _LEAST_DIFFERENCE = 1e-7
 _BLOCK = 1 << 23
 
 
-def percentile(histogram: Histogram, low_alpha: float, high_alpha: float) -> tuple[Tensor, Tensor]:
+def percentile(histogram: Distribution, low_alpha: float, high_alpha: float) -> tuple[Tensor, Tensor]:
     """Leave `low_alpha` of the negative values below the range and `high_alpha` of the positive ones above it.
 
     Each side is cut by its own values only, so that a tensor with few negative values does not lose them all.
@@ -44,7 +46,7 @@ def _upper_cut(counts: Tensor, centers: Tensor, width: Tensor, alpha: float) -> 
     return torch.where(last >= 0, edge, 0.0)
 
 
-def quantization_error(histogram: Histogram, low: Tensor, high: Tensor, spec: TensorSpec, power: float = 2.0) -> Tensor:
+def quantization_error(histogram: Distribution, low: Tensor, high: Tensor, spec: TensorSpec, power: float = 2.0) -> Tensor:
     """Sum of `|x - fake_quantize(x)|^power` over the counted values, for several ranges a channel.
 
     Args:
@@ -79,7 +81,7 @@ def _power(values: Tensor, power: float) -> Tensor:
 
 
 def least_error(
-    histogram: Histogram,
+    histogram: Distribution,
     spec: TensorSpec,
     power: float = 2.0,
     steps: int = 100,
@@ -95,10 +97,12 @@ def least_error(
         spec: how the tensor is quantized.
         power: 2 for the squared error; higher weighs outliers more.
         steps: candidates along each end, from `least` to 1 of the observed range.
-        least: smallest share of the range that is tried.
+        least: smallest share of the range that is tried; below a tenth, shares are spaced evenly in their logarithm.
     """
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
     factors = torch.linspace(least, 1.0, steps, dtype=torch.float64)[:, None]
+    if least < 0.1:
+        factors = torch.logspace(math.log10(least), 0.0, steps, dtype=torch.float64)[:, None]
     if spec.symmetric:
         index = quantization_error(histogram, factors * low, factors * high, spec, power).argmin(dim=0)
         best = factors[index, 0]
@@ -112,10 +116,58 @@ def least_error(
     return best_low, best_high
 
 
-def shrink_both_ends(histogram: Histogram, spec: TensorSpec, steps: int = 80) -> tuple[Tensor, Tensor]:
+def shrink_both_ends(histogram: Distribution, spec: TensorSpec, steps: int = 80) -> tuple[Tensor, Tensor]:
     """Sparsebit's search: both ends shrunk together by i %, i = 0..steps-1, the least squared error kept."""
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
     factors = (1.0 - 0.01 * torch.arange(steps, dtype=torch.float64))[:, None]
     index = quantization_error(histogram, factors * low, factors * high, spec).argmin(dim=0)
     best = factors[index, 0]
     return best * low, best * high
+
+
+def absolute_percentile(histogram: Distribution, share: float) -> tuple[Tensor, Tensor]:
+    """The range `-t..t`, within the values seen, that holds `share` of all values by their size (PaddleSlim's `hist`).
+
+    Args:
+        histogram: of the values.
+        share: 0..1, for example 0.9999.
+    """
+    sizes, order = histogram.centers.abs().sort(dim=1)
+    below = histogram.counts.gather(1, order).cumsum(dim=1)
+    enough = below >= share * below[:, -1:]
+    first = enough.long().argmax(dim=1)
+    limit = sizes.gather(1, first[:, None])[:, 0] + histogram.width / 2
+    return torch.maximum(-limit, histogram.low.double()), torch.minimum(limit, histogram.high.double())
+
+
+def moment_distance(histogram: Distribution, spec: TensorSpec, steps: int = 100, least: float = 0.1) -> tuple[Tensor, Tensor]:
+    """The range that keeps mean and standard deviation best: `|mean - mean_q| + |std - std_q|` (PaddleSlim's `emd`).
+
+    Both ends shrink together.
+
+    Args:
+        histogram: of the values.
+        spec: decides the integers.
+        steps: factors tried, from `least` to 1.
+        least: smallest factor.
+    """
+    low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
+    factors = torch.linspace(least, 1.0, steps, dtype=torch.float64)
+    counts, centers = histogram.counts, histogram.centers
+    total = counts.sum(dim=1).clamp(min=1.0)
+    mean, deviation = _moments(centers, counts, total)
+    distances = []
+    for factor in factors:
+        scale, zero_point = scale_and_zero_point(factor * low, factor * high, spec)
+        wide, zero = scale.double()[:, None], zero_point[:, None]
+        values = (torch.round(centers / wide) + zero).clamp(spec.quant_min, spec.quant_max).sub(zero) * wide
+        mean_q, deviation_q = _moments(values, counts, total)
+        distances.append((mean - mean_q).abs() + (deviation - deviation_q).abs())
+    best = factors[torch.stack(distances).argmin(dim=0)]
+    return best * low, best * high
+
+
+def _moments(values: Tensor, counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    mean = (values * counts).sum(dim=1) / total
+    variance = ((values - mean[:, None]).square() * counts).sum(dim=1) / total
+    return mean, variance.sqrt()

@@ -93,6 +93,12 @@ class Draft:
             if kind(user) != "output" and not in_float:
                 self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
 
+    def quantize_for_output(self, node: Node) -> None:
+        """Quantize a value where it is an output of the network itself."""
+        for user in node.users:
+            if kind(user) == "output":
+                self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
+
     def is_output_quantized(self, node: Node) -> bool:
         """Some reader of the value gets it quantized."""
         return any(Edge(node.name, user.name, user.all_input_nodes.index(node)) in self.activations for user in node.users)
@@ -132,6 +138,22 @@ def output_layers(graph_module: GraphModule) -> frozenset[str]:
     return frozenset(
         name for name, node in weighted_layers(graph_module).items() if any(kind(user) == "output" for user in node.users)
     )
+
+
+def input_layers(graph_module: GraphModule) -> frozenset[str]:
+    """Names of the weighted layers that see the image before any other weighted layer does."""
+    # Behind a weighted layer the image is no longer seen.
+    seen: set[Node] = set()
+    found = set()
+    for node in graph_module.graph.nodes:
+        if node.op == "placeholder":
+            seen.add(node)
+        elif any(source in seen for source in node.all_input_nodes):
+            if kind(node) in WEIGHTED:
+                found.add(layer_name(node))
+            else:
+                seen.add(node)
+    return frozenset(found)
 
 
 def axis_of_weight(graph_module: GraphModule, edge: Edge) -> int:

@@ -64,3 +64,20 @@ def share_through_same_values(draft: Draft) -> None:
             for producer in node.all_input_nodes:
                 if kind(producer) != "parameter":
                     draft.share(node, producer)
+
+
+def share_addends(draft: Draft) -> None:
+    """Let both inputs of an addition have one scale, so that hardware adds integers without rescaling either.
+
+    Source: the hardware-aligned flow of yolov5_qat, which binds the inputs of additions and concats.
+    """
+    for node in draft.nodes("add"):
+        producers = [producer for producer in node.all_input_nodes if kind(producer) != "parameter"]
+        for other in producers[1:]:
+            draft.share(producers[0], other)
+
+
+def network_outputs(draft: Draft) -> None:
+    """Quantize what the network itself answers, for hardware that hands integers to the decoding."""
+    for node in draft.nodes(*WEIGHTED):
+        draft.quantize_for_output(node)

@@ -1,0 +1,65 @@
+"""Results of single regions on disk, so that an interrupted reconstruction goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.recipe import Reconstruct
+
+
+def state_key(detector: QuantizedDetector, settings: Reconstruct, images: Sequence[str]) -> str:
+    """A digest of all that a reconstruction starts from: weights, scales, placement, settings and images' names."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    digest.update(repr(images).encode())
+    for name, tensor in sorted(detector.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class RegionCheckpoints:
+    """A folder with one file for each region that is done.
+
+    Attributes:
+        folder: made when the first result is saved.
+        key: names everything that the results depend on; files with another key are not used.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Use a folder."""
+        self.folder, self.key = folder, key
+
+    def load(self, number: int) -> tuple[list[Tensor], float, float] | None:
+        """State, loss before and loss after of a region; none if it has not been learned with this key."""
+        path = self._path(number)
+        if not path.is_file():
+            return None
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != self.key:
+                return None
+            # Keys are numbered; safetensors gives them in no promised order.
+            state = [file.get_tensor(str(index)) for index in range(int(metadata["count"]))]
+        return state, float(metadata["before"]), float(metadata["after"])
+
+    def save(self, number: int, state: Sequence[Tensor], before: float, after: float) -> None:
+        """Keep a region's result; a kill leaves the old file or the new one, never half."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Copies, since a scale of no dimension and views cannot share memory in the file.
+        tensors = {str(index): torch.clone(tensor.detach()).contiguous() for index, tensor in enumerate(state)}
+        metadata = {"key": self.key, "count": str(len(tensors)), "before": repr(before), "after": repr(after)}
+        temporary = self._path(number).with_suffix(".partial")
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, self._path(number))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{self.key[:16]}-{number:04}.safetensors"
