@@ -23,7 +23,7 @@ def test_presets_are_valid_and_survive_yaml(name):
         ("weights.bitz=4", "unknown key 'weights.bitz', did you mean 'bits'"),
         ("weights.bits=9", "weights.bits"),
         ("calibration.images=0", "calibration.images"),
-        ("algorithms=[{calibrat: {}}]", "no known algorithm: choose from calibrate"),
+        ("algorithms=[{calibrat: {}}]", "no known algorithm: choose from equalize"),
         ("algorithms=[{bias_correction: {}}]", "first algorithm must be calibrate"),
         ("weights", "--set takes key=value"),
         ("target.name=x", None),

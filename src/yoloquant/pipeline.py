@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import statistics
@@ -20,6 +21,7 @@ from torch.fx import GraphModule
 from yoloquant.algorithms.bias_correction import correct_biases
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.equalize import equalize
+from yoloquant.algorithms.mixed_precision import choose_bits, layer_choices, total_weights
 from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
@@ -43,7 +45,18 @@ from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.recipe import BiasCorrection, Equalize, KeepFloat, Recipe, Reconstruct, WeightRanges, load_recipe
+from yoloquant.recipe import (
+    BiasCorrection,
+    Equalize,
+    KeepFloat,
+    MixedPrecision,
+    Override,
+    Recipe,
+    Reconstruct,
+    TensorSettings,
+    WeightRanges,
+    load_recipe,
+)
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -132,6 +145,7 @@ class QuantizationResult:
             "parity": [{**asdict(parity), "signal_to_noise": min(parity.signal_to_noise, 999.0)} for parity in self.parity],
             "float_layers": {layer.name: round(layer.gain, 4) for layer in self.float_layers},
             "calibration_images": self.calibration_count,
+            "weight_bits": weight_bits(self.detector),
             "quantized_layers": self.quantized_layers,
             "layers": self.layer_count,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
@@ -342,6 +356,10 @@ def _run_algorithms(
             if in_float:
                 quantized, _ = _place(detector, recipe, target, (layer.name for layer in in_float))
                 _calibrate(quantized, recipe, entries, tell)
+        elif isinstance(step, MixedPrecision):
+            recipe = _with_bits(recipe, _chosen_bits(quantized, step, entries, tell))
+            quantized, _ = _place(detector, recipe, target, (layer.name for layer in in_float))
+            _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, BiasCorrection):
             with tell.step("Correct biases") as update:
                 correct_biases(quantized, _first_images(quantized, entries, step.images), update)
@@ -353,6 +371,27 @@ def _run_algorithms(
             _reconstruct(quantized, _captured(detector, recipe), step, entries, partial, tell)
         clock.stop(step.name)
     return quantized, in_float
+
+
+def _chosen_bits(quantized: QuantizedDetector, step: MixedPrecision, entries: list[ImageEntry], tell: Reporter) -> dict[str, int]:
+    unit = "bit_operations" if step.bit_operations is not None else "weight_bytes"
+    images = _spread_images(quantized, entries, step.images)
+    with tell.step("Measure each layer at each width") as update:
+        layers = layer_choices(quantized, images, step.bits, unit, update)
+    budget = step.bit_operations or step.weight_bytes
+    if step.average_bits is not None:
+        budget = step.average_bits / 8.0 * total_weights(quantized)
+    assert budget is not None
+    bits = choose_bits(layers, budget)
+    taken = sum(layer.costs[layer.bits.index(bits[layer.name])] for layer in layers)
+    counts = ", ".join(f"{list(bits.values()).count(width)} layers at {width} bit" for width in sorted(set(bits.values())))
+    tell.note(f"{counts}: {taken:,} {unit.replace('_', ' ')} of {budget:,.0f}")
+    return bits
+
+
+def _with_bits(recipe: Recipe, bits: dict[str, int]) -> Recipe:
+    chosen = tuple(Override(match=glob.escape(name), weights=TensorSettings(bits=width)) for name, width in bits.items())
+    return recipe.model_copy(update={"overrides": (*recipe.overrides, *chosen)})
 
 
 def _reconstruct(
@@ -394,14 +433,18 @@ def _calibrate(quantized: QuantizedDetector, recipe: Recipe, entries: list[Image
 def _costliest_layers(
     quantized: QuantizedDetector, step: KeepFloat, entries: list[ImageEntry], tell: Reporter
 ) -> list[SensitiveLayer]:
-    # Spread over all of the sorted images, which often come in groups that look alike.
-    images = _first_images(quantized, entries[:: max(1, len(entries) // step.images)], step.images)
+    images = _spread_images(quantized, entries, step.images)
     with tell.step("Find the layers that cost most") as update:
         layers = most_sensitive_layers(quantized, images, step.layers, step.least_gain, update)
     if layers:
         named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
         tell.note(f"kept in float: {named}")
     return layers
+
+
+def _spread_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
+    """Some of the sorted images, which often come in groups that look alike."""
+    return _first_images(quantized, entries[:: max(1, len(entries) // count)], count)
 
 
 def _first_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
@@ -478,6 +521,12 @@ def precision_label(detector: QuantizedDetector) -> str:
         bits["w" if name.endswith("weight_quantizer") else "a"].append(quantizer.spec.bits)
     common = {key: max(set(values), key=values.count) if values else 32 for key, values in bits.items()}
     return f"int{common['w']}" if common["w"] == common["a"] else f"w{common['w']}a{common['a']}"
+
+
+def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
+    """Layer name -> bits of its weight, of layers with quantized weights."""
+    suffix = ".weight_quantizer"
+    return {name.removesuffix(suffix): quantizer.spec.bits for name, quantizer in detector.quantizers() if name.endswith(suffix)}
 
 
 def _write(result: QuantizationResult, detector: Detector, folder: Path) -> None:

@@ -101,6 +101,31 @@ class KeepFloat(_Section):
     images: Annotated[int, Field(ge=1)] = 24
 
 
+class MixedPrecision(_Section):
+    """Choose each layer's weight bits so that boxes and scores change least within a budget; exactly one budget is given.
+
+    Attributes:
+        bits: widths to choose from.
+        average_bits: budget as the mean width of all weights.
+        weight_bytes: budget as the size of all weights.
+        bit_operations: budget as the sum, over an image's multiplications, of weight bits times activation bits.
+        images: calibration images that layers are measured on.
+    """
+
+    name: Literal["mixed_precision"] = "mixed_precision"
+    bits: tuple[Literal[2, 3, 4, 5, 6, 7, 8], ...] = (4, 8)
+    average_bits: Annotated[float, Field(gt=0.0)] | None = None
+    weight_bytes: Annotated[int, Field(gt=0)] | None = None
+    bit_operations: Annotated[float, Field(gt=0.0)] | None = None
+    images: Annotated[int, Field(ge=1)] = 8
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> MixedPrecision:
+        if sum(budget is not None for budget in (self.average_bits, self.weight_bytes, self.bit_operations)) != 1:
+            raise ValueError("mixed_precision needs exactly one budget: average_bits, weight_bytes or bit_operations")
+        return self
+
+
 class Reconstruct(_Section):
     """Let regions of the network learn, without labels, to answer as the float network does.
 
@@ -154,8 +179,21 @@ class Reconstruct(_Section):
         return self
 
 
-Algorithm = Annotated[Equalize | Calibrate | KeepFloat | WeightRanges | BiasCorrection | Reconstruct, Field(discriminator="name")]
-ALGORITHM_NAMES = ("equalize", "calibrate", "keep_float", "weight_ranges", "bias_correction", "reconstruct")
+Algorithm = Annotated[
+    Equalize | Calibrate | KeepFloat | MixedPrecision | WeightRanges | BiasCorrection | Reconstruct, Field(discriminator="name")
+]
+ALGORITHM_NAMES = (
+    "equalize",
+    "calibrate",
+    "keep_float",
+    "mixed_precision",
+    "weight_ranges",
+    "bias_correction",
+    "reconstruct",
+)
+
+# These change the placement, after which the network is captured and calibrated again.
+_STARTS_ANEW = ("keep_float", "mixed_precision")
 
 
 class CalibrationSettings(_Section):
@@ -217,8 +255,9 @@ class Recipe(_Section):
             raise ValueError("the first algorithm must be calibrate (or equalize, calibrate), since all others need ranges")
         if "equalize" in names:
             raise ValueError("equalize must come first, since ranges are those of equalised layers")
-        if "keep_float" in names[2:]:
-            raise ValueError("keep_float must come right after calibrate, since it starts the others' work anew")
+        again = [name for name in names if name in _STARTS_ANEW]
+        if names[1 : 1 + len(again)] != again:
+            raise ValueError(f"{' and '.join(again)} must come right after calibrate, since they start the others' work anew")
         return self
 
     def choose(self, layer: str, op: str, tensor: str, spec: TensorSpec, places: Container[str] = ()) -> TensorSpec | None:

@@ -60,9 +60,11 @@ CONTAINERS = (
 OPSET_OF_SMALL_TYPES = 21
 
 
-def container(quant_min: int, quant_max: int) -> Container:
-    """The smallest type that holds the integers."""
+def container(quant_min: int, quant_max: int, least_bits: int = 4) -> Container:
+    """The smallest type of at least `least_bits` that holds the integers."""
     for candidate in CONTAINERS:
+        if candidate.high - candidate.low + 1 < 1 << least_bits:
+            continue
         if candidate.low <= quant_min and quant_max <= candidate.high and (candidate.low < 0) == (quant_min < 0):
             return candidate
     raise ValueError(f"no ONNX integer type holds {quant_min}..{quant_max}")
@@ -192,7 +194,9 @@ def _quantize_dequantize(
     shared_name: str,
 ) -> list[ir.Node]:
     """An activation: QuantizeLinear and DequantizeLinear, clipped first where the type holds more than the integers."""
-    holder = container(*integers)
+    # Bytes at least: 4-bit types save nothing at run time where no kernel computes with them, and running YOLOv5n with such
+    # activations ended in a corrupted heap (ONNX Runtime 1.31 and OpenVINO 2026.4 in one process; which of them is not known).
+    holder = container(*integers, least_bits=8)
     nodes: list[ir.Node] = []
     source = x
     if integers != (holder.low, holder.high):
