@@ -27,6 +27,7 @@ Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONN
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors) or float ONNX file.")]
 Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
 Annotations = Annotated[Path | None, typer.Option(help="COCO JSON with the ground truth of the val split.")]
+TargetName = Annotated[str | None, typer.Option(help="Deployment target; see `yoloquant targets`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.")]
 RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime or openvino.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
@@ -53,7 +54,7 @@ def _preprocessing(words: str | None) -> Preprocessing | None:
 def quantize(
     model: Checkpoint,
     data: Data,
-    target: Annotated[str | None, typer.Option(help="Deployment target; see `yoloquant targets`.")] = None,
+    target: TargetName = None,
     recipe: Annotated[str, typer.Option(help="Preset or YAML file; see `yoloquant recipes`.")] = "int8",
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out"),
     overrides: Set = None,
@@ -89,6 +90,90 @@ def quantize(
     if result.rows:
         OUT.print(result_table(result.rows))
     OUT.print(f"written to {output}: model.onnx, quantized.safetensors, recipe.yaml, metrics.json, report.html", markup=False)
+
+
+@app.command()
+def analyze(
+    model: Checkpoint,
+    data: Data,
+    target: TargetName = None,
+    recipe: Annotated[str, typer.Option(help="Preset or YAML file.")] = "int8-mse",
+    output: Annotated[Path, typer.Option(help="Folder to write; an interrupted run goes on there.")] = Path("analysis"),
+    overrides: Set = None,
+    measure: Annotated[str, typer.Option(help="error (of boxes and scores, without labels) or map.")] = "error",
+    mode: Annotated[str, typer.Option(help="one (layer quantized), all-but-one, or block (one quantized).")] = "one",
+    images: Annotated[int, typer.Option(min=1, help="Calibration images for errors and statistics.")] = 8,
+    fast: Annotated[int | None, typer.Option(min=1, help="For map: only so many images of the val split.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
+    annotations: Annotations = None,
+    top: Annotated[int, typer.Option(min=1, help="Layers to show.")] = 15,
+) -> None:
+    """Show what each layer's quantization costs, and what to do about it."""
+    from yoloquant.analysis import analyze as run
+    from yoloquant.report.tables import sensitivity_table
+
+    found = run(
+        model,
+        data,
+        target=target,
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        output=output,
+        measure=measure,
+        mode=mode,  # type: ignore[arg-type]
+        images=images,
+        fast=fast,
+        calibration=calibration,
+        annotations=annotations,
+        reporter=RichReporter(),
+    )
+    OUT.print(sensitivity_table(found, top))
+    for sentence in found.advice[:top]:
+        OUT.print(sentence, markup=False)
+    OUT.print(f"written to {output}: analysis.html, analysis.json, sensitivity.csv, statistics.csv", markup=False)
+
+
+@app.command()
+def search(
+    model: Checkpoint,
+    data: Data,
+    max_drop: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 that may be lost, percent points.")] = None,
+    target_map: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 to reach, percent.")] = None,
+    raise_bits: Annotated[int | None, typer.Option(help="Give layers so many weight bits instead of float.")] = None,
+    target: TargetName = None,
+    recipe: Annotated[str, typer.Option(help="Preset or YAML file to start from.")] = "int8-mse",
+    output: Annotated[Path, typer.Option(help="Recipe to write.")] = Path("found.yaml"),
+    overrides: Set = None,
+    calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
+    annotations: Annotations = None,
+) -> None:
+    """Find the fewest layers in float that keep an accuracy, and write the recipe."""
+    from yoloquant.search import search as run
+
+    found = run(
+        model,
+        data,
+        max_drop=max_drop,
+        target_map=target_map,
+        raise_bits=raise_bits,
+        target=target,
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        calibration=calibration,
+        annotations=annotations,
+        record=output.with_suffix(".search.json"),
+        reporter=RichReporter(),
+    )
+    output.write_text(found.recipe.to_yaml(), encoding="utf-8")
+    change = "in float" if raise_bits is None else f"at {raise_bits} bit"
+    table = Table("layers changed", "mAP50-95", "drop")
+    for count, value in found.curve.items():
+        table.add_row(str(count), f"{value:.2f}", f"{found.float_map - value:.2f}")
+    OUT.print(table)
+    OUT.print(f"{len(found.layers)} layers {change}: {', '.join(found.layers) or 'none'}", markup=False)
+    reached = f"{found.found_map:.2f} of the float model's {found.float_map:.2f} mAP50-95"
+    OUT.print(f"{reached}, in {found.evaluations} evaluations", markup=False)
+    OUT.print(f"written to {output}: `yoloquant quantize ... --recipe {output}` makes the model", markup=False)
 
 
 @app.command()

@@ -2,67 +2,48 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import shutil
-import statistics
 import tempfile
-import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.fx import GraphModule
 
-from yoloquant.algorithms.bias_correction import correct_biases
-from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.algorithms.equalize import equalize
-from yoloquant.algorithms.mixed_precision import choose_bits, layer_choices, total_weights
-from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
-from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
-from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
-from yoloquant.algorithms.weight_ranges import choose_weight_ranges
+from yoloquant.algorithms.sensitive_layers import SensitiveLayer
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.checkpoint.live import detector_from_live
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
-from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
 from yoloquant.evaluate.parity import Parity, check_parity, require_parity
 from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, REPORT, WEIGHTS, quantized_from, save_quantized
-from yoloquant.graph.capture import capture
-from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, REPORT, WEIGHTS, save_quantized
 from yoloquant.models.detector import Detector
-from yoloquant.models.layouts import LAYOUTS
-from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quantizing import (
+    Clock,
+    loader_for,
+    place,
+    placement_note,
+    quantized_layer_count,
+    run_algorithms,
+    weight_bits,
+)
 from yoloquant.recipe import (
-    BiasCorrection,
-    Equalize,
-    KeepFloat,
-    MixedPrecision,
-    Override,
     Recipe,
-    Reconstruct,
-    TensorSettings,
-    WeightRanges,
     load_recipe,
 )
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
-from yoloquant.spec import TensorSpec
 from yoloquant.targets.base import Target
-from yoloquant.targets.placement import input_layers, output_layers
 from yoloquant.targets.registry import get_target
 
 # Photographs that parity is checked on.
@@ -198,7 +179,7 @@ def quantize(
     folder = _checked_output(output)
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, **({"target": target} if target else {}))
     chosen = get_target(settings.target)
-    detector = _detector(model, preprocessing)
+    detector = to_detector(model, preprocessing)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if data is None and calibration is None:
@@ -208,12 +189,12 @@ def quantize(
     if dataset is not None:
         _ = dataset.ground_truth  # Missing labels are told before anything long begins.
 
-    clock = _Clock()
+    clock = Clock()
     partial = None if folder is None else folder.with_name(f"{folder.name}.partial")
-    quantized, layer_count = _place(detector, settings, chosen)
+    quantized, layer_count = place(detector, settings, chosen)
     clock.stop("capture")
-    quantized, in_float = _run_algorithms(quantized, detector, settings, chosen, entries, partial, tell, clock)
-    tell.note(_placement_note(quantized, chosen, layer_count))
+    quantized, in_float = run_algorithms(quantized, detector, settings, chosen, entries, partial, tell, clock)
+    tell.note(placement_note(quantized, chosen, layer_count))
     # Beside the output, so that the finished folder is moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
         work = Path(scratch) / "output"
@@ -239,7 +220,7 @@ def quantize(
             tuple(parity),
             tuple(in_float),
             len(entries),
-            _quantized_layer_count(quantized),
+            quantized_layer_count(quantized),
             layer_count,
             clock.seconds,
             folder,
@@ -259,21 +240,11 @@ def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
 
 
-def _detector(model: Any, preprocessing: Preprocessing | None) -> Detector:
+def to_detector(model: Any, preprocessing: Preprocessing | None = None) -> Detector:
+    """The detector in a file, in an object of an original repository, or as it is."""
     if isinstance(model, Detector):
         return model
     return read_detector(model, preprocessing) if isinstance(model, str | Path) else detector_from_live(model)
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    def stop(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._start
-        self._start = now
 
 
 def _checked_output(output: str | Path | None) -> Path | None:
@@ -291,166 +262,6 @@ def _checked_output(output: str | Path | None) -> Path | None:
     return folder
 
 
-def _captured(detector: Detector, recipe: Recipe) -> GraphModule:
-    """The float network as quantizers and reconstruction see it."""
-    graph_module = capture(detector.network, detector.input_size, max(detector.strides))
-    for step in recipe.algorithms:
-        if isinstance(step, Equalize):
-            equalize(graph_module, step.rounds)
-    return graph_module
-
-
-def _place(detector: Detector, recipe: Recipe, target: Target, in_float: Iterable[str] = ()) -> tuple[QuantizedDetector, int]:
-    graph_module = _captured(detector, recipe)
-    kinds = {node.meta["layer"]: kind(node) for node in graph_module.graph.nodes}
-    layers = [name for name, found in kinds.items() if found not in ("parameter", "input", "output")]
-    first, last = input_layers(graph_module), output_layers(graph_module)
-
-    def choose(layer: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:
-        places = {place for place, names in (("@first", first), ("@last", last)) if layer in names}
-        return recipe.choose(layer, kinds[layer], tensor, spec, places)
-
-    placement = target.place(
-        graph_module,
-        choose,
-        recipe.ignored(layers) | frozenset(in_float),
-        None if recipe.output_layers is None else recipe.output_layers == "float",
-    )
-    return quantized_from(detector, placement, graph_module), sum(found in WEIGHTED for found in kinds.values())
-
-
-def _quantized_layer_count(detector: QuantizedDetector) -> int:
-    return sum(name.endswith(".weight_quantizer") for name, _ in detector.quantizers())
-
-
-def _placement_note(detector: QuantizedDetector, target: Target, layer_count: int) -> str:
-    activations = sum(1 for name, _ in detector.quantizers()) - _quantized_layer_count(detector)
-    return (
-        f"target {target.name}: {_quantized_layer_count(detector)} of {layer_count} weighted layers in integers, "
-        f"{activations} activation scales"
-    )
-
-
-def _run_algorithms(
-    quantized: QuantizedDetector,
-    detector: Detector,
-    recipe: Recipe,
-    target: Target,
-    entries: list[ImageEntry],
-    partial: Path | None,
-    tell: Reporter,
-    clock: _Clock,
-) -> tuple[QuantizedDetector, list[SensitiveLayer]]:
-    """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float.
-
-    Long ones keep what they have done in the folder `partial`, if there is one, and go on from there.
-    """
-    in_float: list[SensitiveLayer] = []
-    _calibrate(quantized, recipe, entries, tell)
-    clock.stop("calibrate")
-    for step in recipe.algorithms:
-        if isinstance(step, KeepFloat) and isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed:
-            tell.note("keep_float is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
-        elif isinstance(step, KeepFloat):
-            in_float = _costliest_layers(quantized, step, entries, tell)
-            if in_float:
-                quantized, _ = _place(detector, recipe, target, (layer.name for layer in in_float))
-                _calibrate(quantized, recipe, entries, tell)
-        elif isinstance(step, MixedPrecision):
-            recipe = _with_bits(recipe, _chosen_bits(quantized, step, entries, tell))
-            quantized, _ = _place(detector, recipe, target, (layer.name for layer in in_float))
-            _calibrate(quantized, recipe, entries, tell)
-        elif isinstance(step, BiasCorrection):
-            with tell.step("Correct biases") as update:
-                correct_biases(quantized, _first_images(quantized, entries, step.images), update)
-        elif isinstance(step, WeightRanges):
-            loader = _loader(quantized, entries[: step.images], recipe.calibration.batch_size)
-            with tell.step("Choose weight ranges") as update:
-                choose_weight_ranges(quantized, (batch.images for batch in loader), len(loader), update)
-        elif isinstance(step, Reconstruct):
-            _reconstruct(quantized, _captured(detector, recipe), step, entries, partial, tell)
-        clock.stop(step.name)
-    return quantized, in_float
-
-
-def _chosen_bits(quantized: QuantizedDetector, step: MixedPrecision, entries: list[ImageEntry], tell: Reporter) -> dict[str, int]:
-    unit = "bit_operations" if step.bit_operations is not None else "weight_bytes"
-    images = _spread_images(quantized, entries, step.images)
-    with tell.step("Measure each layer at each width") as update:
-        layers = layer_choices(quantized, images, step.bits, unit, update)
-    budget = step.bit_operations or step.weight_bytes
-    if step.average_bits is not None:
-        budget = step.average_bits / 8.0 * total_weights(quantized)
-    assert budget is not None
-    bits = choose_bits(layers, budget)
-    taken = sum(layer.costs[layer.bits.index(bits[layer.name])] for layer in layers)
-    counts = ", ".join(f"{list(bits.values()).count(width)} layers at {width} bit" for width in sorted(set(bits.values())))
-    tell.note(f"{counts}: {taken:,} {unit.replace('_', ' ')} of {budget:,.0f}")
-    return bits
-
-
-def _with_bits(recipe: Recipe, bits: dict[str, int]) -> Recipe:
-    chosen = tuple(Override(match=glob.escape(name), weights=TensorSettings(bits=width)) for name, width in bits.items())
-    return recipe.model_copy(update={"overrides": (*recipe.overrides, *chosen)})
-
-
-def _reconstruct(
-    quantized: QuantizedDetector,
-    reference: GraphModule,
-    step: Reconstruct,
-    entries: list[ImageEntry],
-    partial: Path | None,
-    tell: Reporter,
-) -> None:
-    images = _first_images(quantized, entries, step.images)
-    checkpoints = None
-    if partial is not None:
-        checkpoints = RegionCheckpoints(partial, state_key(quantized, step, [entry.path.name for entry in entries]))
-    with tell.step(f"Reconstruct each {step.unit}") as update:
-
-        def progress(number: int, count: int, name: str, done: float, loss: float) -> None:
-            whole = count * step.iterations
-            update(round((number + done) * step.iterations), whole, f"{name}: loss {loss:.2f} of that before")
-
-        results = reconstruct(quantized, reference, images, step, checkpoints, progress)
-    shares = [result.after / result.before for result in results if result.before > 0.0]
-    if shares:
-        tell.note(f"reconstruction left {statistics.geometric_mean(shares):.0%} of the loss, the mean of {len(shares)} regions")
-
-
-def _loader(detector: QuantizedDetector, entries: list[ImageEntry], batch_size: int) -> ImageLoader:
-    return ImageLoader(entries, detector.input_size, batch_size, top_left=detector.preprocessing.top_left)
-
-
-def _calibrate(quantized: QuantizedDetector, recipe: Recipe, entries: list[ImageEntry], tell: Reporter) -> None:
-    loader = _loader(quantized, entries, recipe.calibration.batch_size)
-    with tell.step(f"Calibrate on {len(entries)} images") as update:
-        calibrate(quantized, (batch.images for batch in loader), len(loader), update)
-    for sentence in loader.skipped:
-        tell.note(f"skipped: {sentence}")
-
-
-def _costliest_layers(
-    quantized: QuantizedDetector, step: KeepFloat, entries: list[ImageEntry], tell: Reporter
-) -> list[SensitiveLayer]:
-    images = _spread_images(quantized, entries, step.images)
-    with tell.step("Find the layers that cost most") as update:
-        layers = most_sensitive_layers(quantized, images, step.layers, step.least_gain, update)
-    if layers:
-        named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
-        tell.note(f"kept in float: {named}")
-    return layers
-
-
-def _spread_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
-    """Some of the sorted images, which often come in groups that look alike."""
-    return _first_images(quantized, entries[:: max(1, len(entries) // count)], count)
-
-
-def _first_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
-    return next(iter(_loader(quantized, entries[:count], count))).images
-
-
 def _verify(
     detector: QuantizedDetector,
     path: Path,
@@ -460,7 +271,7 @@ def _verify(
     tell: Reporter,
 ) -> list[Parity]:
     """Check the file in every installed runtime; the target's own must agree, others are told about."""
-    batch = next(iter(_loader(detector, entries[:PARITY_IMAGES], PARITY_IMAGES)))
+    batch = next(iter(loader_for(detector, entries[:PARITY_IMAGES], PARITY_IMAGES)))
     images = batch.images.numpy().astype(np.float32) / np.float32(255.0)
     with tell.step("Verify the exported file") as update:
         results = check_parity(detector, path, images, runtimes)
@@ -521,12 +332,6 @@ def precision_label(detector: QuantizedDetector) -> str:
         bits["w" if name.endswith("weight_quantizer") else "a"].append(quantizer.spec.bits)
     common = {key: max(set(values), key=values.count) if values else 32 for key, values in bits.items()}
     return f"int{common['w']}" if common["w"] == common["a"] else f"w{common['w']}a{common['a']}"
-
-
-def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
-    """Layer name -> bits of its weight, of layers with quantized weights."""
-    suffix = ".weight_quantizer"
-    return {name.removesuffix(suffix): quantizer.spec.bits for name, quantizer in detector.quantizers() if name.endswith(suffix)}
 
 
 def _write(result: QuantizationResult, detector: Detector, folder: Path) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from yoloquant.evaluate.evaluator import Evaluation
 
 if TYPE_CHECKING:
+    from yoloquant.analysis import Analysis
     from yoloquant.pipeline import Row
 
 HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "file MB")
@@ -61,4 +62,18 @@ def evaluation_table(evaluation: Evaluation, per_class: bool = False) -> Table:
         table.add_section()
         for name, (overall, half) in evaluation.per_class.items():
             table.add_row(f"{name}: mAP50-95 / mAP50", f"{overall:.2f} / {half:.2f}")
+    return table
+
+
+def sensitivity_table(found: Analysis, top: int) -> Table:
+    """The costliest layers, with weights and activations alone."""
+    unit = "mAP50-95 lost" if found.measure == "map" else "error"
+    table = Table("layer", unit, "weights alone", "activations alone", "dB at its answer")
+    by_part = {(result.name, result.part): result.cost for result in found.sensitivities}
+    whole = [result for result in found.sensitivities if result.part == "both"] or list(found.sensitivities)
+    for result in whole[:top]:
+        parts = (by_part.get((result.name, part)) for part in ("weights", "activations"))
+        cells = ["" if cost is None else f"{cost:.4f}" for cost in parts]
+        noise = found.noise.get(result.name)
+        table.add_row(result.name, f"{result.cost:.4f}", *cells, "" if noise is None else f"{noise:.1f}")
     return table

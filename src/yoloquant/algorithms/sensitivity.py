@@ -1,0 +1,150 @@
+"""What each layer's quantization costs: one at a time, all but one, or block by block; weights and activations apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from yoloquant.algorithms.sensitive_layers import layer_quantizers
+from yoloquant.quant.module import FakeQuantize, passing
+from yoloquant.quant.network import QuantizedDetector
+
+Mode = Literal["one", "all-but-one", "block"]
+Part = Literal["both", "weights", "activations"]
+# A quantized detector, in whatever state its quantizers are -> its cost: a detection error, or mAP lost.
+Measure = Callable[[QuantizedDetector], float]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one unit costs.
+
+    Attributes:
+        name: of a layer, or of a block.
+        mode: "one": only it is quantized; "all-but-one": all but it are; "block": only this top-level module is.
+        part: quantizers that were switched: "weights", "activations" or "both".
+        cost: as the measure says; for "all-but-one" what is gained by leaving it in float.
+    """
+
+    name: str
+    mode: Mode
+    part: Part
+    cost: float
+
+
+class Record:
+    """Measurements in a file of one JSON object a line, so that a killed run goes on without repeating any."""
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        """Read what an earlier run with the same key measured; without a path nothing is kept."""
+        self._path, self._key = path, key
+        self._known: dict[tuple[str, str, str], float] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else ():
+            entry = _parsed(line)
+            if entry and entry.get("key") == key:
+                self._known[entry["name"], entry["mode"], entry["part"]] = float(entry["cost"])
+
+    def get(self, name: str, mode: str, part: str) -> float | None:
+        """A cost that was measured before."""
+        return self._known.get((name, mode, part))
+
+    def add(self, result: Sensitivity) -> None:
+        """Keep a measurement."""
+        self._known[result.name, result.mode, result.part] = result.cost
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": self._key, **asdict(result)}) + "\n")
+
+
+def _parsed(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        # The last line of a run that was killed while it wrote.
+        return None
+
+
+def sensitivities(
+    detector: QuantizedDetector,
+    measure: Measure,
+    mode: Mode = "one",
+    parts: Sequence[Part] = ("both",),
+    record: Record | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Sensitivity]:
+    """Measure every unit.
+
+    Args:
+        detector: calibrated.
+        measure: tells the cost of the detector as it is at that moment.
+        mode: which quantizers are on; see `Sensitivity`.
+        parts: of each unit, measured one after the other.
+        record: of earlier measurements; new ones are added.
+        progress: called with (measurements done, all).
+
+    Returns:
+        The costliest first.
+    """
+    record = record or Record(None, "")
+    units = block_quantizers(detector) if mode == "block" else layer_quantizers(detector)
+    everything = [quantizer for _, quantizer in detector.quantizers()]
+    wanted = [(name, part) for name in units for part in parts if select(units[name], part)]
+    whole: float | None = None
+    found = []
+    for number, (name, part) in enumerate(wanted, start=1):
+        cost = record.get(name, mode, part)
+        if cost is None:
+            own = select(units[name], part)
+            if mode == "all-but-one":
+                whole = measure(detector) if whole is None else whole
+                with passing(own):
+                    cost = whole - measure(detector)
+            else:
+                with only(everything, own):
+                    cost = measure(detector)
+            record.add(Sensitivity(name, mode, part, cost))
+        found.append(Sensitivity(name, mode, part, cost))
+        if progress:
+            progress(number, len(wanted))
+    return sorted(found, key=lambda result: -result.cost)
+
+
+def select(quantizers: Sequence[FakeQuantize], part: Part) -> list[FakeQuantize]:
+    """Those of weights, those of activations, or all."""
+    if part == "both":
+        return list(quantizers)
+    return [quantizer for quantizer in quantizers if quantizer.name.endswith("weight_quantizer") == (part == "weights")]
+
+
+def only(everything: Sequence[FakeQuantize], kept: Sequence[FakeQuantize]) -> ExitStack:
+    """A context in which all quantizers but some pass."""
+    stack = ExitStack()
+    inside = {id(quantizer) for quantizer in kept}
+    stack.enter_context(passing([quantizer for quantizer in everything if id(quantizer) not in inside]))
+    return stack
+
+
+def block_quantizers(detector: QuantizedDetector) -> dict[str, list[FakeQuantize]]:
+    """Top-level module (`model.4`) -> all quantizers named after it."""
+    blocks: dict[str, list[FakeQuantize]] = {}
+    for name, quantizer in detector.quantizers():
+        blocks.setdefault(top_level(name), []).append(quantizer)
+    return blocks
+
+
+def top_level(name: str) -> str:
+    """`model.4` of `model.4.cv1.conv`: the name up to its first number, or its first word."""
+    parts = name.strip("/").replace("/", ".").split(".")
+    for index, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: index + 1])
+    return parts[0]
+
+
+def ranked_layers(results: Sequence[Sensitivity], part: Part = "both") -> Iterator[str]:
+    """Names in the order of their cost."""
+    return (result.name for result in sorted(results, key=lambda result: -result.cost) if result.part == part)

@@ -1,0 +1,200 @@
+"""Statistics of every quantized tensor: what is clipped, what becomes zero, how much noise there is, which channels stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from yoloquant.algorithms.calibrate import Progress, to_input
+from yoloquant.graph.operators import kind
+from yoloquant.quant.arithmetic import expand_parameter
+from yoloquant.quant.histogram import Histogram
+from yoloquant.quant.module import FakeQuantize, passing
+from yoloquant.quant.network import QuantizedDetector
+
+BINS = 1024
+# A channel stands out where its largest value is so many times the median channel's.
+OUTLIER = 8.0
+# Values that count as the bulk of a tensor.
+BULK = 0.999
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """One quantized tensor, as the float network has it.
+
+    Attributes:
+        name: of its quantizer, without the suffix.
+        is_weight: a weight, or an activation.
+        bits: of its integers.
+        low: least value; high: greatest value.
+        range_low: least value that its integers represent, of the widest channel; range_high: the greatest.
+        clipped: share of values outside of the represented range, 0..1.
+        zeros: share of values other than 0 that become 0.
+        signal_to_noise: of the quantized values, dB.
+        bulk: share of the represented range, 0..1, that holds 99.9 % of the values.
+        outlier_channels: numbers of channels that reach `OUTLIER` times as far as the median channel.
+        median_levels: integers that the median channel's values spread over; all of a channel's own where each has its scale.
+        counts: histogram of the values, `BINS` at most; edges: of its bins.
+    """
+
+    name: str
+    is_weight: bool
+    bits: int
+    low: float
+    high: float
+    range_low: float
+    range_high: float
+    clipped: float
+    zeros: float
+    signal_to_noise: float
+    bulk: float
+    outlier_channels: tuple[int, ...]
+    median_levels: float
+    counts: tuple[float, ...]
+    edges: tuple[float, ...]
+
+    def advice(self) -> str | None:
+        """A sentence to act on; none where nothing is wrong."""
+        rest = 1.0 - BULK
+        if self.bulk < 0.25 and self.signal_to_noise < 40.0:
+            where = f", by channels {_listed(self.outlier_channels)}" if self.outlier_channels else ""
+            cure = "use weight_ranges or equalize" if self.is_weight else "use the observer mse or percentile, or fix the scale"
+            return f"{self.name}: {1.0 - self.bulk:.0%} of the range is used by {rest:.1%} of the values{where}; {cure}"
+        if self.outlier_channels and self.median_levels < 16.0:
+            return (
+                f"{self.name}: channels {_listed(self.outlier_channels)} reach so far that the median channel has "
+                f"{self.median_levels:.0f} of {1 << self.bits} levels; use equalize, or keep the layer in float"
+            )
+        if self.signal_to_noise < 15.0:
+            what = "more bits, groups, or learned rounding" if self.is_weight else "more bits, or keep the layer in float"
+            return f"{self.name}: quantization leaves a signal-to-noise ratio of {self.signal_to_noise:.0f} dB; use {what}"
+        if self.clipped > 0.02:
+            return f"{self.name}: {self.clipped:.1%} of the values lie outside the range; use a wider one (minmax)"
+        return None
+
+
+def _listed(channels: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, channels[:4]))
+    return f"{shown} and {len(channels) - 4} more" if len(channels) > 4 else shown
+
+
+class _Tally:
+    """Sums over batches for one quantizer."""
+
+    def __init__(self, quantizer: FakeQuantize, axis: int) -> None:
+        self.quantizer, self.axis = quantizer, axis
+        self.histogram = Histogram(1, BINS)
+        self.total = self.clipped = self.zeros = self.nonzero = 0.0
+        self.signal = self.noise = 0.0
+        self.reach: Tensor | None = None
+
+    def see(self, x: Tensor) -> None:
+        quantizer = self.quantizer
+        quantized = quantizer(x)
+        scale = expand_parameter(quantizer.scale, x, quantizer.axis, quantizer.group_size)
+        zero = expand_parameter(quantizer.zero_point, x, quantizer.axis, quantizer.group_size).to(x.dtype)
+        # Half a step beyond the ends is still rounded, not clipped.
+        low, high = (quantizer.spec.quant_min - zero - 0.5) * scale, (quantizer.spec.quant_max - zero + 0.5) * scale
+        self.total += x.numel()
+        self.clipped += float(((x < low) | (x > high)).sum())
+        self.nonzero += float((x != 0).sum())
+        self.zeros += float(((x != 0) & (quantized == 0)).sum())
+        self.signal += float(x.double().square().sum())
+        self.noise += float((quantized - x).double().square().sum())
+        reach = x.abs().transpose(0, self.axis).flatten(1).amax(1)
+        self.reach = reach if self.reach is None else torch.maximum(self.reach, reach)
+        self.histogram.update(x.reshape(1, -1).float())
+
+    def result(self) -> TensorStatistics:
+        quantizer = self.quantizer
+        spec, scale, zero = quantizer.spec, quantizer.scale.detach(), quantizer.zero_point
+        range_low, range_high = float(((spec.quant_min - zero) * scale).min()), float(((spec.quant_max - zero) * scale).max())
+        low, high = float(self.histogram.low), float(self.histogram.high)
+        counts = self.histogram.counts[0]
+        share = counts.cumsum(0) / counts.sum()
+        edge = float(self.histogram.width) * (float(self.histogram.first) + torch.arange(len(counts) + 1))
+        start = edge[int((share > (1.0 - BULK) / 2).long().argmax())]
+        end = edge[int((share >= 1.0 - (1.0 - BULK) / 2).long().argmax()) + 1]
+        bulk = float((min(float(end), range_high) - max(float(start), range_low)) / max(range_high - range_low, 1e-30))
+        assert self.reach is not None
+        median = float(self.reach.median())
+        outliers = tuple(torch.nonzero(self.reach > OUTLIER * median).flatten().tolist()) if median > 0 else ()
+        noise = max(self.noise, 1e-30)
+        # Values of both signs spread over twice the reach.
+        levels = median / float(scale.max()) * (2.0 if low < -0.3 * high else 1.0) if scale.dim() == 0 else 2.0**spec.bits
+        used = torch.nonzero(counts).flatten()
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        return TensorStatistics(
+            quantizer.name.removesuffix("_quantizer"),
+            quantizer.name.endswith("weight_quantizer"),
+            spec.bits,
+            low,
+            high,
+            range_low,
+            range_high,
+            self.clipped / self.total,
+            self.zeros / max(self.nonzero, 1.0),
+            float(10.0 * torch.log10(torch.tensor(max(self.signal, 1e-30) / noise))),
+            max(0.0, min(1.0, bulk)),
+            outliers,
+            levels,
+            tuple(counts[first:last].tolist()),
+            tuple(edge[first : last + 1].tolist()),
+        )
+
+
+class _Watching(Interpreter):
+    """Runs the float network and shows every quantizer's input to its tally."""
+
+    def __init__(self, network: GraphModule, tallies: dict[str, _Tally]) -> None:
+        super().__init__(network)
+        self.tallies = tallies
+        self.weights_seen = False
+
+    def run_node(self, n: Node) -> Any:
+        if kind(n) == "quantizer":
+            source = n.args[0]
+            assert isinstance(source, Node)
+            if source.op != "get_attr" or not self.weights_seen:
+                self.tallies[str(n.target)].see(self.env[source])
+            return self.env[source]
+        return super().run_node(n)
+
+
+def tensor_statistics(
+    detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None
+) -> list[TensorStatistics]:
+    """Watch every quantized tensor of the float network while images run through it.
+
+    Args:
+        detector: calibrated.
+        batches: images, uint8 `(N, 3, H, W)`, RGB.
+        total: number of batches, for `progress`.
+        progress: called with (batches done, total).
+
+    Returns:
+        In the graph's order; a quantizer that several values share is one entry.
+    """
+    tallies: dict[str, _Tally] = {}
+    for node in detector.network.graph.nodes:
+        if kind(node) == "quantizer" and str(node.target) not in tallies:
+            quantizer = detector.network.get_submodule(str(node.target))
+            assert isinstance(quantizer, FakeQuantize)
+            is_weight = quantizer.name.endswith("weight_quantizer")
+            value = node.meta.get("val")
+            axis = quantizer.spec.axis if is_weight else (value.dim() - 1 if value is not None and value.dim() == 3 else 1)
+            tallies[str(node.target)] = _Tally(quantizer, axis)
+    watcher = _Watching(detector.network, tallies)
+    with torch.no_grad(), passing([]):
+        for count, images in enumerate(batches, start=1):
+            watcher.run(to_input(images))
+            watcher.weights_seen = True
+            if progress:
+                progress(count, max(total, count))
+    return [tally.result() for tally in tallies.values() if tally.total]

@@ -1,0 +1,251 @@
+"""The flow behind `yoloquant analyze`: quantize in memory, measure every layer, gather statistics, write what was found."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yoloquant.algorithms.calibrate import to_input
+from yoloquant.algorithms.detection_error import total_error
+from yoloquant.algorithms.lockstep import lockstep
+from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensitivity, sensitivities
+from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
+from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
+from yoloquant.data.sample import calibration_images
+from yoloquant.errors import DataError, YoloquantError
+from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+from yoloquant.graph.capture import layer_name
+from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.models.detector import Detector
+from yoloquant.progress import Reporter, Silent
+from yoloquant.quant.module import passing
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quantizing import Clock, place, run_algorithms, spread_images
+from yoloquant.recipe import Recipe, load_recipe
+from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.targets.registry import get_target
+
+MEASUREMENTS = "measurements.jsonl"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found.
+
+    Attributes:
+        measure: "error" (of boxes and scores, without labels) or "map" (mAP50-95 lost, percent).
+        mode: which quantizers were on; see `yoloquant.algorithms.sensitivity.Sensitivity`.
+        sensitivities: the costliest first.
+        statistics: of every quantized tensor.
+        noise: layer -> signal-to-noise ratio, dB, of its answer in the whole quantized network: how errors pile up.
+        advice: sentences to act on, of the costliest layers first.
+        recipe: that was followed.
+    """
+
+    measure: str
+    mode: str
+    sensitivities: tuple[Sensitivity, ...]
+    statistics: tuple[TensorStatistics, ...]
+    noise: dict[str, float]
+    advice: tuple[str, ...]
+    recipe: Recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "measure": self.measure,
+            "mode": self.mode,
+            "sensitivities": [asdict(result) for result in self.sensitivities],
+            "statistics": [asdict(result) for result in self.statistics],
+            "noise": self.noise,
+            "advice": list(self.advice),
+            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
+        }
+
+
+def analyze(
+    model: str | Path | Detector | Any,
+    data: str | Path | None = None,
+    *,
+    target: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    overrides: tuple[str, ...] = (),
+    output: str | Path | None = None,
+    measure: str = "error",
+    mode: Mode = "one",
+    parts: Sequence[Part] = ("both", "weights", "activations"),
+    images: int = 8,
+    fast: int | None = None,
+    calibration: str | Path | None = None,
+    annotations: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Analysis:
+    """Find what each layer's quantization costs.
+
+    Args:
+        model: as for `yoloquant.quantize`.
+        data: `data.yaml` or COCO JSON; labels are only needed for measure "map".
+        target: deployment target; the recipe's own by default.
+        recipe: preset name, YAML file or `Recipe`; `int8-mse` by default, since the default keeps the costliest layers in float.
+        overrides: `key=value` changes to the recipe.
+        output: folder for the files; measurements there of an earlier run with the same settings are not repeated.
+        measure: "error" or "map".
+        mode: "one", "all-but-one" or "block".
+        parts: of each layer, "both", "weights" and "activations".
+        images: calibration images that errors and statistics are taken from.
+        fast: for "map": only so many images of the val split, spread over few and many objects.
+        calibration: images to calibrate on instead of the train split.
+        annotations: COCO JSON with the val split's ground truth.
+        reporter: told about progress.
+
+    Raises:
+        YoloquantError: something given cannot be used.
+    """
+    from yoloquant.pipeline import to_detector
+
+    tell = reporter or Silent()
+    folder = None if output is None else _folder(output)
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or "int8-mse", overrides, **_target(target))
+    detector = to_detector(model)
+    if data is None and calibration is None:
+        raise DataError("calibration needs images: name a data.yaml with --data, or images with --calibration")
+    entries = calibration_images(calibration or data, settings.calibration.images, settings.calibration.seed)  # type: ignore[arg-type]
+    chosen = get_target(settings.target)
+    quantized, _ = place(detector, settings, chosen)
+    quantized, _ = run_algorithms(quantized, detector, settings, chosen, entries, None, tell, Clock())
+    pictures = spread_images(quantized, entries, images)
+    if measure == "map":
+        if data is None:
+            raise DataError("measuring mAP needs labels: name a data.yaml with --data")
+        cost = map_cost(quantized, _smaller(load_dataset(data, "val", annotations=annotations), fast), settings)
+    elif measure == "error":
+        cost = error_cost(quantized, pictures)
+    else:
+        raise YoloquantError(f"the measure is error or map, not {measure!r}")
+    key = _key(detector, settings, measure, images, fast, entries)
+    with tell.step("Measure each layer") as update:
+        record = Record(folder / MEASUREMENTS if folder else None, key)
+        results = sensitivities(quantized, cost, mode, parts, record, update)
+    with tell.step("Gather statistics") as update:
+        statistics = tensor_statistics(quantized, iter(pictures.split(1)), len(pictures), update)
+    found = Analysis(
+        measure,
+        mode,
+        tuple(results),
+        tuple(statistics),
+        noise_along(quantized, pictures[:2]),
+        _advice(results, statistics),
+        settings,
+    )
+    if folder:
+        write_analysis(found, folder)
+    return found
+
+
+def error_cost(detector: QuantizedDetector, pictures: torch.Tensor) -> Measure:
+    """Error of boxes and scores against the detector with all quantizers passing."""
+    batches = [to_input(picture[None]) for picture in pictures]
+
+    def candidates() -> list:
+        with torch.inference_mode():
+            return [detector.head.candidates(list(detector.network(batch))) for batch in batches]
+
+    with passing([quantizer for _, quantizer in detector.quantizers()]):
+        expected = candidates()
+    return lambda _: total_error(expected, candidates())
+
+
+def map_cost(detector: QuantizedDetector, dataset: DetectionDataset, recipe: Recipe) -> Measure:
+    """mAP50-95, percent, lost against the detector with all quantizers passing."""
+    options = EvaluationSettings(**recipe.evaluation.model_dump())
+    runner = TorchRunner(detector)
+    with passing([quantizer for _, quantizer in detector.quantizers()]):
+        plain = evaluate(runner, dataset, options).map50_95
+    return lambda _: plain - evaluate(runner, dataset, options).map50_95
+
+
+def noise_along(detector: QuantizedDetector, pictures: torch.Tensor) -> dict[str, float]:
+    """Weighted layer -> signal-to-noise ratio of its answer, dB, in the graph's order."""
+    found = {}
+    for node, plain, quantized in lockstep(detector.network, to_input(pictures)):
+        if kind(node) in WEIGHTED:
+            noise = (quantized[node] - plain[node]).square().sum().clamp(min=1e-30)
+            found[layer_name(node)] = float(10.0 * torch.log10(plain[node].square().sum().clamp(min=1e-30) / noise))
+    return found
+
+
+def _smaller(dataset: DetectionDataset, count: int | None) -> DetectionDataset:
+    """Every k-th image in the order of their numbers of objects, so that a few stand for all."""
+    if count is None or count >= len(dataset.images):
+        return dataset
+    objects: dict[int, int] = {}
+    for annotation in dataset.ground_truth["annotations"]:
+        objects[annotation["image_id"]] = objects.get(annotation["image_id"], 0) + 1
+    ordered = sorted(dataset.images, key=lambda entry: (objects.get(entry.image_id, 0), str(entry.path)))
+    step = len(ordered) / count
+    return dataclasses.replace(dataset, images=tuple(ordered[int((index + 0.5) * step)] for index in range(count)))
+
+
+def _advice(results: Sequence[Sensitivity], statistics: Sequence[TensorStatistics]) -> tuple[str, ...]:
+    """Sentences on tensors, those of the costliest layers first."""
+    rank: dict[str, int] = {}
+    for result in results:
+        rank.setdefault(result.name, len(rank))
+
+    def place_of(entry: TensorStatistics) -> int:
+        layers = [index for name, index in rank.items() if entry.name.startswith(name)]
+        return min(layers, default=len(rank))
+
+    return tuple(sentence for entry in sorted(statistics, key=place_of) if (sentence := entry.advice()))
+
+
+def write_analysis(found: Analysis, folder: Path) -> None:
+    """Write analysis.json, sensitivity.csv, statistics.csv and analysis.html."""
+    from yoloquant.report.analysis_page import write_analysis_page
+
+    (folder / "analysis.json").write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")
+    _csv(folder / "sensitivity.csv", [asdict(result) for result in found.sensitivities])
+    left_out = ("counts", "edges")
+    rows = [{k: v for k, v in asdict(entry).items() if k not in left_out} for entry in found.statistics]
+    _csv(folder / "statistics.csv", rows)
+    write_analysis_page(found, folder / "analysis.html")
+
+
+def _csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _key(detector: Detector, recipe: Recipe, measure: str, images: int, fast: int | None, entries: list[ImageEntry]) -> str:
+    """A digest of what measurements depend on."""
+    digest = hashlib.sha256(repr((recipe.to_yaml(), measure, images, fast, [entry.path.name for entry in entries])).encode())
+    for name, tensor in sorted(detector.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _folder(output: str | Path) -> Path:
+    folder = Path(output)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MEASUREMENTS).is_file():
+        raise YoloquantError(f"the output folder {folder} holds other files: name a new folder, or an earlier analysis to go on")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise YoloquantError(f"the output folder {folder} cannot be made: {error.strerror}") from error
+    (folder / MEASUREMENTS).touch()
+    return folder
+
+
+def _target(target: str | None) -> dict[str, str]:
+    return {"target": target} if target else {}

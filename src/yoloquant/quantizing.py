@@ -1,0 +1,241 @@
+"""Quantize in memory: from a float detector and a recipe to a calibrated, corrected, learned `QuantizedDetector`."""
+
+from __future__ import annotations
+
+import glob
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+from torch.fx import GraphModule
+
+from yoloquant.algorithms.bias_correction import correct_biases
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.algorithms.equalize import equalize
+from yoloquant.algorithms.mixed_precision import choose_bits, layer_choices, total_weights
+from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
+from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
+from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
+from yoloquant.algorithms.weight_ranges import choose_weight_ranges
+from yoloquant.data.dataset import ImageEntry
+from yoloquant.data.loader import ImageLoader
+from yoloquant.export.quantized_folder import quantized_from
+from yoloquant.graph.capture import capture
+from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.models.detector import Detector
+from yoloquant.models.layouts import LAYOUTS
+from yoloquant.models.onnx.head import OnnxHead
+from yoloquant.progress import Reporter
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.recipe import (
+    BiasCorrection,
+    Equalize,
+    KeepFloat,
+    MixedPrecision,
+    Override,
+    Recipe,
+    Reconstruct,
+    TensorSettings,
+    WeightRanges,
+)
+from yoloquant.spec import TensorSpec
+from yoloquant.targets.base import Target
+from yoloquant.targets.placement import input_layers, output_layers
+
+
+class Clock:
+    """Wall time of named steps.
+
+    Attributes:
+        seconds: step -> seconds so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        """Count the time since the last stop as that step's."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._start
+        self._start = now
+
+
+def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
+    """Layer name -> bits of its weight, of layers with quantized weights."""
+    suffix = ".weight_quantizer"
+    return {name.removesuffix(suffix): quantizer.spec.bits for name, quantizer in detector.quantizers() if name.endswith(suffix)}
+
+
+def captured(detector: Detector, recipe: Recipe) -> GraphModule:
+    """The float network as quantizers and reconstruction see it."""
+    graph_module = capture(detector.network, detector.input_size, max(detector.strides))
+    for step in recipe.algorithms:
+        if isinstance(step, Equalize):
+            equalize(graph_module, step.rounds)
+    return graph_module
+
+
+def place(detector: Detector, recipe: Recipe, target: Target, in_float: Iterable[str] = ()) -> tuple[QuantizedDetector, int]:
+    """A detector with fresh quantizers, and how many layers with weights it has.
+
+    Args:
+        detector: float.
+        recipe: decides specs and layers to leave out.
+        target: decides where quantizers stand.
+        in_float: names of further layers that stay in float.
+    """
+    graph_module = captured(detector, recipe)
+    kinds = {node.meta["layer"]: kind(node) for node in graph_module.graph.nodes}
+    layers = [name for name, found in kinds.items() if found not in ("parameter", "input", "output")]
+    first, last = input_layers(graph_module), output_layers(graph_module)
+
+    def choose(layer: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:
+        places = {place for place, names in (("@first", first), ("@last", last)) if layer in names}
+        return recipe.choose(layer, kinds[layer], tensor, spec, places)
+
+    placement = target.place(
+        graph_module,
+        choose,
+        recipe.ignored(layers) | frozenset(in_float),
+        None if recipe.output_layers is None else recipe.output_layers == "float",
+    )
+    return quantized_from(detector, placement, graph_module), sum(found in WEIGHTED for found in kinds.values())
+
+
+def quantized_layer_count(detector: QuantizedDetector) -> int:
+    """Layers whose weights are quantized."""
+    return sum(name.endswith(".weight_quantizer") for name, _ in detector.quantizers())
+
+
+def placement_note(detector: QuantizedDetector, target: Target, layer_count: int) -> str:
+    """One line on what is quantized."""
+    activations = sum(1 for name, _ in detector.quantizers()) - quantized_layer_count(detector)
+    return (
+        f"target {target.name}: {quantized_layer_count(detector)} of {layer_count} weighted layers in integers, "
+        f"{activations} activation scales"
+    )
+
+
+def run_algorithms(
+    quantized: QuantizedDetector,
+    detector: Detector,
+    recipe: Recipe,
+    target: Target,
+    entries: list[ImageEntry],
+    partial: Path | None,
+    tell: Reporter,
+    clock: Clock,
+) -> tuple[QuantizedDetector, list[SensitiveLayer]]:
+    """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float.
+
+    Long ones keep what they have done in the folder `partial`, if there is one, and go on from there.
+    """
+    in_float: list[SensitiveLayer] = []
+    _calibrate(quantized, recipe, entries, tell)
+    clock.stop("calibrate")
+    for step in recipe.algorithms:
+        if isinstance(step, KeepFloat) and isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed:
+            tell.note("keep_float is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
+        elif isinstance(step, KeepFloat):
+            in_float = _costliest_layers(quantized, step, entries, tell)
+            if in_float:
+                quantized, _ = place(detector, recipe, target, (layer.name for layer in in_float))
+                _calibrate(quantized, recipe, entries, tell)
+        elif isinstance(step, MixedPrecision):
+            recipe = _with_bits(recipe, _chosen_bits(quantized, step, entries, tell))
+            quantized, _ = place(detector, recipe, target, (layer.name for layer in in_float))
+            _calibrate(quantized, recipe, entries, tell)
+        elif isinstance(step, BiasCorrection):
+            with tell.step("Correct biases") as update:
+                correct_biases(quantized, first_images(quantized, entries, step.images), update)
+        elif isinstance(step, WeightRanges):
+            loader = loader_for(quantized, entries[: step.images], recipe.calibration.batch_size)
+            with tell.step("Choose weight ranges") as update:
+                choose_weight_ranges(quantized, (batch.images for batch in loader), len(loader), update)
+        elif isinstance(step, Reconstruct):
+            _reconstruct(quantized, captured(detector, recipe), step, entries, partial, tell)
+        clock.stop(step.name)
+    return quantized, in_float
+
+
+def _chosen_bits(quantized: QuantizedDetector, step: MixedPrecision, entries: list[ImageEntry], tell: Reporter) -> dict[str, int]:
+    unit = "bit_operations" if step.bit_operations is not None else "weight_bytes"
+    images = spread_images(quantized, entries, step.images)
+    with tell.step("Measure each layer at each width") as update:
+        layers = layer_choices(quantized, images, step.bits, unit, update)
+    budget = step.bit_operations or step.weight_bytes
+    if step.average_bits is not None:
+        budget = step.average_bits / 8.0 * total_weights(quantized)
+    assert budget is not None
+    bits = choose_bits(layers, budget)
+    taken = sum(layer.costs[layer.bits.index(bits[layer.name])] for layer in layers)
+    counts = ", ".join(f"{list(bits.values()).count(width)} layers at {width} bit" for width in sorted(set(bits.values())))
+    tell.note(f"{counts}: {taken:,} {unit.replace('_', ' ')} of {budget:,.0f}")
+    return bits
+
+
+def _with_bits(recipe: Recipe, bits: dict[str, int]) -> Recipe:
+    chosen = tuple(Override(match=glob.escape(name), weights=TensorSettings(bits=width)) for name, width in bits.items())
+    return recipe.model_copy(update={"overrides": (*recipe.overrides, *chosen)})
+
+
+def _reconstruct(
+    quantized: QuantizedDetector,
+    reference: GraphModule,
+    step: Reconstruct,
+    entries: list[ImageEntry],
+    partial: Path | None,
+    tell: Reporter,
+) -> None:
+    images = first_images(quantized, entries, step.images)
+    checkpoints = None
+    if partial is not None:
+        checkpoints = RegionCheckpoints(partial, state_key(quantized, step, [entry.path.name for entry in entries]))
+    with tell.step(f"Reconstruct each {step.unit}") as update:
+
+        def progress(number: int, count: int, name: str, done: float, loss: float) -> None:
+            whole = count * step.iterations
+            update(round((number + done) * step.iterations), whole, f"{name}: loss {loss:.2f} of that before")
+
+        results = reconstruct(quantized, reference, images, step, checkpoints, progress)
+    shares = [result.after / result.before for result in results if result.before > 0.0]
+    if shares:
+        tell.note(f"reconstruction left {statistics.geometric_mean(shares):.0%} of the loss, the mean of {len(shares)} regions")
+
+
+def loader_for(detector: QuantizedDetector, entries: list[ImageEntry], batch_size: int) -> ImageLoader:
+    """Images as the detector takes them."""
+    return ImageLoader(entries, detector.input_size, batch_size, top_left=detector.preprocessing.top_left)
+
+
+def _calibrate(quantized: QuantizedDetector, recipe: Recipe, entries: list[ImageEntry], tell: Reporter) -> None:
+    loader = loader_for(quantized, entries, recipe.calibration.batch_size)
+    with tell.step(f"Calibrate on {len(entries)} images") as update:
+        calibrate(quantized, (batch.images for batch in loader), len(loader), update)
+    for sentence in loader.skipped:
+        tell.note(f"skipped: {sentence}")
+
+
+def _costliest_layers(
+    quantized: QuantizedDetector, step: KeepFloat, entries: list[ImageEntry], tell: Reporter
+) -> list[SensitiveLayer]:
+    images = spread_images(quantized, entries, step.images)
+    with tell.step("Find the layers that cost most") as update:
+        layers = most_sensitive_layers(quantized, images, step.layers, step.least_gain, update)
+    if layers:
+        named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
+        tell.note(f"kept in float: {named}")
+    return layers
+
+
+def spread_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
+    """Some of the sorted images, which often come in groups that look alike."""
+    return first_images(quantized, entries[:: max(1, len(entries) // count)], count)
+
+
+def first_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
+    """The first `count` images, uint8 `(count, 3, H, W)`."""
+    return next(iter(loader_for(quantized, entries[:count], count))).images

@@ -1,0 +1,191 @@
+"""Sensitivity, statistics and search: against planted layers, brute force, and a record that survives a kill."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from small_networks import SIZE, SmallNetwork, images, quantized_detector
+from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.sensitivity import Record, block_quantizers, ranked_layers, select, sensitivities, top_level
+from yoloquant.algorithms.tensor_statistics import tensor_statistics
+from yoloquant.analysis import Analysis, error_cost, noise_along, write_analysis
+from yoloquant.graph.capture import capture
+from yoloquant.quant.module import State
+from yoloquant.recipe import Override, Recipe
+from yoloquant.search import _least, with_layers
+from yoloquant.targets.registry import get_target
+
+
+def detector_with_coarse(layer="deep.conv"):
+    """All 8 bit, but one layer's weights of 3."""
+
+    def choose(name, tensor, spec):
+        return spec.with_changes(bits=3 if name == layer and tensor == "weights" else 8)
+
+    detector = quantized_detector(get_target("reference"), choose=choose)
+    calibrate(detector, [images(4)])
+    return detector
+
+
+@pytest.mark.parametrize("mode", ["one", "all-but-one", "block"])
+def test_the_coarse_layer_comes_first_and_all_is_put_back(mode):
+    detector = detector_with_coarse()
+    results = sensitivities(detector, error_cost(detector, images(3)), mode, ("both", "weights", "activations"))
+    first = next(ranked_layers(results))
+    assert first == ("deep" if mode == "block" else "deep.conv")
+    assert all(quantizer.state is State.QUANTIZE for _, quantizer in detector.quantizers())
+    costs = {(result.name, result.part): result.cost for result in results}
+    if mode == "one":
+        # One part alone costs something, and the layer's own error is that of a detector with nothing else quantized.
+        assert costs["deep.conv", "weights"] > 0
+        others = [quantizer for name, quantizer in detector.quantizers() if not name.startswith("deep.conv.weight")]
+        for quantizer in others:
+            quantizer.state = State.PASS
+        reference = capture(SmallNetwork().eval(), SIZE)
+        x = to_input(images(3))
+        with torch.no_grad():
+            changed = [not torch.equal(a, b) for a, b in zip(detector.network(x), reference(x), strict=True)]
+        assert all(changed)
+
+
+def test_parts_and_blocks_divide_the_quantizers():
+    detector = detector_with_coarse()
+    everything = {id(quantizer) for _, quantizer in detector.quantizers()}
+    blocks = block_quantizers(detector)
+    assert {id(quantizer) for group in blocks.values() for quantizer in group} == everything
+    for group in blocks.values():
+        assert len(select(group, "weights")) + len(select(group, "activations")) == len(select(group, "both"))
+    assert top_level("model.4.cv1.conv.weight_quantizer") == "model.4"
+    assert top_level("/model.4/cv1/conv/Conv") == "model.4"
+    assert top_level("stem.conv") == "stem"
+
+
+def test_a_killed_run_repeats_no_layer(tmp_path):
+    detector = detector_with_coarse()
+    cost = error_cost(detector, images(2))
+    path = tmp_path / "measurements.jsonl"
+    calls = []
+
+    def counted(d):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return cost(d)
+
+    with pytest.raises(KeyboardInterrupt):
+        sensitivities(detector, counted, "one", record=Record(path, "k"))
+    assert all(quantizer.state is State.QUANTIZE for _, quantizer in detector.quantizers())
+    # The kill came while a line was written.
+    path.write_text(path.read_text() + '{"key": "k", "na')
+    path.write_text(path.read_text() + "\n")
+    again = sensitivities(detector, counted, "one", record=Record(path, "k"))
+    assert len(calls) == 4 + 3
+    whole = sensitivities(detector, cost, "one")
+    assert [(a.name, pytest.approx(a.cost)) for a in whole] == [(b.name, b.cost) for b in again]
+    # Another key is another detector: nothing is taken from it.
+    assert Record(path, "other").get("deep.conv", "one", "both") is None
+
+
+def test_statistics_are_those_of_all_values():
+    network = SmallNetwork()
+    detector = quantized_detector(get_target("reference"), network)
+    calibrate(detector, [images(2)])
+    entries = {entry.name: entry for entry in tensor_statistics(detector, [images(2), images(2, seed=4)])}
+    x = to_input(torch.cat([images(2), images(2, seed=4)]))
+    with torch.no_grad():
+        shallow = network.stem(x)
+    entry = entries["stem.act.output"]
+    quantizer = dict(detector.quantizers())["stem.act.output_quantizer"]
+    with torch.no_grad():
+        quantized = quantizer(shallow)
+    noise = (quantized - shallow).double().square().sum()
+    assert entry.signal_to_noise == pytest.approx(float(10 * torch.log10(shallow.double().square().sum() / noise)), abs=0.05)
+    assert (entry.low, entry.high) == (pytest.approx(float(shallow.min())), pytest.approx(float(shallow.max())))
+    assert entry.zeros == pytest.approx(float(((quantized == 0) & (shallow != 0)).float().mean()), abs=1e-3)
+    assert sum(entry.counts) == shallow.numel()
+    inside = (shallow >= entry.range_low - 1e-2) & (shallow <= entry.range_high + 1e-2)
+    assert entry.clipped <= 1 - float(inside.float().mean()) + 0.01
+    weight = entries["stem.conv.weight"]
+    assert weight.is_weight
+    assert sum(weight.counts) == 8 * 3 * 9
+
+
+def test_planted_outliers_are_named_with_their_channels():
+    network = SmallNetwork()
+    with torch.no_grad():
+        # Channels 3 and 5 of one layer answer a thousand times as much as the others.
+        network.down.bn.weight[[3, 5]] *= 300
+        network.down.bn.bias[[3, 5]] *= 300
+    detector = quantized_detector(
+        get_target("tensorrt"), network, choose=lambda _, __, spec: spec.with_changes(observer="minmax")
+    )
+    calibrate(detector, [images(4)])
+    entries = tensor_statistics(detector, [images(4)])
+    advised = {entry.name: entry.advice() for entry in entries if entry.advice()}
+    assert set(advised) == {"down.act.output", "add.output"}
+    assert advised["down.act.output"].startswith("down.act.output: channels 3, 5 reach so far that the median channel has")
+
+
+def test_a_range_that_few_values_need_is_named():
+    network = SmallNetwork()
+    detector = quantized_detector(get_target("reference"), network)
+    pictures = images(2).clone()
+    calibrate(detector, [pictures])
+    quantizer = dict(detector.quantizers())["stem.act.output_quantizer"]
+    quantizer.set_parameters(quantizer.scale * 30, quantizer.zero_point)
+    (advice,) = (entry.advice() for entry in tensor_statistics(detector, [pictures]) if entry.name == "stem.act.output")
+    assert re.fullmatch(r"stem.act.output: 9\d% of the range is used by 0.1% of the values.*; use the observer mse .*", advice)
+
+
+def test_noise_piles_up_along_the_network():
+    detector = detector_with_coarse("stem.conv")
+    noise = noise_along(detector, images(2))
+    assert list(noise) == ["stem.conv", "down.conv", "residual.conv", "deep.conv", "head.0", "head.1"]
+    assert min(noise, key=noise.get) == "stem.conv"
+    assert max(noise.values()) < 60
+
+
+def test_files_of_an_analysis_stand_alone(tmp_path):
+    detector = detector_with_coarse()
+    results = sensitivities(detector, error_cost(detector, images(2)), "one", ("both", "weights"))
+    statistics = tensor_statistics(detector, [images(2)])
+    found = Analysis(
+        "error", "one", tuple(results), tuple(statistics), noise_along(detector, images(1)), ("<mind this>",), Recipe()
+    )
+    write_analysis(found, tmp_path)
+    page = (tmp_path / "analysis.html").read_text()
+    assert "&lt;mind this&gt;" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "http" not in page
+    assert page.count("<svg") == len(statistics)
+    content = json.loads((tmp_path / "analysis.json").read_text())
+    assert len(content["sensitivities"]) == len(results)
+    lines = (tmp_path / "sensitivity.csv").read_text().splitlines()
+    assert lines[0] == "name,mode,part,cost"
+    assert len(lines) == len(results) + 1
+
+
+@given(most=st.integers(0, 200), threshold=st.integers(0, 220))
+def test_bisection_finds_the_least_number_with_few_questions(most, threshold):
+    asked = []
+
+    def holds(number):
+        asked.append(number)
+        return number >= threshold
+
+    found = _least(most, holds)
+    assert found == (threshold if threshold <= most else None)
+    assert len(set(asked)) <= 2 * np.ceil(np.log2(max(most, 2))) + 3
+
+
+def test_layers_are_added_to_the_recipe():
+    recipe = Recipe(ignore=("a",))
+    assert with_layers(recipe, ["model.0.conv"], None).ignore == ("a", "model.0.conv")
+    raised = with_layers(recipe, ["odd[1]"], 8).overrides
+    assert isinstance(raised[0], Override)
+    assert (raised[0].match, raised[0].weights.bits) == ("odd[[]1]", 8)
