@@ -134,6 +134,46 @@ def analyze(
 
 
 @app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
+    target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",
+    fix: Annotated[Path | None, typer.Option(help="Write the file with everything mended that needs no calibration.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show every finding, not the first three of a kind.")] = False,
+) -> None:
+    """Say what a target's runtime will not run as it seems: float layers, needless conversions, scales that do not match.
+
+    Exit code 1 where anything is found.
+    """
+    import onnx
+
+    from yoloquant.check.findings import check_file
+    from yoloquant.check.repair import repair
+    from yoloquant.checkpoint.onnx_facts import load_onnx
+    from yoloquant.targets.registry import get_target
+
+    result = check_file(file, target)
+    work = f"{result.integer_work:.0%} of the multiplications"
+    OUT.print(
+        f"{result.integer_layers} of {result.layers} layers in integers, {work}; {result.conversions} Q/DQ nodes on activations"
+    )
+    kinds: dict[str, int] = {}
+    for finding in result.findings:
+        kinds[finding.kind] = kinds.get(finding.kind, 0) + 1
+        if everything or kinds[finding.kind] <= 3:
+            OUT.print(f"{finding.kind}: {finding.sentence}", markup=False)
+    for kind, count in kinds.items():
+        if count > 3 and not everything:
+            OUT.print(f"{kind}: {count - 3} more; --all shows them", markup=False)
+    if fix is not None:
+        mended, done = repair(load_onnx(file), get_target(target))
+        onnx.checker.check_model(mended)
+        onnx.save(mended, str(fix))
+        OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
+    if result.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
 def search(
     model: Checkpoint,
     data: Data,
