@@ -134,6 +134,30 @@ def analyze(
 
 
 @app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(help="Models; ratios are against the first.")],
+    runtime: Annotated[list[str] | None, typer.Option(help="torch, onnxruntime, openvino; repeatable.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Of each runtime; 0 lets it choose.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Counted calls of each.")] = 50,
+) -> None:
+    """Time models in turns, and count the layers that each runtime really computes in integers."""
+    from yoloquant.benchmark.latency import measure_latency
+    from yoloquant.loading import open_model
+    from yoloquant.report.tables import latency_table
+    from yoloquant.runtime.executed import executed_layers
+    from yoloquant.runtime.loading import RUNTIMES
+
+    names = runtime or [name for name in RUNTIMES if RUNTIMES[name].is_installed()]
+    runners = {(str(path), name): open_model(path, name, threads=threads) for path in files for name in names}
+    with RichReporter().step("Measure latency") as update:
+        labelled = {"\n".join(key): runner for key, runner in runners.items()}
+        times = measure_latency(labelled, batch_size=batch_size, runs=runs, progress=update)
+    executed = {key: executed_layers(Path(key[0]), key[1]) for key in runners if key[1] in RUNTIMES and key[0].endswith(".onnx")}
+    OUT.print(latency_table({key: times["\n".join(key)] for key in runners}, executed))
+
+
+@app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
     target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -11,7 +11,9 @@ from yoloquant.evaluate.evaluator import Evaluation
 
 if TYPE_CHECKING:
     from yoloquant.analysis import Analysis
+    from yoloquant.benchmark.latency import Latency
     from yoloquant.pipeline import Row
+    from yoloquant.runtime.executed import Executed
 
 HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "file MB")
 
@@ -76,4 +78,18 @@ def sensitivity_table(found: Analysis, top: int) -> Table:
         cells = ["" if cost is None else f"{cost:.4f}" for cost in parts]
         noise = found.noise.get(result.name)
         table.add_row(result.name, f"{result.cost:.4f}", *cells, "" if noise is None else f"{noise:.1f}")
+    return table
+
+
+def latency_table(times: Mapping[tuple[str, str], Latency], executed: Mapping[tuple[str, str], Executed]) -> Table:
+    """Latency of models in runtimes, keys (model, runtime); ratios are against the first model in the same runtime."""
+    table = Table("model", "runtime", "median ms", "p90", "least", "images/s", "ratio", "layers in integers")
+    first = next(iter(times))[0]
+    for (model, runtime), latency in times.items():
+        ratio = latency.median / times[first, runtime].median
+        layers = executed.get((model, runtime))
+        counted = "" if layers is None else f"{len(layers.integer)} of {len(layers.integer) + len(layers.floating)}"
+        speed = 1000.0 * latency.batch_size / latency.median
+        cells = (f"{value:.1f}" for value in (latency.median, latency.p90, latency.minimum, speed))
+        table.add_row(model, runtime, *cells, f"{ratio:.2f}", counted)
     return table

@@ -1,0 +1,48 @@
+"""What the runtimes execute is what the placement quantized."""
+
+import pytest
+from typer.testing import CliRunner
+
+from small_networks import images, quantized_detector
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.cli import app
+from yoloquant.errors import YoloquantError
+from yoloquant.export.onnx_file import export_onnx
+from yoloquant.runtime.executed import executed_layers
+from yoloquant.targets.registry import get_target
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for target in ("onnxruntime", "openvino"):
+        detector = quantized_detector(get_target(target))
+        calibrate(detector, [images(4)])
+        export_onnx(detector, folder / f"{target}.onnx", target=target)
+    return folder
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_all_that_is_placed_runs_in_integers(files, runtime):
+    pytest.importorskip(runtime)
+    executed = executed_layers(files / f"{runtime}.onnx", runtime)
+    # Four layers and two output layers, which stay in float.
+    assert (len(executed.integer), len(executed.floating)) == (4, 2)
+
+
+def test_a_file_for_openvino_runs_in_float_in_onnxruntime(files):
+    executed = executed_layers(files / "openvino.onnx", "onnxruntime")
+    assert len(executed.integer) < 4
+
+
+def test_unknown_runtimes_are_refused(files):
+    with pytest.raises(YoloquantError, match="does not tell"):
+        executed_layers(files / "openvino.onnx", "torch")
+
+
+def test_bench_command(files):
+    paths = [str(files / "onnxruntime.onnx"), str(files / "openvino.onnx")]
+    result = CliRunner().invoke(app, ["bench", *paths, "--runtime", "onnxruntime", "--runs", "3", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert "4 of 6" in result.output
+    assert "1.00" in result.output
