@@ -158,6 +158,21 @@ def bench(
 
 
 @app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `yoloquant quantize` wrote.")],
+    output: Annotated[Path | None, typer.Option(help="Page to write, with accuracy drawn against latency and size.")] = None,
+) -> None:
+    """Put several quantized folders into one table, and one picture of what is worth having."""
+    from yoloquant.report.comparison import comparison_table, read_entries, write_comparison
+
+    entries = read_entries(folders)
+    OUT.print(comparison_table(entries))
+    if output is not None:
+        write_comparison(entries, output)
+        OUT.print(f"written to {output}", markup=False)
+
+
+@app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
     target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",

@@ -143,6 +143,7 @@ class Reconstruct(_Section):
         batch_size: images in a step, at most; fewer where maps are large.
         drop: share of activations that pass unquantized in training (QDrop).
         sign_rate: how far "sign" can move each weight in all iterations together, in steps of its scale.
+        reach: how far "sign" may move a weight from its float value, in steps; one half chooses between the two neighbours.
         rounding_rate: learning rate of "soft".
         scale_rate: of scales, as a share of each.
         bias_rate: of biases, as a share of their mean size.
@@ -164,6 +165,7 @@ class Reconstruct(_Section):
     batch_size: Annotated[int, Field(ge=1)] = 16
     drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     sign_rate: Annotated[float, Field(gt=0.0)] = 0.5
+    reach: Annotated[float, Field(gt=0.0)] = 0.5
     rounding_rate: Annotated[float, Field(gt=0.0)] = 0.02
     scale_rate: Annotated[float, Field(gt=0.0)] = 0.001
     bias_rate: Annotated[float, Field(gt=0.0)] = 0.001

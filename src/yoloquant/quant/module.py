@@ -91,17 +91,20 @@ class FakeQuantize(nn.Module):
         del self.scale
         self.register_buffer("scale", scale)
 
-    def learn_rounding(self, weight: Tensor, method: str = "soft", rounded: Tensor | None = None) -> LearnedRounding:
+    def learn_rounding(
+        self, weight: Tensor, method: str = "soft", rounded: Tensor | None = None, reach: float = 0.5
+    ) -> LearnedRounding:
         """Let training choose how each value of a float weight is rounded.
 
         Args:
             weight: of the float network.
             method: "soft" (AdaRound) or "sign" (SignRound).
             rounded: the same weight as an earlier learning left it, to start from.
+            reach: how far "sign" may move a weight before it is rounded, in steps of its scale.
         """
-        kinds: dict[str, type[LearnedRounding]] = {"soft": SoftRounding, "sign": SignRounding}
         low, high = self.spec.quant_min, self.spec.quant_max
-        self.rounding = kinds[method](weight, self.scale, self.zero_point, low, high, self.axis, self.group_size)
+        parameters = (weight, self.scale, self.zero_point, low, high, self.axis, self.group_size)
+        self.rounding = SoftRounding(*parameters) if method == "soft" else SignRounding(*parameters, reach=reach)
         if rounded is not None:
             self.rounding.start_from(rounded)
         return self.rounding

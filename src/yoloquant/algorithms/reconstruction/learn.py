@@ -155,7 +155,8 @@ def _optimizer(part: Part, settings: Reconstruct) -> torch.optim.Adam | None:
     for quantizer, weight in part.weights.items():
         plain = part.floats[quantizer]
         # A weight that is not the float network's was rounded by an earlier step of the recipe.
-        quantizer.learn_rounding(plain, settings.rounding, None if torch.equal(plain, weight) else weight)
+        rounded = None if torch.equal(plain, weight) else weight
+        quantizer.learn_rounding(plain, settings.rounding, rounded, settings.reach)
     choices = [quantizer.rounding.choice for quantizer in part.weights if quantizer.rounding is not None]
     if choices and settings.rounding == "soft":
         groups.append({"params": choices, "lr": settings.rounding_rate, "decays": False})
@@ -179,7 +180,7 @@ def _step_by_sign(part: Part, settings: Reconstruct, done: float) -> None:
         for quantizer in part.weights:
             choice = quantizer.rounding.choice  # type: ignore[union-attr]
             if choice.grad is not None:
-                choice.sub_(choice.grad.sign_(), alpha=rate).clamp_(-0.5, 0.5)
+                choice.sub_(choice.grad.sign_(), alpha=rate).clamp_(-settings.reach, settings.reach)
                 choice.grad = None
 
 

@@ -1,0 +1,160 @@
+"""Several quantized folders side by side: a table, and accuracy against latency and size with the Pareto front marked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.table import Table
+
+from yoloquant.errors import YoloquantError
+from yoloquant.export.quantized_folder import METRICS
+
+_WIDTH, _HEIGHT, _MARGIN = 640, 320, 48
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of one folder in one runtime.
+
+    Attributes:
+        folder: name of the folder.
+        model: "float", "int8", ...
+        runtime: that ran it.
+        target: it was quantized for.
+        map50_95: percent; drop: against the float model in the same runtime and folder.
+        latency: median milliseconds; ratio: to the float model in the same runtime and folder.
+        megabytes: of the file.
+    """
+
+    folder: str
+    model: str
+    runtime: str
+    target: str
+    map50_95: float | None
+    drop: float | None
+    latency: float | None
+    ratio: float | None
+    megabytes: float | None
+
+
+def read_entries(folders: Sequence[Path]) -> list[Entry]:
+    """All quantized rows of several folders.
+
+    Raises:
+        YoloquantError: a folder has no readable metrics.
+    """
+    entries = []
+    for folder in folders:
+        try:
+            content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+            rows, target = content["rows"], content["recipe"].get("target", "")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise YoloquantError(f"{folder} has no readable {METRICS}: name folders that `yoloquant quantize` wrote") from error
+        if not rows:
+            raise YoloquantError(f"{folder} was quantized without measuring: run `yoloquant quantize` without --no-evaluate")
+        floats = {row["runtime"]: row for row in rows if row["model"] == "float"}
+        entries += [_entry(folder.name, target, row, floats.get(row["runtime"])) for row in rows if row["model"] != "float"]
+    return entries
+
+
+def _entry(folder: str, target: str, row: dict[str, Any], plain: dict[str, Any] | None) -> Entry:
+    accuracy, latency = _accuracy(row), _median(row)
+    before, float_latency = (_accuracy(plain), _median(plain)) if plain else (None, None)
+    return Entry(
+        folder,
+        row["model"],
+        row["runtime"],
+        target,
+        accuracy,
+        before - accuracy if before is not None and accuracy is not None else None,
+        latency,
+        latency / float_latency if latency and float_latency else None,
+        row["file_size"] / 1e6 if row.get("file_size") else None,
+    )
+
+
+def _accuracy(row: dict[str, Any]) -> float | None:
+    evaluation = row.get("evaluation")
+    return evaluation["figures"]["mAP50-95"] if evaluation else None
+
+
+def _median(row: dict[str, Any]) -> float | None:
+    return row["latency_ms"]["median"] if row.get("latency_ms") else None
+
+
+HEADERS = ("folder", "model", "target", "runtime", "mAP50-95", "drop", "latency ms", "against float", "file MB")
+
+
+def cells(entry: Entry) -> tuple[str, ...]:
+    """The entry's row of the table."""
+    numbers = (entry.map50_95, entry.drop, entry.latency, entry.ratio, entry.megabytes)
+    shown = ("" if value is None else f"{value:.2f}" for value in numbers)
+    return (entry.folder, entry.model, entry.target, entry.runtime, *shown)
+
+
+def comparison_table(entries: Sequence[Entry]) -> Table:
+    """All entries."""
+    table = Table(*HEADERS)
+    for entry in entries:
+        table.add_row(*cells(entry))
+    return table
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """For each point (cost, worth), whether none costs no more and is worth no less, one of the two strictly."""
+    return [not any(c <= cost and w >= worth and (c < cost or w > worth) for c, w in points) for cost, worth in points]
+
+
+@dataclass(frozen=True)
+class _Dot:
+    x: float
+    y: float
+    label: str
+    is_best: bool
+
+
+def _plot(entries: Sequence[Entry], attribute: str) -> tuple[list[_Dot], tuple[str, ...]]:
+    """Dots of one picture in SVG units, and the ends of both axes."""
+    chosen = [entry for entry in entries if entry.map50_95 is not None and getattr(entry, attribute) is not None]
+    points = [(float(getattr(entry, attribute)), float(entry.map50_95 or 0.0)) for entry in chosen]
+    if not points:
+        return [], ("", "", "", "")
+    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
+    low_y, high_y = min(y for _, y in points), max(y for _, y in points)
+
+    def along(value: float, low: float, high: float, length: float) -> float:
+        return length * ((value - low) / (high - low) if high > low else 0.5)
+
+    dots = [
+        _Dot(
+            _MARGIN + along(x, low_x, high_x, _WIDTH - 2 * _MARGIN),
+            _HEIGHT - _MARGIN - along(y, low_y, high_y, _HEIGHT - 2 * _MARGIN),
+            f"{entry.folder}, {entry.runtime}: {y:.2f} mAP50-95, {x:.2f}",
+            best,
+        )
+        for entry, (x, y), best in zip(chosen, points, pareto_front(points), strict=True)
+    ]
+    return dots, (f"{low_x:.2f}", f"{high_x:.2f}", f"{low_y:.2f}", f"{high_y:.2f}")
+
+
+def write_comparison(entries: Sequence[Entry], path: Path) -> None:
+    """Write the page."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("yoloquant.report", "."), autoescape=True)
+    plots = [
+        ("Accuracy against latency, as a share of float's in the same runtime", *_plot(entries, "ratio")),
+        ("Accuracy against file size, MB", *_plot(entries, "megabytes")),
+    ]
+    page = environment.get_template("comparison.html.j2").render(
+        headers=HEADERS,
+        rows=[cells(entry) for entry in entries],
+        plots=[plot for plot in plots if plot[1]],
+        width=_WIDTH,
+        height=_HEIGHT,
+        margin=_MARGIN,
+    )
+    path.write_text(page, encoding="utf-8")

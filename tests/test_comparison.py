@@ -1,0 +1,73 @@
+"""Folders side by side."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from yoloquant.cli import app
+from yoloquant.errors import YoloquantError
+from yoloquant.report.comparison import pareto_front, read_entries
+
+number = st.integers(0, 6).map(float)
+
+
+@given(points=st.lists(st.tuples(number, number), min_size=1, max_size=12))
+def test_the_front_holds_what_nothing_beats(points):
+    front = [point for point, best in zip(points, pareto_front(points), strict=True) if best]
+    assert front
+    # Walking along the front, more cost always buys more worth.
+    distinct = sorted(set(front))
+    assert [worth for _, worth in distinct] == sorted({worth for _, worth in distinct})
+    for point in points:
+        assert any(cost <= point[0] and worth >= point[1] for cost, worth in front)
+
+
+def folder(tmp_path, name, drop, latency, rows=True):
+    path = tmp_path / name
+    path.mkdir()
+
+    def row(model, accuracy, milliseconds, size):
+        figures = {"figures": {"mAP50-95": accuracy}}
+        return {
+            "model": model,
+            "runtime": "onnxruntime",
+            "evaluation": figures,
+            "latency_ms": {"median": milliseconds},
+            "file_size": size,
+        }
+
+    content = {
+        "recipe": {"target": "onnxruntime"},
+        "rows": [row("float", 27.0, 20.0, 8_000_000), row("int8", 27.0 - drop, latency, 3_000_000)],
+    }
+    (path / "metrics.json").write_text(json.dumps(content if rows else {**content, "rows": []}))
+    return path
+
+
+def test_table_and_page(tmp_path):
+    paths = [folder(tmp_path, "a<b>", 0.3, 12.0), folder(tmp_path, "b", 1.0, 16.0)]
+    entries = read_entries(paths)
+    assert [(round(entry.drop, 2), round(entry.ratio, 2), entry.megabytes) for entry in entries] == [
+        (0.3, 0.6, 3.0),
+        (1.0, 0.8, 3.0),
+    ]
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["compare", *map(str, paths), "--output", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "0.60" in result.output
+    text = page.read_text()
+    assert "a&lt;b&gt;" in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert text.count("<circle") == 4
+    assert text.count('class="best"') == 2
+
+
+def test_folders_without_figures_are_refused(tmp_path):
+    with pytest.raises(YoloquantError, match="without measuring"):
+        read_entries([folder(tmp_path, "empty", 0.0, 1.0, rows=False)])
+    with pytest.raises(YoloquantError, match=r"no readable metrics\.json"):
+        read_entries([tmp_path])
