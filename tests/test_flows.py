@@ -1,0 +1,102 @@
+"""Presets, analysis and search on the shipped detector and a small generated set."""
+
+import json
+
+import pytest
+
+from yoloquant.analysis import analyze
+from yoloquant.assets import demo_weights
+from yoloquant.data.generated import write_generated_dataset
+from yoloquant.errors import YoloquantError
+from yoloquant.pipeline import quantize
+from yoloquant.recipe import Reconstruct, load_recipe, presets
+from yoloquant.runtime.executed import executed_layers
+from yoloquant.search import search
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_generated_dataset(tmp_path_factory.mktemp("set"), train=12, val=12)
+
+
+def short(name):
+    """A preset whose learning takes two steps."""
+    recipe = load_recipe(name)
+    steps = tuple(
+        step.model_copy(update={"iterations": 2, "images": 4}) if isinstance(step, Reconstruct) else step
+        for step in recipe.algorithms
+    )
+    return recipe.model_copy(update={"algorithms": steps})
+
+
+@pytest.mark.parametrize("name", ["4w8f", "4w8f-channel", "4w4f", "int8-power-of-two"])
+def test_low_bit_presets_make_files_that_onnxruntime_runs(name, data, tmp_path):
+    result = quantize(demo_weights(), data, recipe=short(name), output=tmp_path / "out", measure=False, runtimes=("onnxruntime",))
+    assert all(parity.agrees for parity in result.parity)
+    assert not (tmp_path / "out.partial").exists()
+    bits = json.loads((tmp_path / "out" / "metrics.json").read_text())["weight_bits"]
+    assert set(bits.values()) == ({8} if "int8" in name else {4, 8})
+    if name == "4w8f":
+        assert (tmp_path / "out" / "model.onnx").stat().st_size < demo_weights().stat().st_size / 2
+    if name == "int8-power-of-two":
+        scales = [quantizer.scale.log2() for _, quantizer in result.detector.quantizers()]
+        assert all(bool((scale == scale.round()).all()) for scale in scales)
+
+
+def test_every_preset_is_a_valid_recipe_with_a_sentence():
+    assert all(load_recipe(name) and len(sentence) > 20 for name, sentence in presets().items())
+
+
+def test_mixed_precision_keeps_its_budget_through_the_whole_flow(data):
+    overrides = ("algorithms=[calibrate, {mixed_precision: {average_bits: 5, images: 2}}]",)
+    result = quantize(demo_weights(), data, recipe="8w8f", overrides=overrides, measure=False, runtimes=())
+    weights = {name: quantizer.spec.bits for name, quantizer in result.detector.quantizers() if name.endswith("weight_quantizer")}
+    sizes = {
+        f"{name}_quantizer": parameter.numel()
+        for name, parameter in result.detector.network.named_parameters()
+        if name.endswith("weight")
+    }
+    average = sum(weights[name] * sizes[name] for name in weights) / sum(sizes[name] for name in weights)
+    assert 4.0 < average <= 5.0
+    assert set(weights.values()) == {4, 8}
+
+
+def test_what_is_placed_runs_in_integers(data, tmp_path):
+    result = quantize(demo_weights(), data, recipe="int8-mse", output=tmp_path / "out", measure=False, runtimes=("onnxruntime",))
+    executed = executed_layers(tmp_path / "out" / "model.onnx", "onnxruntime")
+    assert len(executed.integer) == result.quantized_layers
+
+
+def test_analysis_from_a_file_to_a_page_and_on_again(data, tmp_path):
+    options = {"output": tmp_path / "analysis", "parts": ("both",), "images": 2, "mode": "block"}
+    found = analyze(demo_weights(), data, **options)
+    assert {result.mode for result in found.sensitivities} == {"block"}
+    lines = (tmp_path / "analysis" / "measurements.jsonl").read_text().splitlines()
+    assert len(lines) == len(found.sensitivities)
+    again = analyze(demo_weights(), data, **options)
+    assert again.sensitivities == found.sensitivities
+    assert len((tmp_path / "analysis" / "measurements.jsonl").read_text().splitlines()) == len(lines)
+    by_map = analyze(demo_weights(), data, parts=("both",), measure="map", mode="block", fast=6, images=1)
+    assert len(by_map.sensitivities) == len(found.sensitivities)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").touch()
+    with pytest.raises(YoloquantError, match="holds other files"):
+        analyze(demo_weights(), data, output=other)
+
+
+def test_search_reaches_its_goal_with_few_evaluations(data, tmp_path):
+    options = {"recipe": "8w8f", "overrides": ("weights.bits=2",), "images": 2, "record": tmp_path / "record.json"}
+    found = search(demo_weights(), data, max_drop=20.0, **options)
+    assert found.found_map >= found.float_map - 20.0
+    assert 0 < len(found.layers) < 60
+    assert found.evaluations <= 12
+    # One layer fewer was measured, and missed the goal.
+    assert found.curve[len(found.layers) - 1] < found.float_map - 20.0
+    assert set(found.recipe.ignore) == set(found.layers)
+    again = search(demo_weights(), data, max_drop=20.0, **options)
+    assert again.curve == found.curve
+    with pytest.raises(YoloquantError, match="above the float model's own"):
+        search(demo_weights(), data, target_map=100.0, **options)
+    with pytest.raises(YoloquantError, match="one goal"):
+        search(demo_weights(), data, **options)
