@@ -6,8 +6,10 @@ from torch import nn
 
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.weight_ranges import choose_weight_ranges, input_powers
+from yoloquant.analysis import error_cost
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import capture
 from yoloquant.quant.network import QuantizedDetector, insert_quantizers
@@ -110,3 +112,23 @@ def test_order_of_steps_is_checked():
         load_recipe("int8-mse", ["algorithms=[calibrate, equalize]"])
     with pytest.raises(RecipeError, match="first algorithm must be calibrate"):
         load_recipe("int8-mse", ["algorithms=[weight_ranges, calibrate]"])
+
+
+@pytest.mark.parametrize("power_of_two", [False, True])
+def test_ranges_by_detections_mend_a_range_that_is_too_wide(power_of_two):
+    def choose(_layer, tensor, spec):
+        return spec.with_changes(power_of_two=power_of_two, observer="minmax", bits=5 if tensor == "activations" else 8)
+
+    detector = quantized_detector(get_target("reference"), choose=choose)
+    calibrate(detector, [images(4)])
+    quantizers = dict(detector.quantizers())
+    name = "down.act.output_quantizer" if "down.act.output_quantizer" in quantizers else "add.output_quantizer"
+    before = quantizers[name].scale.clone()
+    quantizers[name].set_parameters(before * 4, quantizers[name].zero_point)
+    cost = error_cost(detector, images(3))
+    spoiled = cost(detector)
+    changed = choose_ranges_by_detections(detector, images(3), (0.25, 0.5, 2.0))
+    assert changed[name] < 1.0
+    assert cost(detector) < spoiled
+    if power_of_two:
+        assert all(float(quantizer.scale.max().log2()) % 1 == 0 for quantizer in quantizers.values())

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from yoloquant.algorithms.bias_correction import correct_biases
 from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.mixed_precision import choose_bits, layer_choices, total_weights
 from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
@@ -30,7 +31,9 @@ from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import (
+    Algorithm,
     BiasCorrection,
+    DetectionRanges,
     Equalize,
     KeepFloat,
     MixedPrecision,
@@ -136,9 +139,10 @@ def run_algorithms(
     in_float: list[SensitiveLayer] = []
     _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
+    suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
     for step in recipe.algorithms:
-        if isinstance(step, KeepFloat) and isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed:
-            tell.note("keep_float is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
+        if suppressing and _compares_boxes(step):
+            tell.note(f"{step.name} is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
         elif isinstance(step, KeepFloat):
             in_float = _costliest_layers(quantized, step, entries, tell)
             if in_float:
@@ -155,10 +159,21 @@ def run_algorithms(
             loader = loader_for(quantized, entries[: step.images], recipe.calibration.batch_size)
             with tell.step("Choose weight ranges") as update:
                 choose_weight_ranges(quantized, (batch.images for batch in loader), len(loader), update)
+        elif isinstance(step, DetectionRanges):
+            images = spread_images(quantized, entries, step.images)
+            with tell.step("Choose ranges by detections") as update:
+                changed = choose_ranges_by_detections(quantized, images, step.factors, update)
+            tell.note(f"{len(changed)} activation ranges changed")
         elif isinstance(step, Reconstruct):
             _reconstruct(quantized, captured(detector, recipe), step, entries, partial, tell)
         clock.stop(step.name)
     return quantized, in_float
+
+
+def _compares_boxes(step: Algorithm) -> bool:
+    if isinstance(step, Reconstruct):
+        return step.loss != "mse"
+    return isinstance(step, KeepFloat | MixedPrecision | DetectionRanges)
 
 
 def _chosen_bits(quantized: QuantizedDetector, step: MixedPrecision, entries: list[ImageEntry], tell: Reporter) -> dict[str, int]:

@@ -101,6 +101,14 @@ class KeepFloat(_Section):
     images: Annotated[int, Field(ge=1)] = 24
 
 
+class DetectionRanges(_Section):
+    """Scale each activation's range by the factor that changes boxes and scores least; powers of two are halved or doubled."""
+
+    name: Literal["detection_ranges"] = "detection_ranges"
+    factors: tuple[Annotated[float, Field(gt=0.0)], ...] = (0.7, 0.85, 1.2, 1.4)
+    images: Annotated[int, Field(ge=1)] = 8
+
+
 class MixedPrecision(_Section):
     """Choose each layer's weight bits so that boxes and scores change least within a budget; exactly one budget is given.
 
@@ -182,7 +190,8 @@ class Reconstruct(_Section):
 
 
 Algorithm = Annotated[
-    Equalize | Calibrate | KeepFloat | MixedPrecision | WeightRanges | BiasCorrection | Reconstruct, Field(discriminator="name")
+    Equalize | Calibrate | KeepFloat | MixedPrecision | WeightRanges | DetectionRanges | BiasCorrection | Reconstruct,
+    Field(discriminator="name"),
 ]
 ALGORITHM_NAMES = (
     "equalize",
@@ -190,6 +199,7 @@ ALGORITHM_NAMES = (
     "keep_float",
     "mixed_precision",
     "weight_ranges",
+    "detection_ranges",
     "bias_correction",
     "reconstruct",
 )

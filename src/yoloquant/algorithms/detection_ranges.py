@@ -1,0 +1,80 @@
+"""Activation ranges by the error of boxes and scores, not by the error of the tensor.
+
+What a tensor's error costs depends on what is done with it: large negative logits of the last layers may saturate without any box
+changing, while the same error elsewhere moves boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from yoloquant.algorithms.calibrate import to_input
+from yoloquant.algorithms.detection_error import total_error
+from yoloquant.models.layouts import Candidates
+from yoloquant.quant.module import FakeQuantize, passing
+from yoloquant.quant.network import QuantizedDetector
+
+# Power-of-two scales can only be halved or doubled.
+_POWER_OF_TWO = (0.5, 2.0)
+
+
+def choose_ranges_by_detections(
+    detector: QuantizedDetector,
+    images: Tensor,
+    factors: Sequence[float] = (0.7, 0.85, 1.2, 1.4),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Scale each activation's range by the factor of least detection error, one after the other in the graph's order, in place.
+
+    Every candidate is judged in the whole quantized detector, beside what was chosen before; zero stays where it is.
+
+    Args:
+        detector: calibrated.
+        images: uint8 `(N, 3, H, W)`, RGB.
+        factors: tried beside 1; power-of-two scales are halved and doubled instead.
+        progress: called with (quantizers done, all).
+
+    Returns:
+        Quantizer name -> factor, of those that changed.
+    """
+    batches = [to_input(image[None]) for image in images]
+    everything = list(detector.quantizers())
+    with passing([quantizer for _, quantizer in everything]):
+        expected = _candidates(detector, batches)
+
+    def error() -> float:
+        return total_error(expected, _candidates(detector, batches))
+
+    least = error()
+    changed: dict[str, float] = {}
+    activations = [(name, quantizer) for name, quantizer in everything if not name.endswith("weight_quantizer")]
+    for number, (name, quantizer) in enumerate(activations, start=1):
+        factor, least = _best_factor(quantizer, _POWER_OF_TWO if quantizer.spec.power_of_two else factors, least, error)
+        if factor != 1.0:
+            changed[name] = factor
+        if progress:
+            progress(number, len(activations))
+    return changed
+
+
+def _best_factor(
+    quantizer: FakeQuantize, factors: Sequence[float], least: float, error: Callable[[], float]
+) -> tuple[float, float]:
+    """The factor of least error, and that error; the quantizer is left with it."""
+    scale, zero_point = quantizer.scale.clone(), quantizer.zero_point.clone()
+    best = 1.0
+    for factor in factors:
+        quantizer.set_parameters(scale * factor, zero_point)
+        found = error()
+        if found < least:
+            best, least = factor, found
+    quantizer.set_parameters(scale * best, zero_point)
+    return best, least
+
+
+def _candidates(detector: QuantizedDetector, batches: list[Tensor]) -> list[Candidates]:
+    with torch.inference_mode():
+        return [detector.head.candidates(list(detector.network(batch))) for batch in batches]
