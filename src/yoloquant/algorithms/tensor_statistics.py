@@ -92,9 +92,10 @@ class _Tally:
         self.histogram = Histogram(1, BINS)
         self.total = self.clipped = self.zeros = self.nonzero = 0.0
         self.signal = self.noise = 0.0
-        self.reach: Tensor | None = None
+        # A shared quantizer sees values of different numbers of channels.
+        self.reaches: dict[Node, Tensor] = {}
 
-    def see(self, x: Tensor) -> None:
+    def see(self, x: Tensor, source: Node) -> None:
         quantizer = self.quantizer
         quantized = quantizer(x)
         scale = expand_parameter(quantizer.scale, x, quantizer.axis, quantizer.group_size)
@@ -108,7 +109,8 @@ class _Tally:
         self.signal += float(x.double().square().sum())
         self.noise += float((quantized - x).double().square().sum())
         reach = x.abs().transpose(0, self.axis).flatten(1).amax(1)
-        self.reach = reach if self.reach is None else torch.maximum(self.reach, reach)
+        known = self.reaches.get(source)
+        self.reaches[source] = reach if known is None else torch.maximum(known, reach)
         self.histogram.update(x.reshape(1, -1).float())
 
     def result(self) -> TensorStatistics:
@@ -122,9 +124,10 @@ class _Tally:
         start = edge[int((share > (1.0 - BULK) / 2).long().argmax())]
         end = edge[int((share >= 1.0 - (1.0 - BULK) / 2).long().argmax()) + 1]
         bulk = float((min(float(end), range_high) - max(float(start), range_low)) / max(range_high - range_low, 1e-30))
-        assert self.reach is not None
-        median = float(self.reach.median())
-        outliers = tuple(torch.nonzero(self.reach > OUTLIER * median).flatten().tolist()) if median > 0 else ()
+        # The value of most channels: of a concat and what it joins, the concat.
+        reach = max(self.reaches.values(), key=len)
+        median = float(reach.median())
+        outliers = tuple(torch.nonzero(reach > OUTLIER * median).flatten().tolist()) if median > 0 else ()
         noise = max(self.noise, 1e-30)
         # Values of both signs spread over twice the reach.
         levels = median / float(scale.max()) * (2.0 if low < -0.3 * high else 1.0) if scale.dim() == 0 else 2.0**spec.bits
@@ -162,7 +165,7 @@ class _Watching(Interpreter):
             source = n.args[0]
             assert isinstance(source, Node)
             if source.op != "get_attr" or not self.weights_seen:
-                self.tallies[str(n.target)].see(self.env[source])
+                self.tallies[str(n.target)].see(self.env[source], source)
             return self.env[source]
         return super().run_node(n)
 
