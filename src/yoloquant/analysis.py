@@ -201,7 +201,8 @@ def _advice(results: Sequence[Sensitivity], statistics: Sequence[TensorStatistic
         rank.setdefault(result.name, len(rank))
 
     def place_of(entry: TensorStatistics) -> int:
-        layers = [index for name, index in rank.items() if entry.name.startswith(name)]
+        # A convolution and its activation have one parent: model.1.conv, model.1.act.
+        layers = [index for name, index in rank.items() if entry.name.startswith((name, name.rpartition(".")[0] + "."))]
         return min(layers, default=len(rank))
 
     return tuple(sentence for entry in sorted(statistics, key=place_of) if (sentence := entry.advice()))

@@ -37,7 +37,7 @@ class TensorStatistics:
         clipped: share of values outside of the represented range, 0..1.
         zeros: share of values other than 0 that become 0.
         signal_to_noise: of the quantized values, dB.
-        bulk: share of the represented range, 0..1, that holds 99.9 % of the values.
+        bulk: share of the represented range, 0..1, that holds 99.9 % of the values; 1 where channels have scales of their own.
         outlier_channels: numbers of channels that reach `OUTLIER` times as far as the median channel.
         median_levels: integers that the median channel's values spread over; all of a channel's own where each has its scale.
         counts: histogram of the values, `BINS` at most; edges: of its bins.
@@ -124,6 +124,9 @@ class _Tally:
         start = edge[int((share > (1.0 - BULK) / 2).long().argmax())]
         end = edge[int((share >= 1.0 - (1.0 - BULK) / 2).long().argmax()) + 1]
         bulk = float((min(float(end), range_high) - max(float(start), range_low)) / max(range_high - range_low, 1e-30))
+        if scale.dim():
+            # Channels have ranges of their own, and one histogram of all says nothing about them.
+            bulk = 1.0
         # The value of most channels: of a concat and what it joins, the concat.
         reach = max(self.reaches.values(), key=len)
         median = float(reach.median())
