@@ -68,7 +68,7 @@ def _balance(graph_module: GraphModule, first: Node, second: Node) -> float:
         if bias is not None:
             bias.div_(scale)
         following.mul_(_along(scale, following, 1))
-    return float((scale - 1.0).abs().max())
+    return float((scale - 1.0).abs().max().detach())
 
 
 def _parameter(graph_module: GraphModule, node: object) -> nn.Parameter:
