@@ -44,7 +44,7 @@ def run_demo(
             data = write_generated_dataset(Path(scratch) / "dataset", train=128, val=IMAGES, progress=update)
         result = quantize(demo_weights(), data, target=target, output=output, reporter=tell)
         tell.note("for contrast, INT8 without care:")
-        careless = quantize(demo_weights(), data, recipe="int8", overrides=CARELESS, reporter=tell, runtimes=())
+        careless = quantize(demo_weights(), data, recipe="int8-mse", overrides=CARELESS, reporter=tell, runtimes=())
     evaluation = careless.rows[1].evaluation
     assert evaluation is not None
     return result, evaluation
