@@ -180,7 +180,7 @@ def test_bisection_finds_the_least_number_with_few_questions(most, threshold):
 
     found = _least(most, holds)
     assert found == (threshold if threshold <= most else None)
-    assert len(set(asked)) <= 2 * np.ceil(np.log2(max(most, 2))) + 3
+    assert len(set(asked)) <= np.ceil(np.log2(max(most, 2))) + 2
 
 
 def test_layers_are_added_to_the_recipe():

@@ -157,25 +157,18 @@ def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:
 
 
 def _least(most: int, holds: Callable[[int], bool]) -> int | None:
-    """The least number in 0..most for which `holds`, which stays true once it is; none if it never is.
-
-    Doubling first: goals are mostly reached with few layers.
-    """
+    """The least number in 0..most for which `holds`, which stays true once it is; none if it never is."""
     if holds(0):
         return 0
-    below, above = 0, 1
-    while above < most and not holds(above):
-        below, above = above, above * 2
-    above = min(above, most)
-    if above == most and not holds(most):
-        return None
+    below, above = 0, most
     while above - below > 1:
         middle = (below + above) // 2
         if holds(middle):
             above = middle
         else:
             below = middle
-    return above
+    # `most` itself is only asked about where nothing less holds.
+    return above if above < most or (most > 0 and holds(most)) else None
 
 
 class _Known:
