@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.algorithms.sensitivity import Record, block_quantizers, ranked_layers, select, sensitivities, top_level
+from yoloquant.algorithms.sensitivity import Record, block_quantizers, ranked_layers, select, sensitivities
 from yoloquant.algorithms.tensor_statistics import tensor_statistics
 from yoloquant.analysis import Analysis, error_cost, noise_along, write_analysis
-from yoloquant.graph.capture import capture
+from yoloquant.graph.capture import block_name, capture
 from yoloquant.quant.module import State
 from yoloquant.recipe import Override, Recipe
 from yoloquant.search import _least, with_layers
@@ -60,9 +60,9 @@ def test_parts_and_blocks_divide_the_quantizers():
     assert {id(quantizer) for group in blocks.values() for quantizer in group} == everything
     for group in blocks.values():
         assert len(select(group, "weights")) + len(select(group, "activations")) == len(select(group, "both"))
-    assert top_level("model.4.cv1.conv.weight_quantizer") == "model.4"
-    assert top_level("/model.4/cv1/conv/Conv") == "model.4"
-    assert top_level("stem.conv") == "stem"
+    assert block_name("model.4.cv1.conv.weight_quantizer") == "model.4"
+    assert block_name("/model.4/cv1/conv/Conv") == "model.4"
+    assert block_name("stem.conv") == "stem"
 
 
 def test_a_killed_run_repeats_no_layer(tmp_path):

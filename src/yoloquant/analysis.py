@@ -14,12 +14,11 @@ from typing import Any
 import torch
 
 from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import total_error
+from yoloquant.algorithms.detection_error import DetectionCost
 from yoloquant.algorithms.lockstep import lockstep
 from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensitivity, sensitivities
 from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
-from yoloquant.data.sample import calibration_images
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.graph.capture import layer_name
@@ -28,8 +27,8 @@ from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, place, run_algorithms, spread_images
-from yoloquant.recipe import Recipe, load_recipe
+from yoloquant.quantizing import Clock, calibration_entries, place, run_algorithms, spread_images, to_detector
+from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
 
@@ -109,15 +108,11 @@ def analyze(
     Raises:
         YoloquantError: something given cannot be used.
     """
-    from yoloquant.pipeline import to_detector
-
     tell = reporter or Silent()
     folder = None if output is None else _folder(output)
-    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or "int8-mse", overrides, **_target(target))
+    settings = resolve_recipe(recipe, overrides, target, default="int8-mse")
     detector = to_detector(model)
-    if data is None and calibration is None:
-        raise DataError("calibration needs images: name a data.yaml with --data, or images with --calibration")
-    entries = calibration_images(calibration or data, settings.calibration.images, settings.calibration.seed)  # type: ignore[arg-type]
+    entries = calibration_entries(settings, data, calibration)
     chosen = get_target(settings.target)
     quantized, _ = place(detector, settings, chosen)
     quantized, _ = run_algorithms(quantized, detector, settings, chosen, entries, None, tell, Clock())
@@ -152,15 +147,8 @@ def analyze(
 
 def error_cost(detector: QuantizedDetector, pictures: torch.Tensor) -> Measure:
     """Error of boxes and scores against the detector with all quantizers passing."""
-    batches = [to_input(picture[None]) for picture in pictures]
-
-    def candidates() -> list:
-        with torch.inference_mode():
-            return [detector.head.candidates(list(detector.network(batch))) for batch in batches]
-
-    with passing([quantizer for _, quantizer in detector.quantizers()]):
-        expected = candidates()
-    return lambda _: total_error(expected, candidates())
+    cost = DetectionCost(detector, pictures)
+    return lambda _: cost()
 
 
 def map_cost(detector: QuantizedDetector, dataset: DetectionDataset, recipe: Recipe) -> Measure:
@@ -246,7 +234,3 @@ def _folder(output: str | Path) -> Path:
         raise YoloquantError(f"the output folder {folder} cannot be made: {error.strerror}") from error
     (folder / MEASUREMENTS).touch()
     return folder
-
-
-def _target(target: str | None) -> dict[str, str]:
-    return {"target": target} if target else {}

@@ -14,11 +14,8 @@ import torch
 
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
 from yoloquant.benchmark.latency import Latency, measure_latency
-from yoloquant.checkpoint.live import detector_from_live
-from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
-from yoloquant.data.sample import calibration_images
-from yoloquant.errors import DataError, YoloquantError
+from yoloquant.errors import YoloquantError
 from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
 from yoloquant.evaluate.parity import Parity, check_parity, require_parity
 from yoloquant.export.onnx_file import export_onnx
@@ -29,17 +26,16 @@ from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import (
     Clock,
+    calibration_entries,
     loader_for,
     place,
     placement_note,
     quantized_layer_count,
     run_algorithms,
+    to_detector,
     weight_bits,
 )
-from yoloquant.recipe import (
-    Recipe,
-    load_recipe,
-)
+from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -177,14 +173,12 @@ def quantize(
     """
     tell = reporter or Silent()
     folder = _checked_output(output)
-    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, **({"target": target} if target else {}))
+    settings = resolve_recipe(recipe, overrides, target)
     chosen = get_target(settings.target)
     detector = to_detector(model, preprocessing)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if data is None and calibration is None:
-        raise DataError("calibration needs images: name a data.yaml with --data, or images with --calibration")
-    entries = calibration_images(calibration or data, settings.calibration.images, settings.calibration.seed)  # type: ignore[arg-type]
+    entries = calibration_entries(settings, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations) if data is not None and measure else None
     if dataset is not None:
         _ = dataset.ground_truth  # Missing labels are told before anything long begins.
@@ -238,13 +232,6 @@ def quantize(
 def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """Those of the runtimes that are installed; all known ones are asked for by default."""
     return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
-
-
-def to_detector(model: Any, preprocessing: Preprocessing | None = None) -> Detector:
-    """The detector in a file, in an object of an original repository, or as it is."""
-    if isinstance(model, Detector):
-        return model
-    return read_detector(model, preprocessing) if isinstance(model, str | Path) else detector_from_live(model)
 
 
 def _checked_output(output: str | Path | None) -> Path | None:
@@ -328,8 +315,8 @@ def _measure(
 def precision_label(detector: QuantizedDetector) -> str:
     """`int8`, or weight and activation bits as in `w4a8`, the most common of each."""
     bits: dict[str, list[int]] = {"w": [], "a": []}
-    for name, quantizer in detector.quantizers():
-        bits["w" if name.endswith("weight_quantizer") else "a"].append(quantizer.spec.bits)
+    for _, quantizer in detector.quantizers():
+        bits["w" if quantizer.of_weight else "a"].append(quantizer.spec.bits)
     common = {key: max(set(values), key=values.count) if values else 32 for key, values in bits.items()}
     return f"int{common['w']}" if common["w"] == common["a"] else f"w{common['w']}a{common['a']}"
 

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule
@@ -20,14 +21,19 @@ from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, s
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
 from yoloquant.algorithms.weight_ranges import choose_weight_ranges
+from yoloquant.checkpoint.live import detector_from_live
+from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import ImageEntry
 from yoloquant.data.loader import ImageLoader
+from yoloquant.data.sample import calibration_images
+from yoloquant.errors import DataError
 from yoloquant.export.quantized_folder import quantized_from
-from yoloquant.graph.capture import capture
+from yoloquant.graph.capture import capture, layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
+from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import (
@@ -66,10 +72,28 @@ class Clock:
         self._start = now
 
 
+def to_detector(model: Any, preprocessing: Preprocessing | None = None) -> Detector:
+    """The detector in a file, in an object of an original repository, or as it is."""
+    if isinstance(model, Detector):
+        return model
+    return read_detector(model, preprocessing) if isinstance(model, str | Path) else detector_from_live(model)
+
+
+def calibration_entries(recipe: Recipe, data: str | Path | None, calibration: str | Path | None) -> list[ImageEntry]:
+    """The images that a recipe calibrates on: drawn from `calibration`, or from the train split of `data`.
+
+    Raises:
+        DataError: neither is given, or there are no images.
+    """
+    source = calibration or data
+    if source is None:
+        raise DataError("calibration needs images: name a data.yaml with --data, or images with --calibration")
+    return calibration_images(source, recipe.calibration.images, recipe.calibration.seed)
+
+
 def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
     """Layer name -> bits of its weight, of layers with quantized weights."""
-    suffix = ".weight_quantizer"
-    return {name.removesuffix(suffix): quantizer.spec.bits for name, quantizer in detector.quantizers() if name.endswith(suffix)}
+    return {layer_name(layer.node): layer.quantizer.spec.bits for layer in detector.quantized_weights()}
 
 
 def captured(detector: Detector, recipe: Recipe) -> GraphModule:
@@ -110,7 +134,7 @@ def place(detector: Detector, recipe: Recipe, target: Target, in_float: Iterable
 
 def quantized_layer_count(detector: QuantizedDetector) -> int:
     """Layers whose weights are quantized."""
-    return sum(name.endswith(".weight_quantizer") for name, _ in detector.quantizers())
+    return sum(1 for _ in detector.quantized_weights())
 
 
 def placement_note(detector: QuantizedDetector, target: Target, layer_count: int) -> str:

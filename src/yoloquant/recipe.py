@@ -337,6 +337,15 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     return _validated(values, str(source or "int8"))
 
 
+def resolve_recipe(
+    recipe: str | Path | Recipe | None, overrides: Iterable[str] = (), target: str | None = None, default: str = "int8"
+) -> Recipe:
+    """A recipe that is given as it is, or is read; `overrides` and `target` change what is read."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    return load_recipe(recipe or default, overrides, **({"target": target} if target else {}))
+
+
 def presets() -> dict[str, str]:
     """Preset name -> what it is for, in a sentence."""
     folder = resources.files("yoloquant.recipes")

@@ -12,14 +12,13 @@ from typing import Any
 from yoloquant.algorithms.sensitivity import ranked_layers, sensitivities
 from yoloquant.analysis import error_cost
 from yoloquant.data.dataset import load_dataset
-from yoloquant.data.sample import calibration_images
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, place, run_algorithms, spread_images
-from yoloquant.recipe import Override, Recipe, TensorSettings, load_recipe
+from yoloquant.quantizing import Clock, calibration_entries, place, run_algorithms, spread_images, to_detector
+from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
 
@@ -84,18 +83,12 @@ def search(
     Raises:
         YoloquantError: the goal is above the float detector's own accuracy, or not reached with all layers changed.
     """
-    from yoloquant.pipeline import to_detector
-
     if (max_drop is None) == (target_map is None):
         raise YoloquantError("a search needs one goal: --max-drop or --target-map")
     tell = reporter or Silent()
-    start = (
-        recipe
-        if isinstance(recipe, Recipe)
-        else load_recipe(recipe or "int8-mse", overrides, **({"target": target} if target else {}))
-    )
+    start = resolve_recipe(recipe, overrides, target, default="int8-mse")
     detector = to_detector(model)
-    entries = calibration_images(calibration or data, start.calibration.images, start.calibration.seed)
+    entries = calibration_entries(start, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")

@@ -6,18 +6,14 @@ form (appendix D): the mean is measured on images, layer after layer, each with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from yoloquant.algorithms.calibrate import to_input
+from yoloquant.algorithms.calibrate import Progress, to_input
 from yoloquant.algorithms.lockstep import lockstep
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.network import QuantizedDetector
-
-Progress = Callable[[int, int], None]
 
 
 def correct_biases(detector: QuantizedDetector, images: Tensor, progress: Progress | None = None) -> dict[str, float]:

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from yoloquant.algorithms.calibrate import to_input
 from yoloquant.models.layouts import Candidates
+from yoloquant.quant.module import passing
+from yoloquant.quant.network import QuantizedDetector
 
 # Boxes that the float detector gives less are never among the detections of an image.
 LEAST_SCORE = 0.01
@@ -60,3 +63,28 @@ def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> 
     """Box and score error together, averaged over batches."""
     errors = [sum(detection_error(*pair)).item() for pair in zip(expected, found, strict=True)]  # type: ignore[union-attr]
     return sum(errors) / len(errors)
+
+
+class DetectionCost:
+    """What a detector's quantizers, in whatever state they are at that moment, cost on a few images."""
+
+    def __init__(self, detector: QuantizedDetector, images: Tensor) -> None:
+        """Keep what the detector answers with all quantizers passing.
+
+        Args:
+            detector: calibrated; its quantizers, or modules in their place, may change between measurements.
+            images: uint8 `(N, 3, H, W)`, RGB.
+        """
+        # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
+        self._detector, self._batches = detector, [to_input(image[None]) for image in images]
+        with passing([quantizer for _, quantizer in detector.quantizers()]):
+            self._expected = self._candidates(range(len(self._batches)))
+
+    def __call__(self, images: Sequence[int] | None = None) -> float:
+        """Box and score error together, an average over images; of some of them by their numbers, or of all."""
+        numbers = range(len(self._batches)) if images is None else images
+        return total_error([self._expected[number] for number in numbers], self._candidates(numbers))
+
+    def _candidates(self, numbers: Sequence[int]) -> list[Candidates]:
+        with torch.inference_mode():
+            return [self._detector.head.candidates(list(self._detector.network(self._batches[number]))) for number in numbers]

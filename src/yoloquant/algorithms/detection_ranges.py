@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import total_error
-from yoloquant.models.layouts import Candidates
-from yoloquant.quant.module import FakeQuantize, passing
+from yoloquant.algorithms.calibrate import Progress
+from yoloquant.algorithms.detection_error import DetectionCost
+from yoloquant.quant.module import FakeQuantize
 from yoloquant.quant.network import QuantizedDetector
 
 # Power-of-two scales can only be halved or doubled.
@@ -25,7 +23,7 @@ def choose_ranges_by_detections(
     detector: QuantizedDetector,
     images: Tensor,
     factors: Sequence[float] = (0.7, 0.85, 1.2, 1.4),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Scale each activation's range by the factor of least detection error, one after the other in the graph's order, in place.
 
@@ -40,17 +38,10 @@ def choose_ranges_by_detections(
     Returns:
         Quantizer name -> factor, of those that changed.
     """
-    batches = [to_input(image[None]) for image in images]
-    everything = list(detector.quantizers())
-    with passing([quantizer for _, quantizer in everything]):
-        expected = _candidates(detector, batches)
-
-    def error() -> float:
-        return total_error(expected, _candidates(detector, batches))
-
+    error = DetectionCost(detector, images)
     least = error()
     changed: dict[str, float] = {}
-    activations = [(name, quantizer) for name, quantizer in everything if not name.endswith("weight_quantizer")]
+    activations = [(name, quantizer) for name, quantizer in detector.quantizers() if not quantizer.of_weight]
     for number, (name, quantizer) in enumerate(activations, start=1):
         factor, least = _best_factor(quantizer, _POWER_OF_TWO if quantizer.spec.power_of_two else factors, least, error)
         if factor != 1.0:
@@ -73,8 +64,3 @@ def _best_factor(
             best, least = factor, found
     quantizer.set_parameters(scale * best, zero_point)
     return best, least
-
-
-def _candidates(detector: QuantizedDetector, batches: list[Tensor]) -> list[Candidates]:
-    with torch.inference_mode():
-        return [detector.head.candidates(list(detector.network(batch))) for batch in batches]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, group_count, kind
+from yoloquant.quant.arithmetic import expand_parameter
 
 aten = torch.ops.aten
 
@@ -64,17 +65,13 @@ def _balance(graph_module: GraphModule, first: Node, second: Node) -> float:
     # Equation 11: afterwards both ranges are the geometric mean of what they were.
     scale = torch.where(usable, (own / next_.clamp(min=1e-30)).sqrt(), 1.0).clamp(1e-4, 1e4)
     with torch.no_grad():
-        weight.div_(_along(scale, weight, 0))
+        weight.div_(expand_parameter(scale, weight, 0, 0))
         if bias is not None:
             bias.div_(scale)
-        following.mul_(_along(scale, following, 1))
+        following.mul_(expand_parameter(scale, following, 1, 0))
     return float((scale - 1.0).abs().max().detach())
 
 
 def _parameter(graph_module: GraphModule, node: object) -> nn.Parameter:
     assert isinstance(node, Node)
     return graph_module.get_parameter(str(node.target))
-
-
-def _along(scale: Tensor, like: Tensor, axis: int) -> Tensor:
-    return scale.view([-1 if dimension == axis else 1 for dimension in range(like.dim())])

@@ -6,25 +6,21 @@ added up, as in HAWQ-V3 (Yao et al. 2021, section 3.4), which solves the same pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.fx import Node
 
-from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import total_error
+from yoloquant.algorithms.calibrate import Progress
+from yoloquant.algorithms.detection_error import DetectionCost
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, kind
-from yoloquant.models.layouts import Candidates
+from yoloquant.graph.operators import kind
 from yoloquant.quant.module import FakeQuantize, passing
-from yoloquant.quant.network import QuantizedDetector
-
-Progress = Callable[[int, int], None]
+from yoloquant.quant.network import QuantizedDetector, QuantizedWeight
 
 
 @dataclass(frozen=True)
@@ -64,21 +60,19 @@ def layer_choices(
     Returns:
         In the graph's order.
     """
-    nodes = dict(_weight_quantizers(detector))
-    batches = [to_input(image[None]) for image in images]
-    quantizers = [quantizer for _, quantizer in detector.quantizers()]
+    layers = list(detector.quantized_weights())
+    error = DetectionCost(detector, images)
     found = []
-    with passing(quantizers):
-        expected = _candidates(detector, batches)
-        for number, (node, quantizer) in enumerate(nodes.items()):
+    with passing([quantizer for _, quantizer in detector.quantizers()]):
+        for number, layer in enumerate(layers):
             errors = []
             for index, width in enumerate(bits):
-                with _only_at(detector, node, quantizer, width):
-                    errors.append(total_error(expected, _candidates(detector, batches)))
+                with _only_at(detector, layer, width):
+                    errors.append(error())
                 if progress:
-                    progress(number * len(bits) + index + 1, len(nodes) * len(bits))
-            costs = tuple(_cost(detector, node, width, unit) for width in bits)
-            found.append(LayerChoices(layer_name(node), tuple(bits), tuple(errors), costs))
+                    progress(number * len(bits) + index + 1, len(layers) * len(bits))
+            costs = tuple(_cost(detector, layer, width, unit) for width in bits)
+            found.append(LayerChoices(layer_name(layer.node), tuple(bits), tuple(errors), costs))
     return found
 
 
@@ -125,44 +119,28 @@ def choose_bits(layers: Sequence[LayerChoices], budget: float) -> dict[str, int]
 
 def total_weights(detector: QuantizedDetector) -> int:
     """Number of all quantized weights."""
-    return sum(_weight(detector, node).numel() for node, _ in _weight_quantizers(detector))
-
-
-def _weight_quantizers(detector: QuantizedDetector) -> Iterator[tuple[Node, FakeQuantize]]:
-    for node in detector.network.graph.nodes:
-        if kind(node) in WEIGHTED and kind(node.args[1]) == "quantizer":
-            quantizer = detector.network.get_submodule(str(node.args[1].target))
-            assert isinstance(quantizer, FakeQuantize)
-            yield node, quantizer
+    return sum(layer.weight.numel() for layer in detector.quantized_weights())
 
 
 @contextmanager
-def _only_at(detector: QuantizedDetector, node: Node, quantizer: FakeQuantize, bits: int) -> Iterator[None]:
+def _only_at(detector: QuantizedDetector, layer: QuantizedWeight, bits: int) -> Iterator[None]:
     """Let one layer's weight be quantized with `bits`, in a network whose quantizers pass."""
-    weight = _weight(detector, node)
-    other = FakeQuantize(quantizer.spec.with_changes(bits=bits), quantizer.name)
-    other.observe(weight.detach())
+    other = FakeQuantize(layer.quantizer.spec.with_changes(bits=bits), layer.quantizer.name)
+    other.observe(layer.weight.detach())
     other.freeze_observer()
-    path = str(node.args[1].target)  # type: ignore[union-attr]
-    parent, _, leaf = path.rpartition(".")
+    parent, _, leaf = layer.path.rpartition(".")
     owner = detector.network.get_submodule(parent)
     setattr(owner, leaf, other)
     try:
         yield
     finally:
-        setattr(owner, leaf, quantizer)
+        setattr(owner, leaf, layer.quantizer)
 
 
-def _weight(detector: QuantizedDetector, node: Node) -> Tensor:
-    source = node.args[1].args[0]  # type: ignore[union-attr]
-    return detector.network.get_parameter(str(source.target))  # type: ignore[union-attr]
-
-
-def _cost(detector: QuantizedDetector, node: Node, bits: int, unit: str) -> int:
-    weight = _weight(detector, node)
+def _cost(detector: QuantizedDetector, layer: QuantizedWeight, bits: int, unit: str) -> int:
     if unit == "weight_bytes":
-        return -(-weight.numel() * bits // 8)
-    return multiplications(node, weight) * bits * _activation_bits(detector, node)
+        return -(-layer.weight.numel() * bits // 8)
+    return multiplications(layer.node, layer.weight) * bits * _activation_bits(detector, layer.node)
 
 
 def multiplications(node: Node, weight: Tensor) -> int:
@@ -182,8 +160,3 @@ def _activation_bits(detector: QuantizedDetector, node: Node) -> int:
         assert isinstance(quantizer, FakeQuantize)
         return quantizer.spec.bits
     return 32
-
-
-def _candidates(detector: QuantizedDetector, batches: list[Tensor]) -> list[Candidates]:
-    with torch.inference_mode():
-        return [detector.head.candidates(list(detector.network(batch))) for batch in batches]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from yoloquant.algorithms.calibrate import Progress, to_input
-from yoloquant.algorithms.detection_error import total_error
+from yoloquant.algorithms.calibrate import Progress
+from yoloquant.algorithms.detection_error import DetectionCost
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
-from yoloquant.models.layouts import Candidates
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector
 
@@ -54,26 +52,23 @@ def most_sensitive_layers(
         The layers, the costliest first.
     """
     layers = layer_quantizers(detector)
-    # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
-    batches = [to_input(image[None]) for image in images]
-    with passing([quantizer for _, quantizer in detector.quantizers()]):
-        expected = _candidates(detector, batches)
-    few = range(0, len(batches), _FIRST_PASS)
-    ahead = _Counter(progress, len(layers) * len(few) + _second_pass(count, len(layers)) * len(batches))
+    cost = DetectionCost(detector, images)
+    few, everyone = range(0, len(images), _FIRST_PASS), range(len(images))
+    ahead = _Counter(progress, len(layers) * len(few) + _second_pass(count, len(layers)) * len(everyone))
 
     def error_without(names: Iterable[str], chosen_images: Sequence[int]) -> float:
         with passing([quantizer for name in names for quantizer in layers[name]]):
-            found = _candidates(detector, [batches[index] for index in chosen_images])
-        ahead.advance(len(found))
-        return total_error([expected[index] for index in chosen_images], found)
+            error = cost(chosen_images)
+        ahead.advance(len(chosen_images))
+        return error
 
     alone = {name: error_without([name], few) for name in layers}
     remaining = sorted(alone, key=lambda name: alone[name])[:_SHORTLIST]
-    whole = before = error_without([], range(len(batches)))
+    whole = before = error_without([], everyone)
     chosen: list[SensitiveLayer] = []
     while remaining and len(chosen) < count:
         names = [layer.name for layer in chosen]
-        errors = {name: error_without([*names, name], range(len(batches))) for name in remaining}
+        errors = {name: error_without([*names, name], everyone) for name in remaining}
         best = min(errors, key=lambda name: errors[name])
         gain = (before - errors[best]) / max(whole, 1e-12)
         if gain <= 0.0 or gain < least_gain:
@@ -112,11 +107,6 @@ def layer_quantizers(detector: QuantizedDetector) -> dict[str, list[FakeQuantize
         own += [user for user in node.users if kind(user) == "quantizer"]
         modules = [detector.network.get_submodule(str(call.target)) for call in own]
         quantizers = [module for module in modules if isinstance(module, FakeQuantize)]
-        if any(quantizer.name.endswith("weight_quantizer") for quantizer in quantizers):
+        if any(quantizer.of_weight for quantizer in quantizers):
             found[layer_name(node)] = quantizers
     return found
-
-
-def _candidates(detector: QuantizedDetector, batches: list[Tensor]) -> list[Candidates]:
-    with torch.inference_mode():
-        return [detector.head.candidates(list(detector.network(batch))) for batch in batches]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from yoloquant.algorithms.sensitive_layers import layer_quantizers
+from yoloquant.graph.capture import block_name
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector
 
@@ -104,7 +104,7 @@ def sensitivities(
                 with passing(own):
                     cost = whole - measure(detector)
             else:
-                with only(everything, own):
+                with passing([quantizer for quantizer in everything if quantizer not in own]):
                     cost = measure(detector)
             record.add(Sensitivity(name, mode, part, cost))
         found.append(Sensitivity(name, mode, part, cost))
@@ -117,32 +117,15 @@ def select(quantizers: Sequence[FakeQuantize], part: Part) -> list[FakeQuantize]
     """Those of weights, those of activations, or all."""
     if part == "both":
         return list(quantizers)
-    return [quantizer for quantizer in quantizers if quantizer.name.endswith("weight_quantizer") == (part == "weights")]
-
-
-def only(everything: Sequence[FakeQuantize], kept: Sequence[FakeQuantize]) -> ExitStack:
-    """A context in which all quantizers but some pass."""
-    stack = ExitStack()
-    inside = {id(quantizer) for quantizer in kept}
-    stack.enter_context(passing([quantizer for quantizer in everything if id(quantizer) not in inside]))
-    return stack
+    return [quantizer for quantizer in quantizers if quantizer.of_weight == (part == "weights")]
 
 
 def block_quantizers(detector: QuantizedDetector) -> dict[str, list[FakeQuantize]]:
     """Top-level module (`model.4`) -> all quantizers named after it."""
     blocks: dict[str, list[FakeQuantize]] = {}
     for name, quantizer in detector.quantizers():
-        blocks.setdefault(top_level(name), []).append(quantizer)
+        blocks.setdefault(block_name(name), []).append(quantizer)
     return blocks
-
-
-def top_level(name: str) -> str:
-    """`model.4` of `model.4.cv1.conv`: the name up to its first number, or its first word."""
-    parts = name.strip("/").replace("/", ".").split(".")
-    for index, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: index + 1])
-    return parts[0]
 
 
 def ranked_layers(results: Sequence[Sensitivity], part: Part = "both") -> Iterator[str]:

@@ -14,7 +14,7 @@ from yoloquant.algorithms.calibrate import Progress, to_input
 from yoloquant.graph.operators import kind
 from yoloquant.quant.arithmetic import expand_parameter
 from yoloquant.quant.histogram import Histogram
-from yoloquant.quant.module import FakeQuantize, passing
+from yoloquant.quant.module import FakeQuantize
 from yoloquant.quant.network import QuantizedDetector
 
 BINS = 1024
@@ -141,7 +141,7 @@ class _Tally:
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
         return TensorStatistics(
             quantizer.name.removesuffix("_quantizer"),
-            quantizer.name.endswith("weight_quantizer"),
+            quantizer.of_weight,
             spec.bits,
             low,
             high,
@@ -195,12 +195,12 @@ def tensor_statistics(
         if kind(node) == "quantizer" and str(node.target) not in tallies:
             quantizer = detector.network.get_submodule(str(node.target))
             assert isinstance(quantizer, FakeQuantize)
-            is_weight = quantizer.name.endswith("weight_quantizer")
+            is_weight = quantizer.of_weight
             value = node.meta.get("val")
             axis = quantizer.spec.axis if is_weight else (value.dim() - 1 if value is not None and value.dim() == 3 else 1)
             tallies[str(node.target)] = _Tally(quantizer, axis)
     watcher = _Watching(detector.network, tallies)
-    with torch.no_grad(), passing([]):
+    with torch.no_grad():
         for count, images in enumerate(batches, start=1):
             watcher.run(to_input(images))
             watcher.weights_seen = True

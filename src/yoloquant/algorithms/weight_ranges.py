@@ -7,26 +7,25 @@ costs all the others. So each weight counts with the mean square of its input: t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from yoloquant.algorithms.calibrate import to_input
+from yoloquant.algorithms.calibrate import Progress, to_input
+from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, group_count, kind
 from yoloquant.quant import ranges
 from yoloquant.quant.histogram import SortedValues
-from yoloquant.quant.module import FakeQuantize, passing
+from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quant.observers import rows
 from yoloquant.quant.parameters import scale_and_zero_point
 
 # Ranges tried, and the smallest: an outlier may be a thousand times as large as the other weights.
 _STEPS, _LEAST = 200, 0.001
-
-Progress = Callable[[int, int], None]
 
 
 def choose_weight_ranges(
@@ -45,20 +44,16 @@ def choose_weight_ranges(
     """
     powers = input_powers(detector, batches, total, progress)
     changes: dict[str, float] = {}
-    for node in detector.network.graph.nodes:
+    for node, quantizer, weight, _ in detector.quantized_weights():
         if node not in powers:
             continue
-        call = node.args[1]
-        quantizer = detector.network.get_submodule(str(call.target))
-        assert isinstance(quantizer, FakeQuantize)
-        weight = detector.network.get_parameter(str(call.args[0].target)).detach()
-        counts = _per_weight(powers[node], weight, group_count(node))
+        counts = _per_weight(powers[node], weight.detach(), group_count(node))
         before = quantizer.scale
-        values = SortedValues(rows(weight, quantizer.spec), rows(counts, quantizer.spec))
+        values = SortedValues(rows(weight.detach(), quantizer.spec), rows(counts, quantizer.spec))
         low, high = ranges.least_error(values, quantizer.spec, steps=_STEPS, least=_LEAST)
         scale, zero_point = scale_and_zero_point(low, high, quantizer.spec)
         quantizer.set_parameters(scale.view(before.shape), zero_point.view(before.shape))
-        changes[node.meta["layer"]] = float((quantizer.scale / before).log().mean().exp())
+        changes[layer_name(node)] = float((quantizer.scale / before).log().mean().exp())
     return changes
 
 

@@ -166,11 +166,7 @@ def _quantizer_values(detector: QuantizedDetector, images: np.ndarray) -> dict[s
 
         return hook
 
-    handles = [
-        module.register_forward_hook(record(name))
-        for name, module in detector.quantizers()
-        if not name.endswith("weight_quantizer")
-    ]
+    handles = [module.register_forward_hook(record(name)) for name, module in detector.quantizers() if not module.of_weight]
     try:
         with torch.inference_mode():
             detector.network(torch.from_numpy(images))

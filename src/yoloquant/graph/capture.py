@@ -136,3 +136,10 @@ def _operator_name(node: Node) -> str:
 def layer_name(node: Node) -> str:
     """The unique layer name of a node of a captured graph."""
     return node.meta["layer"]
+
+
+def block_name(layer: str) -> str:
+    """The top-level module of a layer, `model.4` of `model.4.cv1.conv`: the name up to its first number, or its first word."""
+    parts = layer.strip("/").replace("/", ".").split(".")
+    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else parts[0]

@@ -55,6 +55,11 @@ class FakeQuantize(nn.Module):
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
 
     @property
+    def of_weight(self) -> bool:
+        """It stands on a weight, not on an activation."""
+        return self.name.endswith(".weight_quantizer")
+
+    @property
     def axis(self) -> int:
         """Channel axis for the arithmetic."""
         return PER_TENSOR if self.spec.granularity == "tensor" else self.spec.axis

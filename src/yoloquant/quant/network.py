@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Head
 from yoloquant.models.preprocessing import PLAIN, Preprocessing
 from yoloquant.quant.module import FakeQuantize, State
 from yoloquant.targets.placement import QuantizationPlacement
+
+
+class QuantizedWeight(NamedTuple):
+    """A layer with a quantized weight.
+
+    Attributes:
+        node: of the layer, in the captured graph.
+        quantizer: of its weight.
+        weight: the parameter that is quantized.
+        path: of the quantizer in the network.
+    """
+
+    node: Node
+    quantizer: FakeQuantize
+    weight: nn.Parameter
+    path: str
 
 
 @dataclass
@@ -51,6 +69,15 @@ class QuantizedDetector:
                 module = self.network.get_submodule(node.target)
                 if isinstance(module, FakeQuantize):
                     yield module.name, module
+
+    def quantized_weights(self) -> Iterator[QuantizedWeight]:
+        """Layers with quantized weights, in the graph's order."""
+        for node in self.network.graph.nodes:
+            if kind(node) in WEIGHTED and kind(node.args[1]) == "quantizer":
+                call = node.args[1]
+                quantizer = self.network.get_submodule(call.target)
+                assert isinstance(quantizer, FakeQuantize)
+                yield QuantizedWeight(node, quantizer, self.network.get_parameter(call.args[0].target), call.target)
 
     def set_state(self, state: State) -> None:
         """Put all quantizers into one state."""

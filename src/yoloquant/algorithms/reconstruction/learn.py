@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from yoloquant.graph.operators import WEIGHTED, kind
-from yoloquant.quant.module import FakeQuantize, State
+from yoloquant.quant.module import FakeQuantize
 from yoloquant.quant.parameters import SMALLEST_SCALE
 from yoloquant.recipe import Reconstruct
 
@@ -208,8 +208,3 @@ def _mean_loss(loss_of: Callable[[Tensor], Tensor], numbers: Tensor, batch: int)
     with torch.no_grad():
         losses = [float(loss_of(part)) * len(part) for part in numbers.split(batch)]
     return sum(losses) / len(numbers)
-
-
-def quantizing(quantizers: Iterable[FakeQuantize]) -> bool:
-    """Some quantizer quantizes."""
-    return any(quantizer.state is State.QUANTIZE for quantizer in quantizers)

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import torch
-from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
-from yoloquant.graph.capture import layer_name
+from yoloquant.graph.capture import block_name, layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 
 UNITS = ("layer", "region", "block", "network")
@@ -115,22 +113,19 @@ def _blocks(nodes: list[Node]) -> list[int]:
     """Where the top-level module changes; nodes that have no module of their own stay with what they follow."""
     starts, current = [], None
     for index, node in enumerate(nodes):
-        block = _top_level(node)
+        block = _block(node)
         if block is not None and block != current:
             starts.append(index)
             current = block
     return starts
 
 
-def _top_level(node: Node) -> str | None:
-    """`model.4` of `model.4.cv1.conv`: the name up to its first number."""
+def _block(node: Node) -> str | None:
+    """The top-level module; none for nodes that are in no module with a number, unless they have weights."""
     if kind(node) == "quantizer":
         return None
-    parts = layer_name(node).strip("/").replace("/", ".").split(".")
-    for index, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: index + 1])
-    return parts[0] if kind(node) in WEIGHTED else None
+    block = block_name(layer_name(node))
+    return block if kind(node) in WEIGHTED or block.rpartition(".")[2].isdigit() else None
 
 
 def _few_crossings(nodes: list[Node], most_layers: int) -> list[int]:
@@ -150,14 +145,3 @@ def _crossings(nodes: list[Node], places: Iterable[int]) -> list[int]:
     order = {node: index for index, node in enumerate(nodes)}
     last = {node: max((order.get(user, len(nodes)) for user in node.users), default=-1) for node in nodes}
     return [sum(index < place <= last[node] for node, index in order.items()) if place < len(nodes) else 0 for place in places]
-
-
-def parameters_of(module: nn.Module, region: Region) -> list[torch.nn.Parameter]:
-    """Parameters that a region's nodes read."""
-    found: dict[int, torch.nn.Parameter] = {}
-    for node in region.nodes:
-        for source in node.all_input_nodes:
-            if source.op == "get_attr":
-                parameter = module.get_parameter(str(source.target))
-                found[id(parameter)] = parameter
-    return list(found.values())
