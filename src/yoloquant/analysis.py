@@ -27,7 +27,7 @@ from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, calibration_entries, place, run_algorithms, spread_images, to_detector
+from yoloquant.quantizing import Clock, calibration_entries, place, prepare, run_algorithms, spread_images, to_detector
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
@@ -114,8 +114,9 @@ def analyze(
     detector = to_detector(model)
     entries = calibration_entries(settings, data, calibration)
     chosen = get_target(settings.target)
-    quantized, _ = place(detector, settings, chosen)
-    quantized, _ = run_algorithms(quantized, detector, settings, chosen, entries, None, tell, Clock())
+    reference = prepare(detector, settings, entries, tell)
+    quantized, _ = place(detector, reference, settings, chosen)
+    quantized, _ = run_algorithms(quantized, detector, reference, settings, chosen, entries, None, tell, Clock())
     pictures = spread_images(quantized, entries, images)
     if measure == "map":
         if data is None:

@@ -30,6 +30,7 @@ from yoloquant.quantizing import (
     loader_for,
     place,
     placement_note,
+    prepare,
     quantized_layer_count,
     run_algorithms,
     to_detector,
@@ -185,9 +186,10 @@ def quantize(
 
     clock = Clock()
     partial = None if folder is None else folder.with_name(f"{folder.name}.partial")
-    quantized, layer_count = place(detector, settings, chosen)
+    reference = prepare(detector, settings, entries, tell)
+    quantized, layer_count = place(detector, reference, settings, chosen)
     clock.stop("capture")
-    quantized, in_float = run_algorithms(quantized, detector, settings, chosen, entries, partial, tell, clock)
+    quantized, in_float = run_algorithms(quantized, detector, reference, settings, chosen, entries, partial, tell, clock)
     tell.note(placement_note(quantized, chosen, layer_count))
     # Beside the output, so that the finished folder is moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import statistics
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule
 
-from yoloquant.algorithms.bias_correction import correct_biases
+from yoloquant.algorithms.bias_correction import correct_biases, correct_biases_fast, reestimate_batch_norm
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
@@ -20,6 +21,7 @@ from yoloquant.algorithms.mixed_precision import choose_bits, layer_choices, tot
 from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
+from yoloquant.algorithms.smooth import smooth
 from yoloquant.algorithms.weight_ranges import choose_weight_ranges
 from yoloquant.checkpoint.live import detector_from_live
 from yoloquant.checkpoint.read import read_detector
@@ -27,8 +29,8 @@ from yoloquant.data.dataset import ImageEntry
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
 from yoloquant.errors import DataError
-from yoloquant.export.quantized_folder import quantized_from
-from yoloquant.graph.capture import capture, layer_name
+from yoloquant.export.quantized_folder import captured, quantized_from
+from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
 from yoloquant.models.layouts import LAYOUTS
@@ -38,6 +40,7 @@ from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import (
     Algorithm,
+    BatchNormReestimation,
     BiasCorrection,
     DetectionRanges,
     Equalize,
@@ -46,6 +49,7 @@ from yoloquant.recipe import (
     Override,
     Recipe,
     Reconstruct,
+    Smooth,
     TensorSettings,
     WeightRanges,
 )
@@ -96,25 +100,34 @@ def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
     return {layer_name(layer.node): layer.quantizer.spec.bits for layer in detector.quantized_weights()}
 
 
-def captured(detector: Detector, recipe: Recipe) -> GraphModule:
-    """The float network as quantizers and reconstruction see it."""
-    graph_module = capture(detector.network, detector.input_size, max(detector.strides))
+def prepare(detector: Detector, recipe: Recipe, entries: list[ImageEntry], tell: Reporter) -> GraphModule:
+    """The float network as quantizers and reconstruction see it: captured, and what the recipe does before calibration."""
+    graph_module = captured(detector)
     for step in recipe.algorithms:
         if isinstance(step, Equalize):
             equalize(graph_module, step.rounds)
+        elif isinstance(step, Smooth):
+            loader = loader_for(detector, entries[: step.images], recipe.calibration.batch_size)
+            with tell.step("Smooth activations") as update:
+                batches = (batch.images for batch in loader)
+                smoothed = smooth(graph_module, batches, step.alpha, step.least_gain, len(loader), update)
+            tell.note(f"{len(smoothed)} activations smoothed")
     return graph_module
 
 
-def place(detector: Detector, recipe: Recipe, target: Target, in_float: Iterable[str] = ()) -> tuple[QuantizedDetector, int]:
+def place(
+    detector: Detector, reference: GraphModule, recipe: Recipe, target: Target, in_float: Iterable[str] = ()
+) -> tuple[QuantizedDetector, int]:
     """A detector with fresh quantizers, and how many layers with weights it has.
 
     Args:
         detector: float.
+        reference: its network, from `prepare`; it is not changed.
         recipe: decides specs and layers to leave out.
         target: decides where quantizers stand.
         in_float: names of further layers that stay in float.
     """
-    graph_module = captured(detector, recipe)
+    graph_module = copy.deepcopy(reference)
     kinds = {node.meta["layer"]: kind(node) for node in graph_module.graph.nodes}
     layers = [name for name, found in kinds.items() if found not in ("parameter", "input", "output")]
     first, last = input_layers(graph_module), output_layers(graph_module)
@@ -149,6 +162,7 @@ def placement_note(detector: QuantizedDetector, target: Target, layer_count: int
 def run_algorithms(
     quantized: QuantizedDetector,
     detector: Detector,
+    reference: GraphModule,
     recipe: Recipe,
     target: Target,
     entries: list[ImageEntry],
@@ -170,15 +184,17 @@ def run_algorithms(
         elif isinstance(step, KeepFloat):
             in_float = _costliest_layers(quantized, step, entries, tell)
             if in_float:
-                quantized, _ = place(detector, recipe, target, (layer.name for layer in in_float))
+                quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
                 _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, MixedPrecision):
             recipe = _with_bits(recipe, _chosen_bits(quantized, step, entries, tell))
-            quantized, _ = place(detector, recipe, target, (layer.name for layer in in_float))
+            quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
             _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, BiasCorrection):
-            with tell.step("Correct biases") as update:
-                correct_biases(quantized, first_images(quantized, entries, step.images), update)
+            _correct_biases(quantized, step, recipe, entries, tell)
+        elif isinstance(step, BatchNormReestimation):
+            with tell.step("Estimate batch norms again") as update:
+                reestimate_batch_norm(quantized, first_images(quantized, entries, step.images), update)
         elif isinstance(step, WeightRanges):
             loader = loader_for(quantized, entries[: step.images], recipe.calibration.batch_size)
             with tell.step("Choose weight ranges") as update:
@@ -189,9 +205,20 @@ def run_algorithms(
                 changed = choose_ranges_by_detections(quantized, images, step.factors, update)
             tell.note(f"{len(changed)} activation ranges changed")
         elif isinstance(step, Reconstruct):
-            _reconstruct(quantized, captured(detector, recipe), step, entries, partial, tell)
+            _reconstruct(quantized, reference, step, entries, partial, tell)
         clock.stop(step.name)
     return quantized, in_float
+
+
+def _correct_biases(
+    quantized: QuantizedDetector, step: BiasCorrection, recipe: Recipe, entries: list[ImageEntry], tell: Reporter
+) -> None:
+    with tell.step("Correct biases") as update:
+        if step.method == "exact":
+            correct_biases(quantized, first_images(quantized, entries, step.images), update)
+        else:
+            loader = loader_for(quantized, entries[: step.images], recipe.calibration.batch_size)
+            correct_biases_fast(quantized, (batch.images for batch in loader), len(loader), update)
 
 
 def _compares_boxes(step: Algorithm) -> bool:
@@ -245,7 +272,7 @@ def _reconstruct(
         tell.note(f"reconstruction left {statistics.geometric_mean(shares):.0%} of the loss, the mean of {len(shares)} regions")
 
 
-def loader_for(detector: QuantizedDetector, entries: list[ImageEntry], batch_size: int) -> ImageLoader:
+def loader_for(detector: Detector | QuantizedDetector, entries: list[ImageEntry], batch_size: int) -> ImageLoader:
     """Images as the detector takes them."""
     return ImageLoader(entries, detector.input_size, batch_size, top_left=detector.preprocessing.top_left)
 

@@ -63,10 +63,26 @@ class Override(_Section):
 
 
 class Equalize(_Section):
-    """Before calibration, give the channels of layers in a row the same range, where ReLU or LeakyReLU stands between."""
+    """Before calibration, give the channels of layers in a row the same range, where ReLU, LeakyReLU or ReLU6 stands between."""
 
     name: Literal["equalize"] = "equalize"
     rounds: Annotated[int, Field(ge=1)] = 20
+
+
+class Smooth(_Section):
+    """Before calibration, move outlier channels of activations into the weights that read them (SmoothQuant).
+
+    Attributes:
+        alpha: share of the difference between channels that moves, 0..1.
+        least_gain: where no layer before can take up the scale, a multiplication is put in only if the largest channel reaches so
+            many times as far as the median one.
+        images: calibration images that activations are watched on.
+    """
+
+    name: Literal["smooth"] = "smooth"
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    least_gain: Annotated[float, Field(ge=1.0)] = 4.0
+    images: Annotated[int, Field(ge=1)] = 32
 
 
 class WeightRanges(_Section):
@@ -83,9 +99,20 @@ class Calibrate(_Section):
 
 
 class BiasCorrection(_Section):
-    """Correct each layer's bias by the mean error that quantization causes at its output (Nagel et al. 2019, section 4.2)."""
+    """Correct each layer's bias by the mean error that quantization causes at its output (Nagel et al. 2019, section 4.2).
+
+    "exact" measures layer after layer; "fast" takes the errors of the weights times the mean inputs, in one pass.
+    """
 
     name: Literal["bias_correction"] = "bias_correction"
+    method: Literal["exact", "fast"] = "exact"
+    images: Annotated[int, Field(ge=1)] = 32
+
+
+class BatchNormReestimation(_Section):
+    """Give each channel of each layer's answer the mean and the spread that it has in the float network."""
+
+    name: Literal["batch_norm_reestimation"] = "batch_norm_reestimation"
     images: Annotated[int, Field(ge=1)] = 32
 
 
@@ -190,19 +217,33 @@ class Reconstruct(_Section):
 
 
 Algorithm = Annotated[
-    Equalize | Calibrate | KeepFloat | MixedPrecision | WeightRanges | DetectionRanges | BiasCorrection | Reconstruct,
+    Equalize
+    | Smooth
+    | Calibrate
+    | KeepFloat
+    | MixedPrecision
+    | WeightRanges
+    | DetectionRanges
+    | BiasCorrection
+    | BatchNormReestimation
+    | Reconstruct,
     Field(discriminator="name"),
 ]
 ALGORITHM_NAMES = (
     "equalize",
+    "smooth",
     "calibrate",
     "keep_float",
     "mixed_precision",
     "weight_ranges",
     "detection_ranges",
     "bias_correction",
+    "batch_norm_reestimation",
     "reconstruct",
 )
+
+# These change the float network, before any quantizer is placed.
+BEFORE_CALIBRATION = ("equalize", "smooth")
 
 # These change the placement, after which the network is captured and calibrated again.
 _STARTS_ANEW = ("keep_float", "mixed_precision")
@@ -235,7 +276,7 @@ class Recipe(_Section):
         overrides: changes for single layers, the last match wins key by key.
         ignore: names or patterns of layers that stay in float.
         output_layers: whether the last convolutions stay in float or are quantized; the target's own choice by default.
-        algorithms: steps in order; the first is `calibrate`, or `equalize` and then `calibrate`.
+        algorithms: steps in order; the first is `calibrate`; `equalize` and `smooth` may come before it.
         calibration: images for the observers.
         evaluation: thresholds.
     """
@@ -261,12 +302,15 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _calibrate_first(self) -> Recipe:
         names = [step.name for step in self.algorithms]
-        if names[:1] == ["equalize"]:
+        while names and names[0] in BEFORE_CALIBRATION:
             names = names[1:]
         if names[:1] != ["calibrate"]:
-            raise ValueError("the first algorithm must be calibrate (or equalize, calibrate), since all others need ranges")
-        if "equalize" in names:
-            raise ValueError("equalize must come first, since ranges are those of equalised layers")
+            raise ValueError(
+                "the first algorithm must be calibrate, or equalize or smooth and then calibrate, since all others need ranges"
+            )
+        for late in BEFORE_CALIBRATION:
+            if late in names:
+                raise ValueError(f"{late} must come before calibrate, since ranges are those of scaled layers")
         again = [name for name in names if name in _STARTS_ANEW]
         if names[1 : 1 + len(again)] != again:
             raise ValueError(f"{' and '.join(again)} must come right after calibrate, since they start the others' work anew")

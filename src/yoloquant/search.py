@@ -17,7 +17,7 @@ from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, calibration_entries, place, run_algorithms, spread_images, to_detector
+from yoloquant.quantizing import Clock, calibration_entries, place, prepare, run_algorithms, spread_images, to_detector
 from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
@@ -107,10 +107,12 @@ def search(
     if goal > plain:
         raise YoloquantError(f"the goal of {goal:.2f} mAP50-95 is above the float model's own {plain:.2f}: ask for less")
 
+    reference = prepare(detector, start, entries, tell)
+
     def quantized(changed: Recipe) -> QuantizedDetector:
         chosen = get_target(changed.target)
-        placed, _ = place(detector, changed, chosen)
-        return run_algorithms(placed, detector, changed, chosen, entries, None, tell, Clock())[0]
+        placed, _ = place(detector, reference, changed, chosen)
+        return run_algorithms(placed, detector, reference, changed, chosen, entries, None, tell, Clock())[0]
 
     base = quantized(start)
     cost = error_cost(base, spread_images(base, entries, images))

@@ -1,6 +1,7 @@
 """Cross-layer equalisation: channels of two layers in a row get the same range, without changing what the network answers.
 
-Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.1.
+Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.1. Behind ReLU6, whose cap
+becomes another number in each channel, the caps are kept as constants.
 """
 
 from __future__ import annotations
@@ -8,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 from torch.fx import GraphModule, Node
 
+from yoloquant.algorithms.channel_scaling import (
+    Source,
+    divide_output,
+    multiply_input,
+    parameter,
+    source_of,
+    takes_scaled_input,
+)
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, group_count, kind
-from yoloquant.quant.arithmetic import expand_parameter
-
-aten = torch.ops.aten
-
-# f(s * x) = s * f(x) for every s > 0, channel by channel. SiLU and other smooth activations are not of this kind, nor is ReLU6,
-# whose cap would become another number in each channel.
-_HOMOGENEOUS = frozenset({aten.relu.default, aten.leaky_relu.default})
+from yoloquant.graph.operators import kind
 
 
 def equalize(graph_module: GraphModule, rounds: int = 20) -> dict[str, str]:
-    """Equalise all pairs of layers between which only positively homogeneous operators stand, in place.
+    """Equalise all pairs of layers between which only (capped) positively homogeneous operators stand, in place.
 
     Args:
         graph_module: captured, BatchNorm folded, without quantizers.
@@ -34,44 +35,30 @@ def equalize(graph_module: GraphModule, rounds: int = 20) -> dict[str, str]:
     """
     pairs = list(_pairs(graph_module))
     for _ in range(rounds):
-        changes = [_balance(graph_module, first, second) for first, second in pairs]
-        if not changes or max(changes) < 1e-3:
+        most = 0.0
+        for index, (source, second) in enumerate(pairs):
+            scale = _balancing(graph_module, source.layer, second)
+            pairs[index] = divide_output(graph_module, source, scale), second
+            multiply_input(graph_module, second, scale)
+            most = max(most, float((scale - 1.0).abs().max()))
+        if most < 1e-3:
             break
-    return {layer_name(first): layer_name(second) for first, second in pairs}
+    return {layer_name(source.layer): layer_name(second) for source, second in pairs}
 
 
-def _pairs(graph_module: GraphModule) -> Iterator[tuple[Node, Node]]:
-    for first in graph_module.graph.nodes:
-        if kind(first) not in ("conv", "linear"):
-            continue
-        node = first
-        while len(node.users) == 1:
-            node = next(iter(node.users))
-            if kind(node) in WEIGHTED:
-                if kind(node) == kind(first) and node.args[0] in node.all_input_nodes and group_count(node) == 1:
-                    yield first, node
-                break
-            if node.target not in _HOMOGENEOUS and kind(node) not in ("max_pool", "upsample"):
-                break
+def _pairs(graph_module: GraphModule) -> Iterator[tuple[Source, Node]]:
+    for second in list(graph_module.graph.nodes):
+        if takes_scaled_input(second) and len(second.args[0].users) == 1:
+            source = source_of(second.args[0])
+            if source is not None and kind(source.layer) == kind(second):
+                yield source, second
 
 
-def _balance(graph_module: GraphModule, first: Node, second: Node) -> float:
-    """Scale one pair; the largest change of a channel's scale, as a share."""
-    weight, following = (_parameter(graph_module, node.args[1]) for node in (first, second))
-    bias = _parameter(graph_module, first.args[2]) if len(first.args) > 2 and first.args[2] is not None else None
+def _balancing(graph_module: GraphModule, first: Node, second: Node) -> torch.Tensor:
+    """What the first layer's output channels are divided by, `(C,)`: equation 11, after which both ranges are the geometric mean
+    of what they were."""
+    weight, following = (parameter(graph_module, node.args[1]).detach() for node in (first, second))
     own = weight.abs().flatten(1).amax(1)
     next_ = following.abs().transpose(0, 1).flatten(1).amax(1)
     usable = (own > 0) & (next_ > 0)
-    # Equation 11: afterwards both ranges are the geometric mean of what they were.
-    scale = torch.where(usable, (own / next_.clamp(min=1e-30)).sqrt(), 1.0).clamp(1e-4, 1e4)
-    with torch.no_grad():
-        weight.div_(expand_parameter(scale, weight, 0, 0))
-        if bias is not None:
-            bias.div_(scale)
-        following.mul_(expand_parameter(scale, following, 1, 0))
-    return float((scale - 1.0).abs().max().detach())
-
-
-def _parameter(graph_module: GraphModule, node: object) -> nn.Parameter:
-    assert isinstance(node, Node)
-    return graph_module.get_parameter(str(node.target))
+    return torch.where(usable, (own / next_.clamp(min=1e-30)).sqrt(), 1.0).clamp(1e-4, 1e4)

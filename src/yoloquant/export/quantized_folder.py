@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.fx import GraphModule
 
 from yoloquant.checkpoint.safetensors_file import detector_facts, detector_from_facts, read_safetensors
 from yoloquant.errors import CheckpointError
 from yoloquant.graph.capture import capture
+from yoloquant.graph.channels import constants, put_back
 from yoloquant.models.detector import Detector
 from yoloquant.quant.module import FakeQuantize, State
 from yoloquant.quant.network import QuantizedDetector, insert_quantizers
@@ -30,7 +31,14 @@ METRICS = "metrics.json"
 REPORT = "report.html"
 
 
-def quantized_from(detector: Detector, placement: QuantizationPlacement, graph_module: Any = None) -> QuantizedDetector:
+def captured(detector: Detector) -> GraphModule:
+    """The detector's network as a graph."""
+    return capture(detector.network, detector.input_size, max(detector.strides))
+
+
+def quantized_from(
+    detector: Detector, placement: QuantizationPlacement, graph_module: GraphModule | None = None
+) -> QuantizedDetector:
     """A detector with fresh quantizers.
 
     Args:
@@ -38,7 +46,7 @@ def quantized_from(detector: Detector, placement: QuantizationPlacement, graph_m
         placement: where they stand.
         graph_module: the detector's captured network, if there is one already; it is changed.
     """
-    network = graph_module or capture(detector.network, detector.input_size, max(detector.strides))
+    network = graph_module or captured(detector)
     insert_quantizers(network, placement)
     return QuantizedDetector(
         network,
@@ -60,7 +68,7 @@ def save_quantized(quantized: QuantizedDetector, detector: Detector, path: Path)
         detector: the float detector it was made from; only its architecture is used.
         path: of the safetensors file.
     """
-    facts = {**detector_facts(detector), "placement": quantized.placement.to_dict()}
+    facts = {**detector_facts(detector), "placement": quantized.placement.to_dict(), "channels": constants(quantized.network)}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in quantized.network.state_dict().items()}
     save_file(tensors, str(path), {"format": FORMAT, "detector": json.dumps(facts)})
 
@@ -82,7 +90,9 @@ def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDet
         if detector is None and facts.get("network", ...) is None:
             raise CheckpointError(f"{path} was made from a network of your own: pass the detector to load_quantized")
         detector = detector or detector_from_facts(facts)
-        quantized = quantized_from(detector, QuantizationPlacement.from_dict(facts["placement"]))
+        network = captured(detector)
+        put_back(network, facts.get("channels", ()))
+        quantized = quantized_from(detector, QuantizationPlacement.from_dict(facts["placement"]), network)
         _load(quantized, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged: its description and its tensors do not fit together") from error

@@ -31,6 +31,8 @@ KINDS: dict[object, str] = {
     aten.prelu.default: "activation",
     aten.softplus.default: "activation",
     aten.tanh.default: "activation",
+    # The cap of a ReLU6 whose channels were scaled.
+    aten.minimum.default: "activation",
     aten.add.Tensor: "add",
     aten.mul.Tensor: "mul",
     aten.softmax.int: "softmax",
@@ -103,3 +105,18 @@ def group_count(node: Node) -> int:
     groups = node.args[6] if kind(node) == "conv" and len(node.args) > 6 else 1
     assert isinstance(groups, int)
     return groups
+
+
+def channel_axis(node: Node) -> int:
+    """Axis of the channels in a node's value: 1 of maps `(N, C, H, W)`, the last of rows `(N, L, C)`."""
+    value = node.meta.get("val")
+    return value.dim() - 1 if value is not None and value.dim() in (2, 3) else 1
+
+
+def cap_of(node: Node) -> float | None:
+    """Where a ReLU6 saturates; none for anything else."""
+    if node.target == aten.relu6.default:
+        return 6.0
+    if node.target == aten.hardtanh.default and len(node.args) > 2 and node.args[1] == 0.0:
+        return float(node.args[2])  # type: ignore[arg-type]
+    return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from yoloquant.errors import RecipeError
 from yoloquant.targets.base import Target
 from yoloquant.targets.npu_pow2 import NPU_POW2
+from yoloquant.targets.npu_shift import NPU_SHIFT
 from yoloquant.targets.onnxruntime import ONNXRUNTIME
 from yoloquant.targets.openvino import OPENVINO
 from yoloquant.targets.reference import REFERENCE
 from yoloquant.targets.tensorrt import TENSORRT
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNXRUNTIME, OPENVINO, TENSORRT, NPU_POW2, REFERENCE)}
+TARGETS: dict[str, Target] = {target.name: target for target in (ONNXRUNTIME, OPENVINO, TENSORRT, NPU_POW2, NPU_SHIFT, REFERENCE)}
 
 
 def get_target(name: str) -> Target:

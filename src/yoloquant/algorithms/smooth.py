@@ -1,0 +1,100 @@
+"""Smoothing: outlier channels of activations are made smaller, and the weights that read them larger.
+
+Xiao et al. 2023, "SmoothQuant", equation 4. Where ReLU, LeakyReLU or ReLU6 makes the value, the layer before takes up the scale;
+behind SiLU and other activations, of which none could, a multiplication by one constant for each channel is put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from yoloquant.algorithms.calibrate import Progress, to_input
+from yoloquant.algorithms.channel_scaling import divide_output, multiply_input, parameter, source_of, takes_scaled_input
+from yoloquant.graph.capture import layer_name
+from yoloquant.graph.channels import multiply_channels
+from yoloquant.graph.operators import channel_axis
+
+
+def smooth(
+    graph_module: GraphModule,
+    batches: Iterable[Tensor],
+    alpha: float = 0.5,
+    least_gain: float = 4.0,
+    total: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Smooth every value that only convolutions (without groups) and linear layers read, in place.
+
+    Args:
+        graph_module: captured, BatchNorm folded, without quantizers.
+        batches: images, uint8 `(N, 3, H, W)`, RGB.
+        alpha: share of the difference between channels that moves into the weights, 0..1.
+        least_gain: a multiplication is only put in where the largest channel reaches so many times as far as the median one.
+        total: number of batches, for `progress`.
+        progress: called with (batches done, total).
+
+    Returns:
+        Layer name of each smoothed value -> how far its largest channel reached, in times of the median one.
+    """
+    watcher = _Reach(graph_module, {node for node in graph_module.graph.nodes if _smoothable(node)})
+    with torch.no_grad():
+        for count, images in enumerate(batches, start=1):
+            watcher.run(to_input(images))
+            if progress:
+                progress(count, max(total, count))
+    smoothed = {}
+    for value, reach in watcher.reach.items():
+        gain = float(reach.max() / reach.median().clamp(min=1e-12))
+        source = source_of(value)
+        if source is None and gain < least_gain:
+            continue
+        readers = list(value.users)
+        scale = _scale(reach, [parameter(graph_module, reader.args[1]).detach() for reader in readers], alpha)
+        if source is not None:
+            divide_output(graph_module, source, scale)
+        else:
+            multiply_channels(graph_module, value, 1.0 / scale)
+        for reader in readers:
+            multiply_input(graph_module, reader, scale)
+        smoothed[layer_name(value)] = gain
+    return smoothed
+
+
+def _smoothable(node: Node) -> bool:
+    readers = list(node.users)
+    value = node.meta.get("val")
+    return (
+        node.op == "call_function"
+        and hasattr(value, "dim")
+        and bool(readers)
+        and all(takes_scaled_input(reader) and reader.args[0] is node for reader in readers)
+    )
+
+
+def _scale(reach: Tensor, weights: list[Tensor], alpha: float) -> Tensor:
+    """`max|X|^alpha / max|W|^(1 - alpha)` of each channel, `(C,)`; 1 for channels that are dead on either side."""
+    strength = torch.stack([weight.abs().transpose(0, 1).flatten(1).amax(1) for weight in weights]).amax(0)
+    usable = (reach > 0) & (strength > 0)
+    scale = reach.clamp(min=1e-12).pow(alpha) / strength.clamp(min=1e-12).pow(1.0 - alpha)
+    return torch.where(usable, scale, 1.0).clamp(1e-4, 1e4)
+
+
+class _Reach(Interpreter):
+    """Runs a network and keeps the largest absolute value of each channel of some nodes, `(C,)`."""
+
+    def __init__(self, network: GraphModule, nodes: set[Node]) -> None:
+        super().__init__(network)
+        self.nodes = nodes
+        self.reach: dict[Node, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self.nodes:
+            found = value.abs().transpose(0, channel_axis(n)).flatten(1).amax(1)
+            self.reach[n] = torch.maximum(self.reach[n], found) if n in self.reach else found
+        return value

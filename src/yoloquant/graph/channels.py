@@ -1,0 +1,82 @@
+"""Constants of each channel in a captured graph: multipliers, and the caps that ReLU6 has once its channels are scaled.
+
+What is put in is recorded on the graph module, so that a file of its tensors is enough to put it in again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from yoloquant.graph.capture import layer_name
+from yoloquant.graph.operators import cap_of, channel_axis
+
+aten = torch.ops.aten
+_RECORD = "channel_constants"
+MULTIPLIER, CAP = "multiplier", "cap"
+
+
+def multiply_channels(graph_module: GraphModule, node: Node, factors: Tensor) -> Node:
+    """Let all readers of a value read it times a factor for each channel, `(C,)`; answers with the new node."""
+    graph = graph_module.graph
+    readers = list(node.users)
+    constant = _constant(graph_module, node, MULTIPLIER, factors)
+    with graph.inserting_after(constant):
+        product = graph.create_node("call_function", aten.mul.Tensor, (node, constant), name=f"{node.name}_{MULTIPLIER}")
+    product.meta.update(node.meta, layer=f"{layer_name(node)}.{MULTIPLIER}")
+    for reader in readers:
+        reader.replace_input_with(node, product)
+    _finish(graph_module, node, MULTIPLIER)
+    return product
+
+
+def cap_channels(graph_module: GraphModule, node: Node) -> Node:
+    """Turn a ReLU6, in place, into ReLU and a minimum with a cap for each channel; answers with the minimum's node."""
+    graph = graph_module.graph
+    channels = node.meta["val"].shape[channel_axis(node)]
+    cap = cap_of(node)
+    assert cap is not None
+    constant = _constant(graph_module, node, CAP, torch.full((channels,), cap))
+    readers = list(node.users)
+    with graph.inserting_after(constant):
+        capped = graph.create_node("call_function", aten.minimum.default, (node, constant), name=f"{node.name}_{CAP}")
+    capped.meta.update(node.meta, layer=f"{layer_name(node)}.{CAP}")
+    node.target, node.args = aten.relu.default, (node.args[0],)
+    for reader in readers:
+        reader.replace_input_with(node, capped)
+    _finish(graph_module, node, CAP)
+    return capped
+
+
+def constants(graph_module: GraphModule) -> list[list[str]]:
+    """What was put in, as JSON values: kind and node, in order."""
+    return [list(entry) for entry in graph_module.meta.get(_RECORD, ())]
+
+
+def put_back(graph_module: GraphModule, recorded: Iterable[Iterable[str]]) -> None:
+    """Do again what `constants` tells, in a newly captured graph; the values are placeholders, to be loaded."""
+    for what, name in recorded:
+        node = next(node for node in graph_module.graph.nodes if node.name == name)
+        if what == CAP:
+            cap_channels(graph_module, node)
+        else:
+            multiply_channels(graph_module, node, torch.ones(node.meta["val"].shape[channel_axis(node)]))
+
+
+def _constant(graph_module: GraphModule, node: Node, what: str, values: Tensor) -> Node:
+    name = f"{node.name}_{what}_values"
+    shape = [1] * (node.meta["val"].dim() - 1)
+    shape[channel_axis(node) - 1] = -1
+    graph_module.register_buffer(name, values.detach().clone().view(shape))
+    with graph_module.graph.inserting_after(node):
+        constant = graph_module.graph.get_attr(name)
+    constant.meta["layer"] = f"{layer_name(node)}.{what}_values"
+    return constant
+
+
+def _finish(graph_module: GraphModule, node: Node, what: str) -> None:
+    graph_module.meta[_RECORD] = [*graph_module.meta.get(_RECORD, ()), (what, node.name)]
+    graph_module.recompile()
