@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, to_input
@@ -189,3 +190,41 @@ def test_layers_are_added_to_the_recipe():
     raised = with_layers(recipe, ["odd[1]"], 8).overrides
     assert isinstance(raised[0], Override)
     assert (raised[0].match, raised[0].weights.bits) == ("odd[[]1]", 8)
+
+
+class Chain(nn.Module):
+    """Six layers with SiLU between them; the planted ones hold weights as re-parameterised RepVGG blocks do: nearly all near zero,
+    and a few that are hundreds of times as large."""
+
+    def __init__(self, planted):
+        super().__init__()
+        torch.manual_seed(4)
+        self.layers = nn.ModuleList(nn.Conv2d(3 if index == 0 else 16, 16, 3, padding=1) for index in range(6))
+        self.head = nn.Conv2d(16, 9, 1)
+        with torch.no_grad():
+            for index in planted:
+                weight = self.layers[index].weight
+                # On inputs that hardly vary, so that what the layer answers stays ordinary.
+                weight[:2, :2, 1, 1] = 300 * weight.abs().max()
+                previous = self.layers[index - 1]
+                previous.weight[:2] *= 1e-3
+                previous.bias[:2] *= 1e-3
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = nn.functional.silu(layer(x))
+        return [self.head(x)]
+
+
+@pytest.mark.parametrize("planted", [(2,), (1, 4), (3, 5)])
+def test_exactly_the_planted_outliers_are_named_and_ranked_first(planted):
+    def choose(_layer, tensor, spec):
+        changes = {"granularity": "tensor", "observer": "absmax"} if tensor == "weights" else {"bits": 16}
+        return spec.with_changes(**changes)
+
+    detector = quantized_detector(get_target("reference"), Chain(planted).eval(), choose=choose)
+    calibrate(detector, [images(4)])
+    names = {f"layers.{index}" for index in planted}
+    statistics = tensor_statistics(detector, [images(2)])
+    assert {entry.name.removesuffix(".weight") for entry in statistics if entry.advice()} == names
+    assert set(list(ranked_layers(sensitivities(detector, error_cost(detector, images(2)))))[: len(planted)]) == names
