@@ -19,8 +19,9 @@ from yoloquant.models.yolov5.loss import YOLOv5Loss
 from yoloquant.train.data import TrainingLoader, load_samples
 from yoloquant.train.ema import ExponentialMovingAverage
 from yoloquant.train.hyperparameters import Hyperparameters
+from yoloquant.train.optimizer import parameter_groups
 from yoloquant.train.schedule import Schedule, decay
-from yoloquant.train.trainer import Trainer, parameter_groups
+from yoloquant.train.trainer import Trainer
 
 SIZE = 64
 ANCHORS = [[8, 8, 12, 12, 16, 16], [20, 20, 24, 24, 30, 30], [36, 36, 44, 44, 54, 54]]

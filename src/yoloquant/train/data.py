@@ -15,6 +15,7 @@ from yoloquant.data.dataset import DetectionDataset
 from yoloquant.data.images import read_image
 from yoloquant.data.labels import read_labels
 from yoloquant.errors import DataError
+from yoloquant.processes import process_count, process_number
 from yoloquant.train.augment import Sample, augment, to_targets
 from yoloquant.train.hyperparameters import Hyperparameters
 
@@ -48,7 +49,13 @@ def load_samples(dataset: DetectionDataset, size: int) -> list[Sample]:
 
 
 class TrainingLoader:
-    """Batches of an epoch; the same seed and epoch give the same batches, whatever the threads do."""
+    """Batches of an epoch; the same seed and epoch give the same batches, whatever the threads do.
+
+    In several processes each gets its equal share of every batch.
+
+    Attributes:
+        batch_size: images in a batch, of all processes together.
+    """
 
     def __init__(
         self,
@@ -64,18 +71,21 @@ class TrainingLoader:
         Args:
             samples: in memory.
             size: side of the batches, pixels.
-            batch_size: images in a batch; an incomplete last batch is left out, unless it is the only one.
+            batch_size: images in a batch of all processes; an incomplete last batch is left out, unless it is the only one.
             parameters: augmentation.
             seed: of all randomness.
             workers: threads.
 
         Raises:
-            DataError: there are no samples.
+            DataError: there are no samples, or fewer than processes.
         """
         if not samples:
             raise DataError("there are no training images")
+        self._first, self._processes = process_number(), process_count()
+        if min(batch_size, len(samples)) < self._processes:
+            raise DataError(f"{self._processes} processes cannot share a batch of {min(batch_size, len(samples))} images")
         self.samples, self.size, self.parameters, self.seed = samples, size, parameters, seed
-        self.batch_size = min(batch_size, len(samples))
+        self.batch_size = min(batch_size, len(samples)) // self._processes * self._processes
         self._workers = workers
 
     def __len__(self) -> int:
@@ -89,7 +99,9 @@ class TrainingLoader:
             Images uint8 `(N, 3, size, size)` and targets `(n, 6)`: image, class, centre x, centre y, width, height in 0..1.
         """
         order = np.random.default_rng((self.seed, number)).permutation(len(self.samples))
-        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
+        batches = [
+            order[i * self.batch_size : (i + 1) * self.batch_size][self._first :: self._processes] for i in range(len(self))
+        ]
         with ThreadPoolExecutor(self._workers) as pool:
             waiting: deque[list[Future[Sample]]] = deque()
             try:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.errors import CheckpointError, YoloquantError
+from yoloquant.processes import process_count, process_number, sum_over_processes
 from yoloquant.progress import Update
 from yoloquant.train.data import TrainingLoader
+from yoloquant.train.distributed import distribute
 from yoloquant.train.ema import ExponentialMovingAverage
 from yoloquant.train.hyperparameters import Hyperparameters
+from yoloquant.train.log import RunLog
+from yoloquant.train.optimizer import parameter_groups
+from yoloquant.train.precision import Precision
+from yoloquant.train.protocols import EpochAware, EpochResult, Hook, Loss, LossResult, Score
 from yoloquant.train.schedule import Schedule
 from yoloquant.train.state import (
     gradient_tensors,
@@ -30,61 +33,7 @@ from yoloquant.train.state import (
 
 # The batch that hyperparameters are given for; smaller batches add up gradients until they have seen as many images.
 NOMINAL_BATCH = 64
-STATE_NAME, LOG_NAME = "last.safetensors", "results.csv"
-
-
-class LossResult(Protocol):
-    """A loss, and its parts for logs."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-
-class Loss(Protocol):
-    """Raw maps and targets -> loss; see `yoloquant.models.yolov5.loss.YOLOv5Loss`."""
-
-    def __call__(self, raw_maps: list[Tensor], targets: Tensor) -> LossResult:
-        """Loss of a batch."""
-        ...
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Three groups, as YOLOv5 has them: biases, weights of norms (neither decays), all other weights (these decay).
-
-    Other vectors and scalars, such as learned scales of quantizers, are kept with the norms.
-    """
-    norms = tuple(cls for name, cls in nn.__dict__.items() if isinstance(cls, type) and "Norm" in name)
-    biases, plain, decayed = [], [], []
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "bias":
-                biases.append(parameter)
-            elif isinstance(module, norms) or parameter.ndim < 2:
-                plain.append(parameter)
-            else:
-                decayed.append(parameter)
-    return [
-        {"params": biases, "weight_decay": 0.0, "role": "bias"},
-        {"params": plain, "weight_decay": 0.0, "role": "norm"},
-        {"params": decayed, "weight_decay": weight_decay, "role": "weight"},
-    ]
-
-
-@dataclass
-class EpochResult:
-    """What an epoch did.
-
-    Attributes:
-        epoch: from 0.
-        losses: means of the loss parts over the epoch.
-        score: what `evaluate` answered; NaN where it was not called.
-        learning_rate: at the end of the epoch.
-    """
-
-    epoch: int
-    losses: dict[str, float]
-    score: float
-    learning_rate: float
+STATE_NAME = "last.safetensors"
 
 
 class Trainer:
@@ -95,6 +44,7 @@ class Trainer:
         average: its moving average, which is what is evaluated and kept.
         best: state dict of the average at the best score so far.
         best_score: that score.
+        best_epoch: when it was reached.
         epoch: the next epoch to run.
     """
 
@@ -106,13 +56,17 @@ class Trainer:
         epochs: int,
         parameters: Hyperparameters | None = None,
         *,
-        evaluate: Callable[[nn.Module], float] | None = None,
+        evaluate: Callable[[nn.Module], float | Score] | None = None,
         evaluate_every: int = 1,
+        patience: int | None = None,
         cosine: bool = False,
         gradient_clip: float = 10.0,
         device: str = "cpu",
+        amp: bool = False,
         folder: Path | None = None,
+        tensorboard: bool = False,
         nominal_batch: int = NOMINAL_BATCH,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """Set up optimizer and schedule.
 
@@ -122,13 +76,17 @@ class Trainer:
             loader: of batches.
             epochs: in all; the schedule ends there.
             parameters: hyperparameters; YOLOv5's defaults without.
-            evaluate: network -> score, higher is better; called on the moving average.
+            evaluate: network -> score, higher is better; called on the moving average, in every process.
             evaluate_every: epochs between evaluations; the last is always evaluated.
+            patience: epochs without a better score after which the run ends.
             cosine: schedule instead of a line.
             gradient_clip: largest norm of the gradient.
             device: to train on.
+            amp: mixed precision, see `Precision`.
             folder: for `last.safetensors` (see `resume`) and `results.csv`; nothing is written without.
+            tensorboard: write event files into the folder, too.
             nominal_batch: images that make an optimizer step; smaller batches are added up.
+            hooks: called in their order.
         """
         self.parameters = parameters or Hyperparameters()
         self.device = torch.device(device)
@@ -136,16 +94,24 @@ class Trainer:
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(loss, nn.Module):
             loss.to(self.device)
-        self.loss, self.loader, self.epochs = loss, loader, epochs
-        self._evaluate, self._every, self._clip, self._folder = evaluate, evaluate_every, gradient_clip, folder
+        self.loss, self.loader, self.epochs, self.hooks = loss, loader, epochs, tuple(hooks)
+        self._evaluate, self._every, self._patience, self._clip = evaluate, evaluate_every, patience, gradient_clip
+        self._folder = folder if process_number() == 0 else None
+        self._state_path = None if folder is None else folder / STATE_NAME
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._log = None if self._folder is None else RunLog(self._folder, tensorboard)
         self._schedule = Schedule(self.parameters, epochs, len(loader), "cosine" if cosine else "linear")
         self._accumulate = max(1, round(nominal_batch / loader.batch_size))
         decay = self.parameters.weight_decay * loader.batch_size * self._accumulate / nominal_batch
+        self.average = ExponentialMovingAverage(self.network)
+        # After the average was copied, which so keeps the layers that files know.
+        self._in_step = distribute(self.network, self.device)
         groups = parameter_groups(self.network, decay)
         self.optimizer = torch.optim.SGD(groups, lr=self.parameters.lr0, momentum=self.parameters.momentum, nesterov=True)
-        self.average = ExponentialMovingAverage(self.network)
+        self.precision = Precision(self.device, amp)
         self.best: dict[str, Tensor] | None = None
-        self.best_score = -math.inf
+        self.best_score, self.best_epoch = -math.inf, -1
         self.epoch = 0
         self._since_step = 0
 
@@ -153,51 +119,84 @@ class Trainer:
         """Train the epochs that are left.
 
         Args:
-            progress: called with (batches done, batches) of the whole run.
+            progress: called with (batches done, batches) of the whole run, and the losses so far.
             on_epoch: called after each epoch.
 
         Raises:
             YoloquantError: the loss is not finite.
         """
-        while self.epoch < self.epochs:
+        while self.epoch < self.epochs and not self._is_out_of_patience():
+            for hook in self.hooks:
+                hook.epoch_started(self)
             losses = self._train_epoch(progress)
-            last = self.epoch + 1 == self.epochs
-            score = math.nan
-            if self._evaluate and (last or (self.epoch + 1) % self._every == 0):
-                score = self._evaluate(self.average.network)
-                if score > self.best_score:
-                    self.best_score = score
-                    self.best = {name: value.clone() for name, value in self.average.network.state_dict().items()}
-            result = EpochResult(self.epoch, losses, score, self.optimizer.param_groups[-1]["lr"])
+            score = self._scored()
+            rate = self.optimizer.param_groups[-1]["lr"]
+            result = EpochResult(self.epoch, losses, score.value, rate, dict(score.figures))
             self.epoch += 1
+            for hook in self.hooks:
+                hook.epoch_done(self, result)
             self._write(result)
             if on_epoch:
                 on_epoch(result)
 
+    def batch_loss(self, images: Tensor, targets: Tensor) -> LossResult:
+        """Loss of one batch; where a teacher takes part, a subclass computes it otherwise.
+
+        Args:
+            images: float32 `(N, 3, H, W)`, 0..1, on the device.
+            targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
+        """
+        with self.precision.autocast():
+            raw_maps = list(self._in_step(images))
+        return self.loss([raw.float() for raw in raw_maps], targets)
+
+    def _is_out_of_patience(self) -> bool:
+        return self._patience is not None and self.best is not None and self.epoch - 1 - self.best_epoch >= self._patience
+
+    def _scored(self) -> Score:
+        last = self.epoch + 1 == self.epochs
+        if self._evaluate is None or not (last or (self.epoch + 1) % self._every == 0):
+            return Score(math.nan)
+        answer = self._evaluate(self.average.network)
+        score = answer if isinstance(answer, Score) else Score(answer)
+        if score.value > self.best_score:
+            self.best_score, self.best_epoch = score.value, self.epoch
+            self.best = {name: value.clone() for name, value in self.average.network.state_dict().items()}
+        return score
+
     def _train_epoch(self, progress: Update | None) -> dict[str, float]:
         self.network.train()
-        total: dict[str, float] = {}
+        if isinstance(self.loss, EpochAware):
+            self.loss.start_epoch(self.epoch)
+        total: dict[str, Tensor] = {}
         batches = len(self.loader)
         for number, (images, targets) in enumerate(self.loader.epoch(self.epoch)):
             step = self.epoch * batches + number
             accumulate = self._set_rates(step)
-            raw_maps = list(self.network(to_input(images.to(self.device))))
-            result = self.loss(raw_maps, targets.to(self.device))
-            if not torch.isfinite(result.total):
+            result = self.batch_loss(to_input(images.to(self.device)), targets.to(self.device))
+            if not torch.isfinite(sum_over_processes(result.total)):
                 raise YoloquantError(f"the loss is not finite in epoch {self.epoch}: lower lr0, or raise warmup_epochs")
-            result.total.backward()
+            # DistributedDataParallel averages gradients; the shares of a loss want their sum.
+            self.precision.backward(result.total * process_count())
             self._since_step += 1
             if self._since_step >= accumulate:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self._clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-                self.average.update(self.network)
-                self._since_step = 0
+                self._step()
             for name, value in result.parts.items():
-                total[name] = total.get(name, 0.0) + float(value) / batches
+                total[name] = total.get(name, torch.zeros_like(value)) + value
             if progress:
-                progress(step + 1, self.epochs * batches)
-        return total
+                so_far = " ".join(f"{name} {float(value) / (number + 1):.4f}" for name, value in total.items())
+                progress(step + 1, self.epochs * batches, so_far)
+        return {name: float(sum_over_processes(value)) / batches for name, value in total.items()}
+
+    def _step(self) -> None:
+        for hook in self.hooks:
+            hook.gradients_ready(self)
+        self.precision.step(self.optimizer, self.network, self._clip)
+        self.optimizer.zero_grad()
+        self.average.update(self.network)
+        self._since_step = 0
+        for hook in self.hooks:
+            hook.stepped(self)
 
     def _set_rates(self, step: int) -> int:
         """Set learning rates and momentum of a step; answers how many batches make an optimizer step."""
@@ -210,19 +209,15 @@ class Trainer:
         return max(1, round(1 + (self._accumulate - 1) * risen))
 
     def _write(self, result: EpochResult) -> None:
-        if self._folder is None:
+        if self._log is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        row = {"epoch": result.epoch, **result.losses, "score": result.score, "lr": result.learning_rate}
-        is_first = result.epoch == 0
-        with (self._folder / LOG_NAME).open("w" if is_first else "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
-            if is_first:
-                writer.writeheader()
-            writer.writerow(row)
-        self._save(self._folder / STATE_NAME)
+        row = {"epoch": result.epoch, **result.losses, **result.figures, "score": result.score, "lr": result.learning_rate}
+        self._log.write(row)
+        self.save()
 
-    def _save(self, path: Path) -> None:
+    def save(self) -> None:
+        """Write `last.safetensors` into the folder."""
+        assert self._state_path is not None
         groups = {
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
@@ -235,8 +230,10 @@ class Trainer:
             "updates": self.average.updates,
             "since_step": self._since_step,
             "best_score": None if self.best is None else self.best_score,
+            "best_epoch": self.best_epoch,
+            "scaler": self.precision.scaler.state_dict(),
         }
-        save_state(path, groups, facts)
+        save_state(self._state_path, groups, facts)
 
     def resume(self) -> bool:
         """Continue where the state in the folder was left; the curve is that of an unbroken run.
@@ -247,18 +244,19 @@ class Trainer:
         Raises:
             CheckpointError: the state is damaged or of another network.
         """
-        if self._folder is None or not (path := self._folder / STATE_NAME).is_file():
+        if self._state_path is None or not self._state_path.is_file():
             return False
-        groups, facts = load_state(path)
+        groups, facts = load_state(self._state_path)
         try:
             self.network.load_state_dict(groups["network"])
             self.average.network.load_state_dict(groups["average"])
             load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
             load_gradient_tensors(self.network.parameters(), groups.get("gradients", {}))
             self.average.updates, self.epoch = int(facts["updates"]), int(facts["epoch"])
-            self._since_step = int(facts["since_step"])
+            self._since_step, self.best_epoch = int(facts["since_step"]), int(facts["best_epoch"])
             self.best = groups.get("best")
             self.best_score = -math.inf if facts["best_score"] is None else float(facts["best_score"])
+            self.precision.scaler.load_state_dict(facts["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is of another network, or damaged: train into an empty folder") from error
+            raise CheckpointError(f"{self._state_path} is of another network, or damaged: train into an empty folder") from error
         return True

@@ -1,0 +1,98 @@
+"""Training in several processes: BatchNorm over the whole batch, and gradients summed by DistributedDataParallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.nn.functional import all_reduce
+
+from yoloquant.processes import process_count
+
+
+class SynchronizedBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all processes, for CPUs, where torch has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` -> the same shape; all processes must hold as many images."""
+        if not self.training or process_count() == 1:
+            return super().forward(x)
+        x = x.float()
+        mean = _mean_over_processes(x.mean((0, 2, 3)))
+        centered = x - mean.view(1, -1, 1, 1)
+        variance = _mean_over_processes(centered.square().mean((0, 2, 3)))
+        self._follow(mean.detach(), variance.detach(), x.numel() // x.shape[1] * process_count())
+        factor = self.weight * torch.rsqrt(variance + self.eps)
+        return centered * factor.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics; the variance that is kept is the unbiased one."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    """Differentiable, unlike `yoloquant.processes.sum_over_processes`."""
+    return all_reduce(value) / process_count()
+
+
+def distribute(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network that trains in step with those of the other processes; with one process, the network itself.
+
+    Its BatchNorm layers are replaced, in place; parameters and their names stay.
+    """
+    if process_count() == 1:
+        return network
+    if device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    else:
+        _replace_norms(network)
+    # Some networks carry branches that do not answer; statistics are alike everywhere already.
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False, find_unused_parameters=True
+    )
+
+
+def _replace_norms(network: nn.Module) -> None:
+    for name, child in network.named_children():
+        if type(child) is nn.BatchNorm2d:
+            made = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum)
+            made.weight, made.bias = child.weight, child.bias
+            made.running_mean, made.running_var = child.running_mean, child.running_var
+            made.num_batches_tracked = child.num_batches_tracked
+            setattr(network, name, made)
+        else:
+            _replace_norms(child)
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """Join the processes that `torchrun` started, and leave them at the end; nothing happens in a process that is alone.
+
+    Args:
+        device: "cpu" or "cuda"; each process takes the GPU of its number.
+
+    Yields:
+        The device of this process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_count() > 1:
+        yield device
+        return
+    cuda = device.startswith("cuda")
+    if cuda:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
