@@ -1,8 +1,8 @@
-"""Does the ranking of layers without labels agree with the one by mAP? `YOLOQUANT_SHARED=... python benchmarks/ranking.py [IMAGES]`.
+"""Does the ranking of layers without labels agree with the one by mAP?
 
-YOLOv5n, each layer quantized alone, its weights to 4 bit for each channel and its input to 8 bit, ranges by MinMax: errors are large
-enough there for mAP on some hundred photographs to tell layers apart. Printed are both rankings' first layers, Spearman's rank
-correlation, and the time each took.
+`YOLOQUANT_SHARED=... python benchmarks/ranking.py [IMAGES]`: YOLOv5n, each layer quantized alone, its weights to 4 bit for each
+channel and its input to 8 bit, ranges by MinMax: errors are large enough there for mAP on some hundred photographs to tell layers
+apart. Printed are both rankings' first layers, Spearman's rank correlation, and the time each took.
 """
 
 from __future__ import annotations

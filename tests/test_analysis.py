@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,8 +196,8 @@ def test_layers_are_added_to_the_recipe():
 
 
 class Chain(nn.Module):
-    """Six layers with SiLU between them; the planted ones hold weights as re-parameterised RepVGG blocks do: nearly all near zero,
-    and a few that are hundreds of times as large."""
+    """Six layers with SiLU between them; the planted ones hold weights as re-parameterised RepVGG blocks do: nearly all near
+    zero, and a few that are hundreds of times as large."""
 
     def __init__(self, planted):
         super().__init__()
@@ -228,3 +231,40 @@ def test_exactly_the_planted_outliers_are_named_and_ranked_first(planted):
     statistics = tensor_statistics(detector, [images(2)])
     assert {entry.name.removesuffix(".weight") for entry in statistics if entry.advice()} == names
     assert set(list(ranked_layers(sensitivities(detector, error_cost(detector, images(2)))))[: len(planted)]) == names
+
+
+SHARED_MEASUREMENT = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import torch
+from test_analysis import detector_with_coarse
+from small_networks import images
+from yoloquant.algorithms.sensitivity import Record, sensitivities
+from yoloquant.analysis import error_cost
+from yoloquant.processes import process_group, process_number
+torch.set_num_threads(1)
+detector = detector_with_coarse()
+with process_group("cpu"):
+    record = Record(Path({record!r}), "key")
+    results = sensitivities(detector, error_cost(detector, images(2)), "one", ("both", "weights"), record)
+    print(json.dumps([process_number(), [[result.name, result.part, result.cost] for result in results]]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("count", [2])
+def test_processes_share_the_layers_and_all_know_every_cost(tmp_path, count):
+    record = tmp_path / "measurements.jsonl"
+    script = tmp_path / "measure.py"
+    content = SHARED_MEASUREMENT.format(tests=str(Path(__file__).parent), record=str(record))
+    script.write_text("from pathlib import Path\n" + content, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(script)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = dict(json.loads(line) for line in answer.stdout.splitlines() if line.startswith("["))
+    detector = detector_with_coarse()
+    alone = sensitivities(detector, error_cost(detector, images(2)), "one", ("both", "weights"))
+    assert set(found) == set(range(count))
+    for results in found.values():
+        costs = {(name, part): cost for name, part, cost in results}
+        assert costs == pytest.approx({(result.name, result.part): result.cost for result in alone}, rel=1e-4, abs=1e-7)
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert len(lines) == len({(line["name"], line["part"]) for line in lines}) == len(alone)

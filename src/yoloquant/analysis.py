@@ -24,13 +24,13 @@ from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
+from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, calibration_entries, place, prepare, run_algorithms, spread_images, to_detector
+from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
-from yoloquant.targets.registry import get_target
 
 MEASUREMENTS = "measurements.jsonl"
 
@@ -87,7 +87,7 @@ def analyze(
     annotations: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Analysis:
-    """Find what each layer's quantization costs.
+    """Find what each layer's quantization costs. Under `torchrun` the processes share the layers, and the first one writes.
 
     Args:
         model: as for `yoloquant.quantize`.
@@ -113,10 +113,7 @@ def analyze(
     settings = resolve_recipe(recipe, overrides, target, default="int8-mse")
     detector = to_detector(model)
     entries = calibration_entries(settings, data, calibration)
-    chosen = get_target(settings.target)
-    reference = prepare(detector, settings, entries, tell)
-    quantized, _ = place(detector, reference, settings, chosen)
-    quantized, _ = run_algorithms(quantized, detector, reference, settings, chosen, entries, None, tell, Clock())
+    quantized = quantized_in_memory(detector, settings, entries, tell)
     pictures = spread_images(quantized, entries, images)
     if measure == "map":
         if data is None:
@@ -127,9 +124,10 @@ def analyze(
     else:
         raise YoloquantError(f"the measure is error or map, not {measure!r}")
     key = _key(detector, settings, measure, images, fast, entries)
-    with tell.step("Measure each layer") as update:
-        record = Record(folder / MEASUREMENTS if folder else None, key)
+    record = Record(folder / MEASUREMENTS if folder else None, key)
+    with process_group("cpu"), tell.step("Measure each layer") as update:
         results = sensitivities(quantized, cost, mode, parts, record, update)
+        writes = process_number() == 0
     with tell.step("Gather statistics") as update:
         statistics = tensor_statistics(quantized, iter(pictures.split(1)), len(pictures), update)
     found = Analysis(
@@ -141,7 +139,7 @@ def analyze(
         _advice(results, statistics),
         settings,
     )
-    if folder:
+    if folder and writes:
         write_analysis(found, folder)
     return found
 

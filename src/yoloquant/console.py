@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from yoloquant.progress import Update
 
-OUT = Console(highlight=False)
+# Of several processes (`torchrun` gives each its number) one speaks for all.
+OUT = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 ERR = Console(stderr=True, highlight=False)
 
 

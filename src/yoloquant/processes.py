@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+Entry = TypeVar("Entry")
 
 
 def process_count() -> int:
@@ -26,3 +33,36 @@ def sum_over_processes(value: Tensor) -> Tensor:
     total = value.clone()
     dist.all_reduce(total)
     return total
+
+
+def gather(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries of all processes, those of process 0 first; with one process its own."""
+    if process_count() == 1:
+        return list(entries)
+    found: list[list[Entry]] = [[] for _ in range(process_count())]
+    dist.all_gather_object(found, list(entries))
+    return [entry for part in found for entry in part]
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """Join the processes that `torchrun` started, and leave them at the end; nothing happens in a process that is alone.
+
+    Args:
+        device: "cpu" or "cuda"; each process takes the GPU of its number.
+
+    Yields:
+        The device of this process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_count() > 1:
+        yield device
+        return
+    cuda = device.startswith("cuda")
+    if cuda:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()

@@ -56,6 +56,7 @@ from yoloquant.recipe import (
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.base import Target
 from yoloquant.targets.placement import input_layers, output_layers
+from yoloquant.targets.registry import get_target
 
 
 class Clock:
@@ -157,6 +158,14 @@ def placement_note(detector: QuantizedDetector, target: Target, layer_count: int
         f"target {target.name}: {quantized_layer_count(detector)} of {layer_count} weighted layers in integers, "
         f"{activations} activation scales"
     )
+
+
+def quantized_in_memory(detector: Detector, recipe: Recipe, entries: list[ImageEntry], tell: Reporter) -> QuantizedDetector:
+    """All that a recipe does, and nothing written."""
+    target = get_target(recipe.target)
+    reference = prepare(detector, recipe, entries, tell)
+    quantized, _ = place(detector, reference, recipe, target)
+    return run_algorithms(quantized, detector, reference, recipe, target, entries, None, tell, Clock())[0]
 
 
 def run_algorithms(

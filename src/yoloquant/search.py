@@ -17,10 +17,9 @@ from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, calibration_entries, place, prepare, run_algorithms, spread_images, to_detector
+from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector
 from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
-from yoloquant.targets.registry import get_target
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,8 @@ def search(
     if goal > plain:
         raise YoloquantError(f"the goal of {goal:.2f} mAP50-95 is above the float model's own {plain:.2f}: ask for less")
 
-    reference = prepare(detector, start, entries, tell)
-
     def quantized(changed: Recipe) -> QuantizedDetector:
-        chosen = get_target(changed.target)
-        placed, _ = place(detector, reference, changed, chosen)
-        return run_algorithms(placed, detector, reference, changed, chosen, entries, None, tell, Clock())[0]
+        return quantized_in_memory(detector, changed, entries, tell)
 
     base = quantized(start)
     cost = error_cost(base, spread_images(base, entries, images))

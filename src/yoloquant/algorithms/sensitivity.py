@@ -10,6 +10,7 @@ from typing import Literal
 
 from yoloquant.algorithms.sensitive_layers import layer_quantizers
 from yoloquant.graph.capture import block_name
+from yoloquant.processes import gather, process_count, process_number
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector
 
@@ -37,7 +38,10 @@ class Sensitivity:
 
 
 class Record:
-    """Measurements in a file of one JSON object a line, so that a killed run goes on without repeating any."""
+    """Measurements in a file of one JSON object a line, so that a killed run goes on without repeating any.
+
+    Several processes may add to one file: a line is written at once.
+    """
 
     def __init__(self, path: Path | None, key: str) -> None:
         """Read what an earlier run with the same key measured; without a path nothing is kept."""
@@ -76,7 +80,7 @@ def sensitivities(
     record: Record | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Sensitivity]:
-    """Measure every unit.
+    """Measure every unit; several processes share them.
 
     Args:
         detector: calibrated.
@@ -94,8 +98,9 @@ def sensitivities(
     everything = [quantizer for _, quantizer in detector.quantizers()]
     wanted = [(name, part) for name in units for part in parts if select(units[name], part)]
     whole: float | None = None
+    own_share = wanted[process_number() :: process_count()]
     found = []
-    for number, (name, part) in enumerate(wanted, start=1):
+    for number, (name, part) in enumerate(own_share, start=1):
         cost = record.get(name, mode, part)
         if cost is None:
             own = select(units[name], part)
@@ -109,8 +114,8 @@ def sensitivities(
             record.add(Sensitivity(name, mode, part, cost))
         found.append(Sensitivity(name, mode, part, cost))
         if progress:
-            progress(number, len(wanted))
-    return sorted(found, key=lambda result: -result.cost)
+            progress(number, len(own_share))
+    return sorted(gather(found), key=lambda result: -result.cost)
 
 
 def select(quantizers: Sequence[FakeQuantize], part: Part) -> list[FakeQuantize]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
 
 from yoloquant.processes import process_count
@@ -72,27 +67,3 @@ def _replace_norms(network: nn.Module) -> None:
             setattr(network, name, made)
         else:
             _replace_norms(child)
-
-
-@contextmanager
-def process_group(device: str) -> Iterator[str]:
-    """Join the processes that `torchrun` started, and leave them at the end; nothing happens in a process that is alone.
-
-    Args:
-        device: "cpu" or "cuda"; each process takes the GPU of its number.
-
-    Yields:
-        The device of this process.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_count() > 1:
-        yield device
-        return
-    cuda = device.startswith("cuda")
-    if cuda:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
