@@ -7,14 +7,14 @@ layer after layer, each with all layers before it already corrected (appendix D)
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from yoloquant.algorithms.calibrate import Progress, to_input
 from yoloquant.algorithms.lockstep import lockstep
+from yoloquant.algorithms.watch import mean_inputs
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, channel_axis, group_count, kind
 from yoloquant.quant.module import passing
@@ -72,20 +72,17 @@ def correct_biases_fast(
     Returns:
         Layer name -> largest absolute change of its bias.
     """
-    recorder = _InputMeans(detector.network)
-    count = 0
-    with torch.no_grad(), passing([quantizer for _, quantizer in detector.quantizers()]):
-        for count, images in enumerate(batches, start=1):
-            recorder.run(to_input(images))
-            if progress:
-                progress(count, max(total, count))
+    # Transposed convolutions hold their inputs on another axis; detectors have a few of them at most.
+    layers = {layer.node for layer in detector.quantized_weights() if kind(layer.node) != "conv_transpose"}
+    with passing([quantizer for _, quantizer in detector.quantizers()]):
+        means = mean_inputs(detector.network, batches, layers, total=total, progress=progress)
     changes: dict[str, float] = {}
     for node, quantizer, weight, _ in detector.quantized_weights():
         bias = _bias(detector.network, node)
-        if node in recorder.means and bias is not None:
+        if node in means and bias is not None:
             error = (quantizer(weight) - weight).detach().flatten(1)
             groups = group_count(node)
-            mean = (recorder.means[node] / count).view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+            mean = means[node].view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
             change = (error * mean.repeat_interleave(error.shape[1] // mean.shape[1], dim=1)).sum(1)
             bias.data -= change
             changes[layer_name(node)] = float(change.abs().max())
@@ -142,19 +139,3 @@ def _mean(values: Tensor, axis: int) -> Tensor:
 
 def _spread(values: Tensor, axis: int) -> Tensor:
     return values.std(dim=_others(values, axis))
-
-
-class _InputMeans(Interpreter):
-    """Runs a network and adds up the mean of each input channel of weighted layers."""
-
-    def __init__(self, network: GraphModule) -> None:
-        super().__init__(network)
-        self.means: dict[Node, Tensor] = {}
-
-    def run_node(self, n: Node) -> Any:
-        # Transposed convolutions hold their inputs on another axis; detectors have a few of them at most.
-        if kind(n) in WEIGHTED and kind(n) != "conv_transpose":
-            value = self.env[n.args[0]]  # type: ignore[index]
-            channel = value.dim() - 1 if kind(n) == "linear" else 1
-            self.means[n] = self.means.get(n, torch.zeros(())) + _mean(value, channel)
-        return super().run_node(n)

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
-from yoloquant.algorithms.calibrate import Progress, to_input
+from yoloquant.algorithms.calibrate import Progress
 from yoloquant.algorithms.channel_scaling import divide_output, multiply_input, parameter, source_of, takes_scaled_input
+from yoloquant.algorithms.watch import watch
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.channels import multiply_channels
 from yoloquant.graph.operators import channel_axis
@@ -41,14 +42,17 @@ def smooth(
     Returns:
         Layer name of each smoothed value -> how far its largest channel reached, in times of the median one.
     """
-    watcher = _Reach(graph_module, {node for node in graph_module.graph.nodes if _smoothable(node)})
-    with torch.no_grad():
-        for count, images in enumerate(batches, start=1):
-            watcher.run(to_input(images))
-            if progress:
-                progress(count, max(total, count))
+    wanted = {node for node in graph_module.graph.nodes if _smoothable(node)}
+    reaches: dict[Node, Tensor] = {}
+
+    def look(node: Node, value: Any) -> None:
+        if node in wanted:
+            found = value.abs().transpose(0, channel_axis(node)).flatten(1).amax(1)
+            reaches[node] = torch.maximum(reaches[node], found) if node in reaches else found
+
+    watch(graph_module, batches, look, total, progress)
     smoothed = {}
-    for value, reach in watcher.reach.items():
+    for value, reach in reaches.items():
         gain = float(reach.max() / reach.median().clamp(min=1e-12))
         source = source_of(value)
         if source is None and gain < least_gain:
@@ -82,19 +86,3 @@ def _scale(reach: Tensor, weights: list[Tensor], alpha: float) -> Tensor:
     usable = (reach > 0) & (strength > 0)
     scale = reach.clamp(min=1e-12).pow(alpha) / strength.clamp(min=1e-12).pow(1.0 - alpha)
     return torch.where(usable, scale, 1.0).clamp(1e-4, 1e4)
-
-
-class _Reach(Interpreter):
-    """Runs a network and keeps the largest absolute value of each channel of some nodes, `(C,)`."""
-
-    def __init__(self, network: GraphModule, nodes: set[Node]) -> None:
-        super().__init__(network)
-        self.nodes = nodes
-        self.reach: dict[Node, Tensor] = {}
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n in self.nodes:
-            found = value.abs().transpose(0, channel_axis(n)).flatten(1).amax(1)
-            self.reach[n] = torch.maximum(self.reach[n], found) if n in self.reach else found
-        return value

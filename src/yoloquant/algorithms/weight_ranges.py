@@ -8,15 +8,15 @@ costs all the others. So each weight counts with the mean square of its input: t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Node
 
-from yoloquant.algorithms.calibrate import Progress, to_input
+from yoloquant.algorithms.calibrate import Progress
+from yoloquant.algorithms.watch import mean_inputs
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, group_count, kind
+from yoloquant.graph.operators import group_count, kind
 from yoloquant.quant import ranges
 from yoloquant.quant.histogram import SortedValues
 from yoloquant.quant.module import passing
@@ -61,31 +61,10 @@ def input_powers(
     detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None
 ) -> dict[Node, Tensor]:
     """Weighted node with a quantized weight -> mean square of each input channel, `(I,)`, in the float network."""
-    recorder = _Powers(detector.network)
-    count = 0
-    with torch.no_grad(), passing([quantizer for _, quantizer in detector.quantizers()]):
-        for count, images in enumerate(batches, start=1):
-            recorder.run(to_input(images))
-            if progress:
-                progress(count, max(total, count))
-    return {node: total_power / max(count, 1) for node, total_power in recorder.powers.items()}
-
-
-class _Powers(Interpreter):
-    """Runs a network and adds up the mean squares of weighted layers' inputs."""
-
-    def __init__(self, network: GraphModule) -> None:
-        super().__init__(network)
-        self.powers: dict[Node, Tensor] = {}
-
-    def run_node(self, n: Node) -> Any:
-        # Transposed convolutions hold their inputs on another axis; detectors have a few of them at most.
-        if kind(n) in WEIGHTED and kind(n) != "conv_transpose" and isinstance(n.args[1], Node) and kind(n.args[1]) == "quantizer":
-            value = self.env[n.args[0]]  # type: ignore[index]
-            channel = value.dim() - 1 if kind(n) == "linear" else 1
-            power = value.square().mean(dim=[axis for axis in range(value.dim()) if axis != channel])
-            self.powers[n] = self.powers.get(n, torch.zeros(())) + power
-        return super().run_node(n)
+    # Transposed convolutions hold their inputs on another axis; detectors have a few of them at most.
+    layers = {layer.node for layer in detector.quantized_weights() if kind(layer.node) != "conv_transpose"}
+    with passing([quantizer for _, quantizer in detector.quantizers()]):
+        return mean_inputs(detector.network, batches, layers, torch.square, total, progress)
 
 
 def _per_weight(power: Tensor, weight: Tensor, groups: int) -> Tensor:
