@@ -26,12 +26,16 @@ ROWS: dict[str, tuple[str | None, str]] = {
     "tensorrt int8": ("tensorrt", "int8"),
     "tensorrt int8-reconstructed": ("tensorrt", "int8-reconstructed"),
     "int8-power-of-two": (None, "int8-power-of-two"),
+    "int8-power-of-two-aligned": (None, "int8-power-of-two-aligned"),
     "8w8f": (None, "8w8f"),
     "4w8f-plain": (None, "4w8f-plain"),
+    "4w8f-plain-percentile": (None, "4w8f-plain-percentile"),
+    "4w8f-plain-first-six": (None, "4w8f-plain-first-six"),
     "4w8f": (None, "4w8f"),
     "4w8f-first-six": (None, "4w8f-first-six"),
     "4w8f-channel": (None, "4w8f-channel"),
     "4w4f": (None, "4w4f"),
+    "mixed-4-8": (None, "mixed-4-8"),
 }
 SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
 

@@ -14,7 +14,8 @@ from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, s
 from yoloquant.algorithms.reconstruction.fisher import importances
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.reconstruction.regions import UNITS, computing_nodes, find_regions, region_module
-from yoloquant.errors import RecipeError
+from yoloquant.devices import checked_device
+from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.graph.capture import capture
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.module import FakeQuantize
@@ -260,3 +261,22 @@ def test_recipes_with_reconstruction():
         load_recipe("int8-mse", ["algorithms=[calibrate, {reconstruct: {loss: detection}}]"])
     with pytest.raises(RecipeError, match="did you mean 'iterations'"):
         load_recipe("int8-mse", ["algorithms=[calibrate, {reconstruct: {iteration: 5}}]"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("changes", [{}, {"loss": "fisher", "drop": 0.5}, {"unit": "network", "loss": "detection"}])
+def test_a_gpu_learns_what_the_processor_does(changes):
+    settings = Reconstruct.model_validate({"iterations": 40, "images": 8, **changes})
+    errors = []
+    for device in ("cpu", "cuda"):
+        detector, reference = low_bit_detector()
+        reconstruct(detector, reference, images(8), settings, device=device)
+        assert all(tensor.device.type == "cpu" for tensor in detector.network.state_dict().values())
+        errors.append(output_error(detector, reference, images(4, seed=3)))
+    assert errors[1] == pytest.approx(errors[0], rel=0.2)
+
+
+@pytest.mark.parametrize(("name", "match"), [("tpu:0x", "is no device"), ("cuda:99", "is not there"), ("meta", "is not there")])
+def test_a_device_that_is_not_there_is_refused(name, match):
+    with pytest.raises(YoloquantError, match=match):
+        checked_device(name)

@@ -64,6 +64,7 @@ def quantize(
     limit: Limit = None,
     image_size: ImageSize = None,
     pixels: Pixels = None,
+    device: Annotated[str, typer.Option(help="Where steps that learn run: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
     from yoloquant.pipeline import quantize as run
@@ -82,6 +83,7 @@ def quantize(
         limit=limit,
         input_size=image_size,
         preprocessing=_preprocessing(pixels),
+        device=device,
         reporter=RichReporter(),
     )
     for parity in result.parity:

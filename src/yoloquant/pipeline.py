@@ -15,6 +15,7 @@ import torch
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
+from yoloquant.devices import checked_device
 from yoloquant.errors import YoloquantError
 from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
 from yoloquant.evaluate.parity import Parity, check_parity, require_parity
@@ -146,6 +147,7 @@ def quantize(
     input_size: int | tuple[int, int] | None = None,
     preprocessing: Preprocessing | None = None,
     runtimes: tuple[str, ...] | None = None,
+    device: str = "cpu",
     reporter: Reporter | None = None,
 ) -> QuantizationResult:
     """Quantize a detector, export it, verify the file, and measure what it cost.
@@ -164,6 +166,7 @@ def quantize(
         input_size: `(height, width)` or one side, pixels; the checkpoint's own by default.
         preprocessing: how an ONNX file wants its images; by default as its exporter is known for.
         runtimes: that verify and measure the file beside torch; all installed ones by default.
+        device: that the steps which learn run on: `cpu`, `cuda`, `cuda:1`.
         reporter: told about progress.
 
     Returns:
@@ -176,6 +179,7 @@ def quantize(
     folder = _checked_output(output)
     settings = resolve_recipe(recipe, overrides, target)
     chosen = get_target(settings.target)
+    checked_device(device)
     detector = to_detector(model, preprocessing)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
@@ -189,7 +193,7 @@ def quantize(
     reference = prepare(detector, settings, entries, tell)
     quantized, layer_count = place(detector, reference, settings, chosen)
     clock.stop("capture")
-    quantized, in_float = run_algorithms(quantized, detector, reference, settings, chosen, entries, partial, tell, clock)
+    quantized, in_float = run_algorithms(quantized, detector, reference, settings, chosen, entries, partial, tell, clock, device)
     tell.note(placement_note(quantized, chosen, layer_count))
     # Beside the output, so that the finished folder is moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:

@@ -178,10 +178,12 @@ def run_algorithms(
     partial: Path | None,
     tell: Reporter,
     clock: Clock,
+    device: str = "cpu",
 ) -> tuple[QuantizedDetector, list[SensitiveLayer]]:
     """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float.
 
-    Long ones keep what they have done in the folder `partial`, if there is one, and go on from there.
+    Long ones keep what they have done in the folder `partial`, if there is one, and go on from there. Those that learn do so on
+    `device`.
     """
     in_float: list[SensitiveLayer] = []
     _calibrate(quantized, recipe, entries, tell)
@@ -214,7 +216,7 @@ def run_algorithms(
                 changed = choose_ranges_by_detections(quantized, images, step.factors, update)
             tell.note(f"{len(changed)} activation ranges changed")
         elif isinstance(step, Reconstruct):
-            _reconstruct(quantized, reference, step, entries, partial, tell)
+            _reconstruct(quantized, reference, step, entries, partial, tell, device)
         clock.stop(step.name)
     return quantized, in_float
 
@@ -264,6 +266,7 @@ def _reconstruct(
     entries: list[ImageEntry],
     partial: Path | None,
     tell: Reporter,
+    device: str,
 ) -> None:
     images = first_images(quantized, entries, step.images)
     checkpoints = None
@@ -275,7 +278,7 @@ def _reconstruct(
             whole = count * step.iterations
             update(round((number + done) * step.iterations), whole, f"{name}: loss {loss:.2f} of that before")
 
-        results = reconstruct(quantized, reference, images, step, checkpoints, progress)
+        results = reconstruct(quantized, reference, images, step, checkpoints, progress, device)
     shares = [result.after / result.before for result in results if result.before > 0.0]
     if shares:
         tell.note(f"reconstruction left {statistics.geometric_mean(shares):.0%} of the loss, the mean of {len(shares)} regions")

@@ -14,9 +14,9 @@ from yoloquant.quant.network import QuantizedDetector
 Progress = Callable[[int, int], None]
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Images uint8 `(N, 3, H, W)` -> float32 in 0..1, channels last, as networks take them."""
-    return images.to(memory_format=torch.channels_last).float().div_(255.0)
+def to_input(images: Tensor, device: torch.device | None = None) -> Tensor:
+    """Images uint8 `(N, 3, H, W)` -> float32 in 0..1, channels last, as networks take them; where they are, or on a device."""
+    return images.to(device or images.device, memory_format=torch.channels_last).float().div_(255.0)
 
 
 def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None) -> None:

@@ -51,7 +51,11 @@ class _Recording(Interpreter):
 
 
 def importances(
-    detector: QuantizedDetector, reference: GraphModule, images: Tensor, nodes: Sequence[Node]
+    detector: QuantizedDetector,
+    reference: GraphModule,
+    images: Tensor,
+    nodes: Sequence[Node],
+    device: torch.device | None = None,
 ) -> dict[str, Importance]:
     """Squared gradients of the detection error at nodes of the quantized network, one image at a time.
 
@@ -63,6 +67,7 @@ def importances(
         reference: the float network.
         images: uint8 `(N, 3, H, W)`.
         nodes: whose values' weights are wanted.
+        device: where the networks are.
 
     Returns:
         Node name -> weights.
@@ -71,7 +76,7 @@ def importances(
     channels: dict[str, Tensor] = {}
     runner = _Recording(detector.network, set(nodes))
     for image in images:
-        x = to_input(image[None])
+        x = to_input(image[None], device)
         with torch.no_grad():
             expected = detector.head.candidates(list(reference(x)))
         runner.kept.clear()

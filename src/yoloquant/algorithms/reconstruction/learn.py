@@ -106,7 +106,8 @@ def learn(
     for quantizer in part.activations:
         quantizer.drop = settings.drop
     order: list[int] = []
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    devices = {tensor.device for tensor in part.state() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
         torch.manual_seed(seed)
         for step in range(settings.iterations):
             if len(order) < batch:

@@ -16,6 +16,7 @@ from yoloquant.algorithms.reconstruction.fisher import Importance, importances
 from yoloquant.algorithms.reconstruction.learn import STEP_VALUES, learn, part_of
 from yoloquant.algorithms.reconstruction.regions import Region, find_regions, region_module, value_of
 from yoloquant.algorithms.reconstruction.values import ValueStore, batches, fits_in_memory, largest_cut
+from yoloquant.devices import on_device
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import Reconstruct
 
@@ -45,6 +46,7 @@ def reconstruct(
     settings: Reconstruct,
     checkpoints: RegionCheckpoints | None = None,
     progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> list[RegionResult]:
     """Learn rounding, activation scales and biases, in place, so that each region answers as the float network's does.
 
@@ -58,14 +60,22 @@ def reconstruct(
         settings: of the recipe.
         checkpoints: results of regions that an earlier, interrupted run learned; new ones are added.
         progress: told after every iteration.
+        device: that learns; values between regions stay in the processor's memory.
 
     Returns:
         A result for each region, in order.
     """
-    regions = find_regions(detector.network, settings.unit, settings.region_layers)
-    run = _Run(detector, reference, images, settings)
+    device = torch.device(device)
+    with on_device(device, detector.network, detector.head, reference):
+        return _reconstruct(_Run(detector, reference, images, settings, device), checkpoints, progress)
+
+
+def _reconstruct(run: _Run, checkpoints: RegionCheckpoints | None, progress: Progress | None) -> list[RegionResult]:
+    settings = run.settings
+    regions = find_regions(run.detector.network, settings.unit, settings.region_layers)
     if settings.loss == "fisher":
-        run.importance = importances(detector, reference, images, [node for region in regions for node in region.outputs])
+        outputs = [node for region in regions for node in region.outputs]
+        run.importance = importances(run.detector, run.reference, run.images, outputs, run.device)
     results = []
     with ValueStore(run.wants_disk(regions)) as run.quantized, ValueStore(run.wants_disk(regions)) as run.plain:
         for number, region in enumerate(regions):
@@ -87,8 +97,16 @@ class _Run:
     plain: ValueStore
     quantized: ValueStore
 
-    def __init__(self, detector: QuantizedDetector, reference: GraphModule, images: Tensor, settings: Reconstruct) -> None:
+    def __init__(
+        self,
+        detector: QuantizedDetector,
+        reference: GraphModule,
+        images: Tensor,
+        settings: Reconstruct,
+        device: torch.device,
+    ) -> None:
         self.detector, self.reference, self.images, self.settings = detector, reference, images, settings
+        self.device = device
         self.by_name = {node.name: node for node in reference.graph.nodes}
         self.importance: dict[str, Importance] = {}
 
@@ -163,7 +181,7 @@ class _Run:
                         store.write(name, numbers.start, count, answer)
 
     def _stored(self, store: ValueStore, name: str, numbers: Tensor) -> Tensor:
-        return store[name][numbers] if name in store else to_input(self.images[numbers])
+        return store[name][numbers].to(self.device) if name in store else to_input(self.images[numbers], self.device)
 
     def _input(self, node: Node, numbers: Tensor) -> Tensor:
         """What the quantized network answers there, a share of it replaced by what the float network does (QDrop)."""
