@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.algorithms.detection_error import detection_error, generalized_iou
+from yoloquant.algorithms.detection_error import detection_error
 from yoloquant.algorithms.sensitive_layers import layer_quantizers, most_sensitive_layers
 from yoloquant.errors import RecipeError
 from yoloquant.models.layouts import Candidates
+from yoloquant.models.losses.overlap import generalized_iou
 from yoloquant.quant.module import State
 from yoloquant.recipe import KeepFloat, load_recipe
 from yoloquant.targets.registry import get_target

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from yoloquant.models.yolov5.loss import YOLOv5Loss, complete_iou, match_anchors
+from yoloquant.models.layouts import corners
+from yoloquant.models.losses.overlap import complete_iou
+from yoloquant.models.yolov5.loss import YOLOv5Loss, match_anchors
 
 ANCHORS = [[[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]], [[30.0, 61.0], [62.0, 45.0], [59.0, 119.0]]]
 STRIDES = (8, 16)
@@ -37,13 +39,13 @@ boxes = st.tuples(st.floats(-10, 10), st.floats(-10, 10), sides, sides)
 @given(boxes, boxes)
 def test_ciou_is_the_published_formula(first, second):
     pair = [torch.tensor([box], dtype=torch.float64) for box in (first, second)]
-    assert complete_iou(*pair).item() == pytest.approx(published_ciou(first, second), abs=1e-5)
+    assert complete_iou(*map(corners, pair)).item() == pytest.approx(published_ciou(first, second), abs=1e-5)
 
 
 def test_ciou_does_not_send_gradient_through_its_trade_off():
     first = torch.tensor([[0.0, 0.0, 2.0, 5.0]], dtype=torch.float64, requires_grad=True)
     second = torch.tensor([[1.0, 0.5, 4.0, 3.0]], dtype=torch.float64)
-    complete_iou(first, second).sum().backward()
+    complete_iou(corners(first), corners(second)).sum().backward()
 
     def with_fixed_trade_off(width):
         x, y, _, h = first[0].tolist()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.models.layouts import Candidates
+from yoloquant.models.losses.overlap import generalized_iou
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
 
@@ -40,23 +41,6 @@ def detection_error(expected: Candidates, found: Candidates) -> tuple[Tensor, Te
     p, q = (scores.clamp(_SMALLEST, 1.0 - _SMALLEST) for scores in (expected.scores, found.scores))
     divergence = p * (p.log() - q.log()) + (1.0 - p) * ((1.0 - p).log() - (1.0 - q).log())
     return boxes, divergence.sum() / total
-
-
-def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU, -1..1, of boxes `(n, 4)` in corners, pair by pair."""
-    union, inner = _union_and_intersection(a, b)
-    hull = _area(torch.cat([torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])], 1)) + 1e-7
-    return inner / union - (hull - union) / hull
-
-
-def _union_and_intersection(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    inner = _area(torch.cat([torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])], 1))
-    return _area(a) + _area(b) - inner + 1e-7, inner
-
-
-def _area(boxes: Tensor) -> Tensor:
-    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0.0)
-    return size[:, 0] * size[:, 1]
 
 
 def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:

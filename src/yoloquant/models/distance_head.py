@@ -67,7 +67,7 @@ class DistanceHead(Head):
         corners, scores = [], []
         for boxes, classes, stride in zip(raw_maps[::2], raw_maps[1::2], self.strides, strict=True):
             left_top, right_bottom = self._distances(boxes).split(2, 1)
-            center = _cell_centers(boxes)
+            center = cell_centers(boxes)
             corners.append(torch.cat([center - left_top, center + right_bottom], 1) * stride)
             scores.append(classes.flatten(2).sigmoid())
         return torch.cat(corners, 2), torch.cat(scores, 2)
@@ -93,7 +93,7 @@ class DistanceHead(Head):
         return torch.cat([corners, values[..., None], classes[..., None]], 2)
 
 
-def _cell_centers(raw_map: Tensor) -> Tensor:
+def cell_centers(raw_map: Tensor) -> Tensor:
     """`(2, H*W)`: x and y of the cells' centres, in cells."""
     height, width = raw_map.shape[2:]
     columns = torch.arange(width, device=raw_map.device, dtype=raw_map.dtype) + 0.5

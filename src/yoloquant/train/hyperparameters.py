@@ -1,8 +1,15 @@
-"""Hyperparameters under the names that YOLOv5's users know."""
+"""Hyperparameters under the names that YOLO's users know."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import difflib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from yoloquant.errors import RecipeError
 
 
 class Hyperparameters(BaseModel):
@@ -19,7 +26,10 @@ class Hyperparameters(BaseModel):
         box: gain of the box loss.
         cls: gain of the class loss.
         obj: gain of the objectness loss.
+        dfl: gain of the distribution focal loss.
         anchor_t: anchor-multiple threshold.
+        iou_type: overlap of YOLOv6's box loss; by default as the size was trained.
+        atss_warmup_epoch: epochs of YOLOv6 that begin with ATSS; by default as the size was trained.
         label_smoothing: 0..1.
         hsv_h: largest change of hue, as a share of the circle.
         hsv_s: largest relative change of saturation.
@@ -46,7 +56,10 @@ class Hyperparameters(BaseModel):
     box: float = Field(0.05, ge=0)
     cls: float = Field(0.5, ge=0)
     obj: float = Field(1.0, ge=0)
+    dfl: float = Field(1.5, ge=0)
     anchor_t: float = Field(4.0, gt=1)
+    iou_type: Literal["giou", "siou", "ciou"] | None = None
+    atss_warmup_epoch: int | None = Field(None, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     hsv_h: float = Field(0.015, ge=0, le=1)
     hsv_s: float = Field(0.7, ge=0, le=1)
@@ -59,3 +72,43 @@ class Hyperparameters(BaseModel):
     fliplr: float = Field(0.5, ge=0, le=1)
     mosaic: float = Field(1.0, ge=0, le=1)
     mixup: float = Field(0.0, ge=0, le=1)
+
+
+# What each family trains with where it differs from the defaults: YOLOv6's loss weights and learning rate, YOLOv7's and YOLOv8's
+# gains. Families after YOLOv8 share its values.
+FAMILY_VALUES: dict[str, dict[str, float]] = {
+    "yolov5": {},
+    "yolov6": {"box": 2.5, "cls": 1.0, "dfl": 0.5, "lr0": 0.02},
+    "yolov7": {"box": 0.05, "cls": 0.5, "obj": 1.0, "mixup": 0.05},
+}
+_AFTER = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
+
+
+def hyperparameters_for(family: str, overrides: Iterable[str] = (), **changes: Any) -> Hyperparameters:
+    """The values that a family is trained with, changed as asked.
+
+    Args:
+        family: of the detector.
+        overrides: `name=value`, later ones win.
+        changes: values by name; they win over overrides.
+
+    Raises:
+        RecipeError: a name is unknown or a value not allowed.
+    """
+    values: dict[str, Any] = dict(FAMILY_VALUES.get(family, _AFTER))
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            raise RecipeError(f"--set takes name=value, for example lr0=0.01, not {override!r}")
+        values[name.strip()] = yaml.safe_load(text)
+    values.update(changes)
+    try:
+        return Hyperparameters.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, Hyperparameters.model_fields, 1, 0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(Hyperparameters.model_fields)}"
+            raise RecipeError(f"there is no hyperparameter {name!r}: {hint}") from error
+        raise RecipeError(f"hyperparameter {name}: {first['msg']}") from error

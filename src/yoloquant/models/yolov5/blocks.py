@@ -26,12 +26,22 @@ class Conv(nn.Module):
     conv: nn.Conv2d
     act: nn.Module
 
-    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1, d: int = 1, act: bool = True):
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: int = 1,
+        s: int = 1,
+        p: int | None = None,
+        g: int = 1,
+        d: int = 1,
+        act: bool | nn.Module = True,
+    ):
         super().__init__()
         padding = same_padding(k, d) if p is None else p
         self.conv = nn.Conv2d(c1, c2, k, s, padding, groups=g, dilation=d, bias=False)
         self.bn = nn.BatchNorm2d(c2)
-        self.act = nn.SiLU() if act is True else nn.Identity()
+        self.act = act if isinstance(act, nn.Module) else nn.SiLU() if act is True else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from yoloquant.errors import CheckpointError
+from yoloquant.models.building import divisible, initialise_anchor_biases, measure_strides, settle_norms
 from yoloquant.models.detector import Detector
 from yoloquant.models.layered import LayeredNetwork
 from yoloquant.models.yolov5 import blocks
@@ -59,12 +59,13 @@ _HEAD: list[list[Any]] = [
     [[17, 20, 23], 1, "Detect", ["nc", "anchors"]],
 ]
 _ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
-_MULTIPLES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
+# Depth, width.
+SIZES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
 
 
 def official_config(size: str, class_count: int = 80) -> dict[str, Any]:
     """Configuration of YOLOv5 n, s, m, l or x."""
-    depth, width = _MULTIPLES[size]
+    depth, width = SIZES[size]
     return {
         "nc": class_count,
         "depth_multiple": depth,
@@ -102,17 +103,19 @@ def build_yolov5(
     network = LayeredNetwork()
     layers, anchors = _layers(values)
     network.model = nn.Sequential(*layers)
-    _settle_norms(network)
+    settle_norms(network)
     strides = _measure_strides(network)
     pixel_anchors = [[[float(a), float(b)] for a, b in zip(level[::2], level[1::2], strict=True)] for level in anchors]
-    _initialise_biases(network.model[-1], strides, class_count)
+    detect = network.model[-1]
+    assert isinstance(detect, Detect)
+    initialise_anchor_biases(detect.m, detect.na, strides, class_count)
     head = AnchorHead(class_count, list(strides), pixel_anchors)
     named = tuple(names) if names is not None else tuple(f"class {index}" for index in range(class_count))
     return Detector(network.eval(), head.eval(), named, strides, (input_size, input_size), "yolov5")
 
 
 def _read_config(config: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(config, str) and config.startswith("yolov5") and config[6:] in _MULTIPLES:
+    if isinstance(config, str) and config.startswith("yolov5") and config[6:] in SIZES:
         return official_config(config[6:])
     if isinstance(config, str | Path):
         try:
@@ -167,7 +170,7 @@ def _layer(
 ) -> tuple[nn.Module, int]:
     short = name.removeprefix("nn.")
     if short in _WITH_CHANNELS:
-        inputs, outputs = channels[source], math.ceil(arguments[0] * width / 8) * 8
+        inputs, outputs = channels[source], divisible(arguments[0] * width)
         rest = arguments[1:]
         if short in _REPEATING:
             return _WITH_CHANNELS[short](inputs, outputs, repeats, *rest), outputs
@@ -190,30 +193,10 @@ def _layer(
     raise ValueError(f"{name} is not a detection block of YOLOv5")
 
 
-def _settle_norms(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps, module.momentum = 1e-3, 0.03
-
-
 def _measure_strides(network: LayeredNetwork) -> tuple[int, ...]:
-    side = 256
-    with torch.no_grad():
-        try:
-            maps: list[Tensor] = network.eval()(torch.zeros(1, 3, side, side))
-        except (RuntimeError, IndexError, TypeError) as error:
-            raise CheckpointError(
-                f"the layers of the model configuration do not fit together: {str(error).splitlines()[0]}"
-            ) from error
-    return tuple(side // raw.shape[-2] for raw in maps)
-
-
-def _initialise_biases(detect: nn.Module, strides: tuple[int, ...], class_count: int) -> None:
-    """Start from rare objects: 8 in an image of 640 pixels, and classes at 0.6 over their number (Lin et al. 2017, 3.3)."""
-    assert isinstance(detect, Detect)
-    for conv, stride in zip(detect.m, strides, strict=True):
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.bias is not None
-        bias = conv.bias.data.view(detect.na, -1)
-        bias[:, 4] += math.log(8 / (640 / stride) ** 2)
-        bias[:, 5:] += math.log(0.6 / (class_count - 0.99999))
+    try:
+        return measure_strides(network)
+    except (RuntimeError, IndexError, TypeError) as error:
+        raise CheckpointError(
+            f"the layers of the model configuration do not fit together: {str(error).splitlines()[0]}"
+        ) from error

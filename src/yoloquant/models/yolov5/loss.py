@@ -6,12 +6,16 @@ of Zheng et al., "Distance-IoU Loss", AAAI 2020.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from yoloquant.models.layouts import corners
+from yoloquant.models.losses.overlap import complete_iou
+from yoloquant.models.losses.parts import LossParts, weighted
+from yoloquant.processes import process_count, sum_over_processes
 
 # Weight of the objectness of a level, small objects first.
 OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
@@ -38,11 +42,14 @@ class Matches:
     classes: Tensor
 
 
-def match_anchors(targets: Tensor, anchors: Tensor, height: int, width: int, threshold: float = 4.0) -> Matches:
+def match_anchors(
+    targets: Tensor, anchors: Tensor, height: int, width: int, threshold: float = 4.0, reach: float = 0.5
+) -> Matches:
     """Which cells and anchors of a level answer for which objects.
 
     An anchor fits an object if neither side differs by a factor of `threshold` or more. The object's own cell answers, and
-    of its neighbours the nearer one in each direction, where it exists; a centre exactly between has no nearer one.
+    of its neighbours the nearer one in each direction, where it exists; a centre exactly between has no nearer one. With a reach
+    of 1 all four neighbours answer.
 
     Args:
         targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
@@ -50,6 +57,7 @@ def match_anchors(targets: Tensor, anchors: Tensor, height: int, width: int, thr
         height: of the map, cells.
         width: of the map, cells.
         threshold: `anchor_t`.
+        reach: how far from a neighbour's edge the centre may lie, cells.
     """
     gain = torch.tensor([width, height, width, height], dtype=anchors.dtype, device=anchors.device)
     boxes = targets[:, 2:6] * gain
@@ -58,14 +66,14 @@ def match_anchors(targets: Tensor, anchors: Tensor, height: int, width: int, thr
     row_of, anchor = fits.nonzero(as_tuple=True)
     centers = boxes[row_of, :2]
     size = gain[:2]
-    near_low = (centers % 1 < 0.5) & (centers > 1)
-    near_high = ((size - centers) % 1 < 0.5) & (size - centers > 1)
+    near_low = (centers % 1 < reach) & (centers > 1)
+    near_high = ((size - centers) % 1 < reach) & (size - centers > 1)
     moves = [(0, 0), (-1, 0), (0, -1), (1, 0), (0, 1)]
     taken = [torch.ones_like(near_low[:, 0]), near_low[:, 0], near_low[:, 1], near_high[:, 0], near_high[:, 1]]
     chosen = torch.stack(taken)
     direction, member = chosen.nonzero(as_tuple=True)
-    # Half a cell: from anywhere in the nearer half this reaches the neighbour.
-    shift = torch.tensor(moves, dtype=centers.dtype, device=centers.device)[direction] * 0.5
+    # From anywhere within reach of the neighbour this leads into it.
+    shift = torch.tensor(moves, dtype=centers.dtype, device=centers.device)[direction] * reach
     row_of, anchor, centers = row_of[member], anchor[member], centers[member]
     cells = (centers + shift).floor().long()
     column, row = cells[:, 0].clamp(0, width - 1), cells[:, 1].clamp(0, height - 1)
@@ -78,43 +86,6 @@ def match_anchors(targets: Tensor, anchors: Tensor, height: int, width: int, thr
         torch.cat([centers - corner, boxes[row_of, 2:4]], -1),
         targets[row_of, 1].long(),
     )
-
-
-def complete_iou(first: Tensor, second: Tensor, epsilon: float = 1e-7) -> Tensor:
-    """CIoU: intersection over union, less the distance of the centres and the difference of the aspect ratios.
-
-    Args:
-        first: `(M, 4)` centre x, centre y, width, height.
-        second: of the same shape.
-        epsilon: keeps divisions finite.
-
-    Returns:
-        `(M,)`, -1.5 to 1.
-    """
-    low1, high1 = first[:, :2] - first[:, 2:] / 2, first[:, :2] + first[:, 2:] / 2
-    low2, high2 = second[:, :2] - second[:, 2:] / 2, second[:, :2] + second[:, 2:] / 2
-    overlap = (torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0).prod(-1)
-    iou = overlap / (first[:, 2:].prod(-1) + second[:, 2:].prod(-1) - overlap + epsilon)
-    diagonal = (torch.maximum(high1, high2) - torch.minimum(low1, low2)).square().sum(-1) + epsilon
-    distance = (first[:, :2] - second[:, :2]).square().sum(-1)
-    angles = [torch.atan(boxes[:, 2] / (boxes[:, 3] + epsilon)) for boxes in (first, second)]
-    shape = 4 / math.pi**2 * (angles[0] - angles[1]).square()
-    # The trade-off is a constant of the optimisation, as in the paper.
-    trade_off = (shape / (shape - iou + 1 + epsilon)).detach()
-    return iou - distance / diagonal - trade_off * shape
-
-
-@dataclass(frozen=True)
-class LossParts:
-    """A loss and what it is made of, for logs.
-
-    Attributes:
-        total: scalar to minimise; the sum of the weighted parts times the batch size.
-        parts: name -> weighted mean, detached.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
 
 
 class YOLOv5Loss(nn.Module):
@@ -167,39 +138,55 @@ class YOLOv5Loss(nn.Module):
             raw_maps: list of `(N, A*(5+C), h, w)`.
             targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
         """
-        zero = raw_maps[0].new_zeros(())
+        targets, zero = targets.float(), raw_maps[0].new_zeros(())
         sums = {"box": zero, "obj": zero, "cls": zero}
         for level, raw in enumerate(raw_maps):
-            parts = self._level(raw.float(), targets, self.anchors[level] / self.strides[level])
-            sums["box"] = sums["box"] + parts[0]
-            sums["obj"] = sums["obj"] + parts[1] * self.balance[level]
-            sums["cls"] = sums["cls"] + parts[2]
-        weighted = {name: value * self.weights[name] for name, value in sums.items()}
-        total = (weighted["box"] + weighted["obj"] + weighted["cls"]) * raw_maps[0].shape[0]
-        return LossParts(total, {name: value.detach() for name, value in weighted.items()})
+            box, objectness, classes = self._level(raw.float(), targets, self.anchors[level] / self.strides[level])
+            sums["box"] = sums["box"] + box
+            sums["obj"] = sums["obj"] + objectness * self.balance[level]
+            sums["cls"] = sums["cls"] + classes
+        return weighted(sums, self.weights, raw_maps[0].shape[0] * process_count())
 
     def _level(self, raw: Tensor, targets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Means of box, objectness and class loss of a level; anchors in cells."""
         batch, _, height, width = raw.shape
         cells = raw.view(batch, len(anchors), self.class_count + 5, height, width).permute(0, 1, 3, 4, 2)
-        matches = match_anchors(targets, anchors, height, width, self.anchor_t)
+        return self.compare(cells, match_anchors(targets, anchors, height, width, self.anchor_t), anchors)
+
+    def compare(self, cells: Tensor, matches: Matches, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means of box, objectness and class loss of a level, given which cells answer for which objects.
+
+        Args:
+            cells: `(N, A, H, W, 5+C)`.
+            matches: of the level.
+            anchors: `(A, 2)` in cells.
+        """
         # Contiguous, unlike the permuted cells, since it is filled through a flat view.
-        objectness = raw.new_zeros(cells.shape[:-1])
-        box_loss = class_loss = raw.new_zeros(())
+        objectness = cells.new_zeros(cells.shape[:-1])
+        box_loss = class_loss = cells.new_zeros(())
+        count = sum_over_processes(objectness.new_tensor(float(len(matches.image)))).clamp(min=1.0)
         if len(matches.image):
             where = (matches.image, matches.anchor, matches.row, matches.column)
             chosen = cells[where]
-            squashed = chosen[:, :4].sigmoid()
-            boxes = torch.cat([squashed[:, :2] * 2 - 0.5, (squashed[:, 2:] * 2) ** 2 * anchors[matches.anchor]], -1)
-            overlap = complete_iou(boxes, matches.boxes)
-            box_loss = (1 - overlap).mean()
+            overlap = complete_iou(corners(decode_cells(chosen, anchors[matches.anchor])), corners(matches.boxes))
+            box_loss = (1 - overlap).sum() / count
             # Where several objects claim a cell, the best covered one counts, whatever the order.
             quality = overlap.detach().clamp(min=0)
-            flat = ((matches.image * len(anchors) + matches.anchor) * height + matches.row) * width + matches.column
+            anchor_count, height, width = objectness.shape[1:]
+            flat = ((matches.image * anchor_count + matches.anchor) * height + matches.row) * width + matches.column
             objectness.view(-1).scatter_reduce_(0, flat, quality, "amax")
             if self.class_count > 1:
-                wanted = torch.full_like(chosen[:, 5:], self.negative)
-                wanted[torch.arange(len(wanted), device=raw.device), matches.classes] = self.positive
-                class_loss = binary_cross_entropy_with_logits(chosen[:, 5:], wanted, pos_weight=self.class_weight)
+                class_loss = self._classes(chosen[:, 5:], matches.classes) / (count * self.class_count)
         objectness_loss = binary_cross_entropy_with_logits(cells[..., 4], objectness, pos_weight=self.objectness_weight)
-        return box_loss, objectness_loss, class_loss
+        return box_loss, objectness_loss / process_count(), class_loss
+
+    def _classes(self, logits: Tensor, classes: Tensor) -> Tensor:
+        wanted = torch.full_like(logits, self.negative)
+        wanted[torch.arange(len(wanted), device=wanted.device), classes] = self.positive
+        return binary_cross_entropy_with_logits(logits, wanted, pos_weight=self.class_weight, reduction="sum")
+
+
+def decode_cells(cells: Tensor, anchors: Tensor) -> Tensor:
+    """Logits `(M, 5+C)` and anchors `(M, 2)` in cells -> centre from the cell's corner, width, height `(M, 4)`, in cells."""
+    squashed = cells[:, :4].sigmoid()
+    return torch.cat([squashed[:, :2] * 2 - 0.5, (squashed[:, 2:] * 2) ** 2 * anchors], -1)

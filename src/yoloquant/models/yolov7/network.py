@@ -16,18 +16,21 @@ from yoloquant.models.yolov7.blocks import ImplicitA, ImplicitM
 class IDetect(nn.Module):
     """The last convolutions between implicit values, one for each level.
 
-    IAuxDetect gets as many maps again for its auxiliary heads, which only training uses; they are left alone here.
+    IAuxDetect gets as many maps again for its auxiliary heads, which answer only in training, behind the lead heads.
     """
 
     fields: ClassVar[dict[str, Field]] = {"nc": Field((int,)), "na": Field((int,))}
     m: nn.ModuleList
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """List of `(N, Ci, Hi, Wi)` -> list of `(N, na*(5+nc), Hi, Wi)`, lead heads only."""
+        """List of `(N, Ci, Hi, Wi)` -> list of `(N, na*(5+nc), Hi, Wi)`."""
+        auxiliary: list[Tensor] = []
+        if self.training and hasattr(self, "m2"):
+            auxiliary = [conv(x) for conv, x in zip(part(self, "m2", nn.ModuleList), maps[len(self.m) :], strict=True)]
         if not hasattr(self, "ia"):
-            return [conv(x) for conv, x in zip(self.m, maps, strict=False)]
+            return [*(conv(x) for conv, x in zip(self.m, maps, strict=False)), *auxiliary]
         levels = zip(part(self, "im", nn.ModuleList), self.m, part(self, "ia", nn.ModuleList), maps, strict=False)
-        return [scale(conv(shift(x))) for scale, conv, shift, x in levels]
+        return [*(scale(conv(shift(x))) for scale, conv, shift, x in levels), *auxiliary]
 
     def deploy(self) -> None:
         """Fold the implicit values into the convolutions: `m (W (x + a) + b) = (m W) x + m (W a + b)`."""
