@@ -67,7 +67,8 @@ def choose_cells(proposals: Proposals, targets: Tensor, boxes: Tensor, most: int
         best = overlap.topk(min(most, len(members)), 1).values
         # The millionth is for sums that rounding leaves just under a whole number.
         counts = (best.sum(1) + 1e-6).long().clamp(min=1)
-        rank = cost.argsort(1).argsort(1)
+        # Stable: two objects may name the same cell, which then stands here twice.
+        rank = cost.argsort(dim=1, stable=True).argsort(1)
         wanted = rank < counts[:, None]
         owner = cost.masked_fill(~wanted, torch.inf).argmin(0)
         taken = wanted.any(0)
