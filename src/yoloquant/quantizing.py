@@ -53,10 +53,12 @@ from yoloquant.recipe import (
     TensorSettings,
     WeightRanges,
 )
+from yoloquant.recipe_train import Train
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.base import Target
 from yoloquant.targets.placement import input_layers, output_layers
 from yoloquant.targets.registry import get_target
+from yoloquant.train.run import train_quantized
 
 
 class Clock:
@@ -217,6 +219,8 @@ def run_algorithms(
             tell.note(f"{len(changed)} activation ranges changed")
         elif isinstance(step, Reconstruct):
             _reconstruct(quantized, reference, step, entries, partial, tell, device)
+        elif isinstance(step, Train):
+            train_quantized(quantized, reference, step, entries, partial, tell)
         clock.stop(step.name)
     return quantized, in_float
 
@@ -235,6 +239,8 @@ def _correct_biases(
 def _compares_boxes(step: Algorithm) -> bool:
     if isinstance(step, Reconstruct):
         return step.loss != "mse"
+    if isinstance(step, Train):
+        return step.teacher == "detections"
     return isinstance(step, KeepFloat | MixedPrecision | DetectionRanges)
 
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from yoloquant.errors import RecipeError
+from yoloquant.recipe_train import Train
 from yoloquant.spec import Granularity, TensorSpec
 
 
@@ -226,7 +227,8 @@ Algorithm = Annotated[
     | DetectionRanges
     | BiasCorrection
     | BatchNormReestimation
-    | Reconstruct,
+    | Reconstruct
+    | Train,
     Field(discriminator="name"),
 ]
 ALGORITHM_NAMES = (
@@ -240,6 +242,7 @@ ALGORITHM_NAMES = (
     "bias_correction",
     "batch_norm_reestimation",
     "reconstruct",
+    "train",
 )
 
 # These change the float network, before any quantizer is placed.
@@ -467,6 +470,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
                 KeepFloat,
                 BiasCorrection,
                 Reconstruct,
+                Train,
             )
             for field in section.model_fields
         }
