@@ -7,7 +7,7 @@ from yoloquant.targets import rules
 from yoloquant.targets.base import Target
 
 # Every scale is a power of two, zero point 0, the inputs of additions and concats share one scale, and what the network answers
-# is # quantized, too: no multiplier and no float is left before the decoding.
+# is quantized, too: no multiplier and no float is left before the decoding.
 NPU_POW2 = Target(
     name="npu-pow2",
     summary="Integer accelerators that shift: power-of-two scales everywhere, zero point 0, additions and concats aligned.",
@@ -23,4 +23,5 @@ NPU_POW2 = Target(
     ),
     symmetric_activations_only=True,
     runtimes=("onnxruntime",),
+    sources=("yolov5_qat, the hardware-aligned flow: aligned additions and concats, power-of-two scales",),
 )
