@@ -33,6 +33,11 @@ RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime or ope
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
 Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]
 Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]
+Nms = Annotated[bool, typer.Option("--nms", help="Put non-maximum suppression into the file.")]
+NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score that the file's suppression keeps.")]
+NmsIou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of the file's suppression.")]
+NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers with.")]
+NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
 ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
 Pixels = Annotated[
     str | None,
@@ -67,8 +72,14 @@ def quantize(
     image_size: ImageSize = None,
     pixels: Pixels = None,
     device: Annotated[str, typer.Option(help="Where steps that learn run: cpu, cuda, cuda:1.")] = "cpu",
+    nms: Nms = False,
+    nms_confidence: NmsConfidence = 0.25,
+    nms_iou: NmsIou = 0.45,
+    nms_max: NmsMost = 300,
+    nms_agnostic: NmsAgnostic = False,
 ) -> None:
     """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
+    from yoloquant.export.nms import NmsOptions
     from yoloquant.pipeline import quantize as run
     from yoloquant.report.tables import result_table
 
@@ -86,6 +97,7 @@ def quantize(
         input_size=image_size,
         preprocessing=_preprocessing(pixels),
         device=device,
+        nms=NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None,
         reporter=RichReporter(),
     )
     for parity in result.parity:
@@ -364,9 +376,15 @@ def export(
     image_size: ImageSize = None,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = True,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 or later.")] = None,
+    nms: Nms = False,
+    nms_confidence: NmsConfidence = 0.25,
+    nms_iou: NmsIou = 0.45,
+    nms_max: NmsMost = 300,
+    nms_agnostic: NmsAgnostic = False,
 ) -> None:
     """Export a float checkpoint, or a quantized folder again, to ONNX."""
     from yoloquant.checkpoint.read import read_detector
+    from yoloquant.export.nms import NmsOptions, add_nms_to_file
     from yoloquant.export.onnx_file import export_onnx
     from yoloquant.export.quantized_folder import RECIPE, load_quantized
     from yoloquant.recipe import load_recipe
@@ -375,6 +393,9 @@ def export(
     detector = load_quantized(model) if model.is_dir() else read_detector(model)
     target = load_recipe(model / RECIPE).target if model.is_dir() else "float"
     export_onnx(detector, output, target=target, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
+    if nms:
+        options = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic)
+        add_nms_to_file(output, options, tensorrt=target == "tensorrt")
     OUT.print(f"written to {output}", markup=False)
 
 
@@ -409,14 +430,23 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
 
 
 @app.command()
-def targets() -> None:
-    """List the deployment targets."""
-    from yoloquant.targets.registry import TARGETS
+def targets(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None) -> None:
+    """List the deployment targets, or explain one: its rules and where they are from."""
+    from yoloquant.targets.registry import TARGETS, get_target
 
-    table = Table("target", "what it is", "weights", "activations")
-    for target in TARGETS.values():
-        table.add_row(target.name, target.summary, str(target.weights), str(target.activations))
-    OUT.print(table)
+    if name is None:
+        table = Table("target", "what it is", "weights", "activations")
+        for target in TARGETS.values():
+            table.add_row(target.name, target.summary, str(target.weights), str(target.activations))
+        OUT.print(table)
+        return
+    target = get_target(name)
+    lines = [target.summary, f"weights: {target.weights}", f"activations: {target.activations}"]
+    lines.append(f"last convolutions: {'in float' if target.float_outputs else 'quantized'}")
+    lines += [f"- {sentence}" for sentence in target.explain()]
+    lines += [f"source: {source}" for source in target.sources]
+    for line in lines:
+        OUT.print(line, markup=False)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from yoloquant.devices import checked_device
 from yoloquant.errors import YoloquantError
 from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
 from yoloquant.evaluate.parity import Parity, check_parity, require_parity
+from yoloquant.export.nms import NmsOptions, add_nms_to_file
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, REPORT, WEIGHTS, save_quantized
 from yoloquant.models.detector import Detector
@@ -148,6 +149,7 @@ def quantize(
     preprocessing: Preprocessing | None = None,
     runtimes: tuple[str, ...] | None = None,
     device: str = "cpu",
+    nms: NmsOptions | None = None,
     reporter: Reporter | None = None,
 ) -> QuantizationResult:
     """Quantize a detector, export it, verify the file, and measure what it cost.
@@ -167,6 +169,7 @@ def quantize(
         preprocessing: how an ONNX file wants its images; by default as its exporter is known for.
         runtimes: that verify and measure the file beside torch; all installed ones by default.
         device: that the steps which learn run on: `cpu`, `cuda`, `cuda:1`.
+        nms: puts suppression into the file after it was verified and measured without.
         reporter: told about progress.
 
     Returns:
@@ -213,6 +216,8 @@ def quantize(
             _measure(detector, quantized, float_file, work / MODEL, dataset, settings, limit, available, tell) if measure else ()
         )
         clock.stop("measure")
+        if nms is not None:
+            add_nms_to_file(work / MODEL, nms, tensorrt=chosen.name == "tensorrt")
         result = QuantizationResult(
             quantized,
             settings,

@@ -47,8 +47,9 @@ class OpenVinoRunner(OnnxRunner):
         """See `OnnxRunner`."""
         if self._request is None:
             raise RuntimeError("this runner is closed")
-        results = self._request.infer([images])
-        return {port.get_any_name(): np.array(results[port]) for port in self._compiled.outputs}
+        # The answers are copies already: the request's own memory is overwritten by the next call.
+        results = self._request.infer([images], share_inputs=True)
+        return {port.get_any_name(): results[port] for port in self._compiled.outputs}
 
     def close(self) -> None:
         """Drop the compiled model."""

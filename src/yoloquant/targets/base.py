@@ -31,6 +31,7 @@ class Target:
         float_outputs: the last convolutions stay in float unless the recipe says otherwise: they are one part in a hundred of
             the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
         runtimes: names of runtimes that run the exported file here.
+        sources: where the runtime's makers say so.
     """
 
     name: str
@@ -42,6 +43,11 @@ class Target:
     symmetric_activations_only: bool = False
     float_outputs: bool = False
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
+    sources: tuple[str, ...] = ()
+
+    def explain(self) -> list[str]:
+        """What each rule does, a sentence each, in the order in which they are applied."""
+        return [" ".join((rule.__doc__ or rule.__name__).strip().split("\n\n")[0].split()) for rule in self.rules]
 
     def check(self, spec: TensorSpec, where: str) -> None:
         """Refuse a spec that the target cannot run.

@@ -23,4 +23,5 @@ NPU_POW2 = Target(
     ),
     symmetric_activations_only=True,
     runtimes=("onnxruntime",),
+    sources=("yolov5_qat, the hardware-aligned flow: aligned additions and concats, power-of-two scales",),
 )

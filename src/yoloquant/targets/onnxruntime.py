@@ -21,4 +21,8 @@ ONNXRUNTIME = Target(
         rules.activation_outputs,
         rules.share_through_same_values,
     ),
+    sources=(
+        'ONNX Runtime documentation, "Quantize ONNX models": U8S8 on x86',
+        "onnxruntime/core/optimizer/qdq_transformer/selectors_actions: QLinearConv needs Q behind the convolution",
+    ),
 )

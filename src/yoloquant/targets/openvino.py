@@ -15,4 +15,5 @@ OPENVINO = Target(
     activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
     float_outputs=True,
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
+    sources=('OpenVINO documentation, "Low Precision Transformations"',),
 )

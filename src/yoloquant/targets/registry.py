@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from yoloquant.errors import RecipeError
 from yoloquant.targets.base import Target
+from yoloquant.targets.ncnn import NCNN
 from yoloquant.targets.npu_pow2 import NPU_POW2
 from yoloquant.targets.npu_shift import NPU_SHIFT
 from yoloquant.targets.onnxruntime import ONNXRUNTIME
 from yoloquant.targets.openvino import OPENVINO
 from yoloquant.targets.reference import REFERENCE
+from yoloquant.targets.rknn import RKNN
 from yoloquant.targets.tensorrt import TENSORRT
+from yoloquant.targets.tflite import TFLITE
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNXRUNTIME, OPENVINO, TENSORRT, NPU_POW2, NPU_SHIFT, REFERENCE)}
+_ALL = (ONNXRUNTIME, OPENVINO, TENSORRT, NCNN, RKNN, TFLITE, NPU_POW2, NPU_SHIFT, REFERENCE)
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
 def get_target(name: str) -> Target:

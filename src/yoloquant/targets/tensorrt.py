@@ -17,4 +17,8 @@ TENSORRT = Target(
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
     symmetric_activations_only=True,
     runtimes=("onnxruntime",),
+    sources=(
+        'TensorRT developer guide, "Working with quantized types": Q/DQ placement recommendations',
+        "NVIDIA yolov7_qat notes: one scale around concats and max pools, additions",
+    ),
 )

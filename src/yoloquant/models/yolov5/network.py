@@ -57,17 +57,23 @@ class AnchorHead(Head):
     def forward(self, raw_maps: list[Tensor]) -> Tensor:
         """List of `(N, A*(5+C), H, W)` -> `(N, sum A*H*W, 5+C)`."""
         levels = zip(raw_maps, self.strides, self.anchors, strict=True)
-        return torch.cat([self._decode(raw, stride, anchors) for raw, stride, anchors in levels], 1)
+        return torch.cat([rows for level in levels for rows in self._decode(*level)], 1)
 
-    def _decode(self, raw: Tensor, stride: int, anchors: list[list[float]]) -> Tensor:
-        batch, _, height, width = raw.shape
+    def _decode(self, raw: Tensor, stride: int, anchors: list[list[float]]) -> list[Tensor]:
+        """Rows `(N, H*W, 5+C)` of each anchor.
+
+        Runtimes fuse a sigmoid that follows the convolution at once, and those that keep channels last take permutation and
+        flattening together for a view; one anchor after the other then needs no transposition.
+        """
         values = self.class_count + 5
-        count = len(anchors)
-        cells = raw.view(batch, count, values, height, width).permute(0, 1, 3, 4, 2).sigmoid()
+        height, width = raw.shape[2:]
+        cells = raw.sigmoid().permute(0, 2, 3, 1).flatten(1, 2)
         columns = torch.arange(width, device=raw.device, dtype=raw.dtype)
-        rows = torch.arange(height, device=raw.device, dtype=raw.dtype)
-        grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
-        sizes = torch.tensor(anchors, device=raw.device, dtype=raw.dtype).view(1, count, 1, 1, 2)
-        centers = (cells[..., 0:2] * 2.0 - 0.5 + grid) * stride
-        extents = (cells[..., 2:4] * 2.0) ** 2 * sizes
-        return torch.cat([centers, extents, cells[..., 4:]], -1).reshape(batch, count * height * width, values)
+        lines = torch.arange(height, device=raw.device, dtype=raw.dtype)
+        grid = torch.stack([columns.expand(height, width), lines[:, None].expand(height, width)], -1).view(-1, 2)
+        rows = []
+        for first, anchor in zip(range(0, values * len(anchors), values), anchors, strict=True):
+            centers = (cells[..., first : first + 2] * 2.0 - 0.5 + grid) * stride
+            extents = (cells[..., first + 2 : first + 4] * 2.0) ** 2 * torch.tensor(anchor, device=raw.device, dtype=raw.dtype)
+            rows.append(torch.cat([centers, extents, cells[..., first + 4 : first + values]], -1))
+        return rows
