@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Container, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -231,19 +231,8 @@ Algorithm = Annotated[
     | Train,
     Field(discriminator="name"),
 ]
-ALGORITHM_NAMES = (
-    "equalize",
-    "smooth",
-    "calibrate",
-    "keep_float",
-    "mixed_precision",
-    "weight_ranges",
-    "detection_ranges",
-    "bias_correction",
-    "batch_norm_reestimation",
-    "reconstruct",
-    "train",
-)
+ALGORITHMS: tuple[type[BaseModel], ...] = get_args(get_args(Algorithm)[0])
+ALGORITHM_NAMES = tuple(step.model_fields["name"].default for step in ALGORITHMS)
 
 # These change the float network, before any quantizer is placed.
 BEFORE_CALIBRATION = ("equalize", "smooth")
@@ -458,22 +447,7 @@ def _validated(values: dict[str, Any], name: str) -> Recipe:
 
 def _nearest(location: tuple[int | str, ...]) -> str:
     """`, did you mean 'bits'?` for the key at a location."""
-    known = sorted(
-        {
-            field
-            for section in (
-                Recipe,
-                TensorSettings,
-                Override,
-                CalibrationSettings,
-                EvaluationOptions,
-                KeepFloat,
-                BiasCorrection,
-                Reconstruct,
-                Train,
-            )
-            for field in section.model_fields
-        }
-    )
+    sections = (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, *ALGORITHMS)
+    known = sorted({field for section in sections for field in section.model_fields})
     near = difflib.get_close_matches(str(location[-1]), known, 1, 0.4)
     return f", did you mean {near[0]!r}?" if near else f": known keys are {', '.join(Recipe.model_fields)}"
