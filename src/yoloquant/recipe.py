@@ -447,7 +447,14 @@ def _validated(values: dict[str, Any], name: str) -> Recipe:
 
 def _nearest(location: tuple[int | str, ...]) -> str:
     """`, did you mean 'bits'?` for the key at a location."""
-    sections = (Recipe, TensorSettings, Override, CalibrationSettings, EvaluationOptions, *ALGORITHMS)
+    sections: tuple[type[BaseModel], ...] = (
+        Recipe,
+        TensorSettings,
+        Override,
+        CalibrationSettings,
+        EvaluationOptions,
+        *ALGORITHMS,
+    )
     known = sorted({field for section in sections for field in section.model_fields})
     near = difflib.get_close_matches(str(location[-1]), known, 1, 0.4)
     return f", did you mean {near[0]!r}?" if near else f": known keys are {', '.join(Recipe.model_fields)}"
