@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -26,3 +30,12 @@ def sum_over_processes(value: Tensor) -> Tensor:
     total = value.clone()
     dist.all_reduce(total)
     return total
+
+
+def gathered(values: list[T]) -> list[T]:
+    """The lists of all processes, one after the other, in every process."""
+    if process_count() == 1:
+        return values
+    parts: list[list[T]] = [[] for _ in range(process_count())]
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]

@@ -30,6 +30,7 @@ class Hyperparameters(BaseModel):
         anchor_t: anchor-multiple threshold.
         iou_type: overlap of YOLOv6's box loss; by default as the size was trained.
         atss_warmup_epoch: epochs of YOLOv6 that begin with ATSS; by default as the size was trained.
+        distill: gain of what a teacher adds, for an image.
         label_smoothing: 0..1.
         hsv_h: largest change of hue, as a share of the circle.
         hsv_s: largest relative change of saturation.
@@ -60,6 +61,7 @@ class Hyperparameters(BaseModel):
     anchor_t: float = Field(4.0, gt=1)
     iou_type: Literal["giou", "siou", "ciou"] | None = None
     atss_warmup_epoch: int | None = Field(None, ge=0)
+    distill: float = Field(1.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     hsv_h: float = Field(0.015, ge=0, le=1)
     hsv_s: float = Field(0.7, ge=0, le=1)
