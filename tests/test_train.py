@@ -20,6 +20,7 @@ from yoloquant.train.data import TrainingLoader, load_samples
 from yoloquant.train.ema import ExponentialMovingAverage
 from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.optimizer import parameter_groups
+from yoloquant.train.protocols import Hook
 from yoloquant.train.schedule import Schedule, decay
 from yoloquant.train.trainer import Trainer
 
@@ -293,3 +294,62 @@ def test_samples_are_scaled_to_the_longer_side(tmp_path):
 def test_unknown_hyperparameters_are_refused():
     with pytest.raises(ValueError, match="momentun"):
         Hyperparameters(momentun=0.9)
+
+
+def test_hooks_act_between_steps():
+    seen = []
+
+    class Watch(Hook):
+        def epoch_started(self, trainer):
+            seen.append(f"epoch {trainer.epoch}")
+
+        def gradients_ready(self, trainer):
+            assert next(trainer.network.parameters()).grad is not None
+            seen.append("ready")
+
+        def stepped(self, trainer):
+            seen.append("stepped")
+
+        def epoch_done(self, trainer, result):
+            seen.append(f"done {result.epoch}")
+
+    trainer_for(tiny_detector(), plain(), epochs=2, nominal_batch=8, hooks=[Watch()]).run()
+    assert seen == ["epoch 0", "ready", "stepped", "done 0", "epoch 1", "ready", "stepped", "done 1"]
+
+
+def test_a_run_without_progress_ends_early(tmp_path):
+    scores = iter([3.0, 5.0, 4.0, 5.0, 9.0])
+    results = []
+    trainer = trainer_for(tiny_detector(), plain(), epochs=5, evaluate=lambda _: next(scores), patience=2, folder=tmp_path)
+    trainer.run(on_epoch=results.append)
+    assert [result.score for result in results] == [3.0, 5.0, 4.0, 5.0]
+    assert (trainer.best_epoch, trainer.best_score) == (1, 5.0)
+    again = trainer_for(tiny_detector(), plain(), epochs=5, evaluate=lambda _: next(scores), patience=2, folder=tmp_path)
+    assert again.resume()
+    again.run()
+    assert again.epoch == 4
+
+
+def test_mixed_precision_is_close_to_float32():
+    losses = {}
+    for amp in (False, True):
+        results = []
+        trainer_for(tiny_detector(), plain(), epochs=1, amp=amp).run(on_epoch=results.append)
+        losses[amp] = results[0].losses
+    for name, value in losses[False].items():
+        assert losses[True][name] != value
+        assert losses[True][name] == pytest.approx(value, rel=0.05), name
+
+
+def test_a_loss_is_told_the_epoch():
+    epochs = []
+
+    class Changing:
+        def start_epoch(self, epoch):
+            epochs.append(epoch)
+
+        def __call__(self, raw_maps, targets):
+            return SimpleNamespace(total=raw_maps[0].square().sum(), parts={})
+
+    Trainer(nn.Sequential(nn.Conv2d(3, 2, 4, 4)), Changing(), TrainingLoader(samples(2), SIZE, 2, plain()), 3, plain()).run()
+    assert epochs == [0, 1, 2]

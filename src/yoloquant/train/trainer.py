@@ -196,7 +196,9 @@ class Trainer:
             for name, value in result.parts.items():
                 total[name] = total.get(name, torch.zeros_like(value)) + value
             if progress:
-                so_far = " ".join(f"{name} {float(value) / (number + 1):.4f}" for name, value in total.items())
+                # Of this process alone, which is close enough for a bar.
+                scale = process_count() / (number + 1)
+                so_far = " ".join(f"{name} {float(value) * scale:.4f}" for name, value in total.items())
                 progress(step + 1, self.epochs * batches, so_far)
         return {name: float(sum_over_processes(value)) / batches for name, value in total.items()}
 
