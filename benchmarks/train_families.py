@@ -51,9 +51,9 @@ class Run:
 
 RUNS = (
     Run("yolov8n", 16),
-    Run("yolov5n", 20, overrides=("lr0=0.02",)),
-    Run("yolov7-tiny", 20, width=0.5, overrides=("lr0=0.02",)),
-    Run("yolov6n", 12, width=0.16),
+    Run("yolov5n", 18, overrides=("lr0=0.02",)),
+    Run("yolov7-tiny", 18, width=0.5, overrides=("lr0=0.02",)),
+    Run("yolov6n", 10, width=0.16),
 )
 
 
