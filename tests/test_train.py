@@ -16,7 +16,7 @@ from yoloquant.data.generated import CLASS_NAMES, generate_image, write_generate
 from yoloquant.errors import CheckpointError, DataError, YoloquantError
 from yoloquant.models.yolov5.build import build_yolov5, official_config
 from yoloquant.models.yolov5.loss import YOLOv5Loss
-from yoloquant.train.data import TrainingLoader, load_samples
+from yoloquant.train.data import SamplesOnDisk, TrainingLoader, load_samples, open_samples
 from yoloquant.train.ema import ExponentialMovingAverage
 from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.optimizer import parameter_groups
@@ -279,6 +279,21 @@ def test_samples_are_read_from_a_data_set(tmp_path):
     for (image, labels), (own, own_labels) in zip(read, [samples(3)[0], samples(3)[2]], strict=True):
         np.testing.assert_array_equal(image, own)
         np.testing.assert_allclose(labels, own_labels, atol=1e-3)
+
+
+def test_samples_that_do_not_fit_into_memory_are_read_again(tmp_path):
+    data = load_dataset(write_generated_dataset(tmp_path, train=3, val=1, size=SIZE, seed=5), "train")
+    inside, outside = open_samples(data, SIZE), open_samples(data, SIZE, in_memory=1)
+    assert isinstance(outside, SamplesOnDisk)
+    assert len(outside) == len(inside) == 3
+    for (image, labels), (own, own_labels) in zip(outside, inside, strict=True):
+        np.testing.assert_array_equal(image, own)
+        np.testing.assert_array_equal(labels, own_labels)
+    (tmp_path / "images" / "train" / "00000001.png").write_bytes(b"no image")
+    image, labels = outside[1]
+    assert image.shape == (SIZE, SIZE, 3)
+    assert len(labels) == 0
+    assert len(data.problems["damaged image"]) == 1
 
 
 def test_samples_are_scaled_to_the_longer_side(tmp_path):

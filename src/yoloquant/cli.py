@@ -435,6 +435,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process takes its own GPU.")] = "cpu",
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's event files, too.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and augment images.")] = 2,
 ) -> None:
     """Train a float detector, and keep the best by mAP50-95."""
     from yoloquant.training import TrainingOptions
@@ -455,6 +456,7 @@ def train(
         seed=seed,
         device=device,
         tensorboard=tensorboard,
+        workers=workers,
     )
     result = run(model, data, output, options, resume=resume, reporter=RichReporter())
     if result.path is not None:

@@ -25,9 +25,10 @@ from yoloquant.processes import process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.train.augment import Sample
-from yoloquant.train.data import TrainingLoader, load_samples
+from yoloquant.train.data import TrainingLoader, open_samples
 from yoloquant.train.distributed import process_group
 from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
+from yoloquant.train.log import EpochTable
 from yoloquant.train.losses import loss_for
 from yoloquant.train.protocols import EpochResult, Score
 from yoloquant.train.teaching import Teacher
@@ -56,6 +57,7 @@ class TrainingOptions:
         seed: of weights, order and augmentation.
         device: "cpu" or "cuda".
         tensorboard: write event files, too.
+        workers: threads that read and augment images.
     """
 
     epochs: int = 100
@@ -73,6 +75,7 @@ class TrainingOptions:
     seed: int = 0
     device: str = "cpu"
     tensorboard: bool = False
+    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def _train(
     trainer = Trainer(
         detector.network,
         loss,
-        TrainingLoader(samples, side, options.batch_size, parameters, options.seed),
+        TrainingLoader(samples, side, options.batch_size, parameters, options.seed, options.workers),
         options.epochs,
         parameters,
         evaluate=lambda network: _score(detector, network, validation, device),
@@ -221,9 +224,9 @@ def _teacher(given: Detector, names: Sequence[str], device: str, parameters: Hyp
     return Teacher(replace(given, network=copy.deepcopy(given.network)), device, parameters.distill)
 
 
-def _read_samples(training: DetectionDataset, side: int, tell: Reporter) -> list[Sample]:
+def _read_samples(training: DetectionDataset, side: int, tell: Reporter) -> Sequence[Sample]:
     with tell.step(f"Read {len(training.images)} images") as update:
-        samples = load_samples(training, side)
+        samples = open_samples(training, side)
         update(1, 1)
     for kind, count in training.problem_counts().items():
         tell.note(f"{kind}: {count}")
@@ -279,21 +282,3 @@ def _described(model: str | Path | Detector, data: str | Path, options: Training
     name = model.family if isinstance(model, Detector) else str(model)
     values = {"model": name, "data": str(data), **asdict(options), "hyperparameters": parameters.model_dump()}
     return json.dumps(values, indent=2)
-
-
-class EpochTable:
-    """Tells each epoch in columns."""
-
-    def __init__(self, tell: Reporter, epochs: int) -> None:
-        """Begin a table for so many epochs."""
-        self._tell, self._epochs = tell, epochs
-        self._columns: tuple[str, ...] = ()
-
-    def tell(self, result: EpochResult) -> None:
-        """One line: losses, then figures where the epoch was evaluated."""
-        values = {**result.losses, **result.figures}
-        if tuple(values) != self._columns:
-            self._columns = tuple(values)
-            self._tell.note(f"{'epoch':>9}" + "".join(f"{name:>10}" for name in values))
-        place = f"{result.epoch + 1}/{self._epochs}"
-        self._tell.note(f"{place:>9}" + "".join(f"{value:>10.4g}" for value in values.values()))
