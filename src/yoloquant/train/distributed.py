@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from yoloquant.errors import YoloquantError
 from yoloquant.processes import process_count, sum_over_processes
 
 
@@ -94,7 +95,11 @@ def process_group(device: str) -> Iterator[str]:
 
     Yields:
         The device of this process.
+
+    Raises:
+        YoloquantError: there is no such device.
     """
+    _check_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_count() > 1:
         yield device
         return
@@ -107,3 +112,10 @@ def process_group(device: str) -> Iterator[str]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise YoloquantError(f"there is no device {device!r} on this machine: give cpu, or cuda where a GPU is") from error
