@@ -53,7 +53,7 @@ RUNS = (
     Run("yolov8n", 16),
     Run("yolov5n", 18, overrides=("lr0=0.02",)),
     Run("yolov7-tiny", 18, width=0.5, overrides=("lr0=0.02",)),
-    Run("yolov6n", 10, width=0.16),
+    Run("yolov6n", 10, width=0.16, overrides=("lr0=0.05",)),
 )
 
 

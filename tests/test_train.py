@@ -265,6 +265,13 @@ def test_an_epoch_shows_each_image_once_with_its_own_boxes():
     assert sorted(seen) == list(range(6))
 
 
+def test_the_last_epochs_go_without_mosaic():
+    mixed, alone = Hyperparameters(mosaic=1.0, close_mosaic=2), Hyperparameters(mosaic=0.0)
+    loaders = [TrainingLoader(samples(4), SIZE, 4, parameters, seed=4, epochs=5) for parameters in (mixed, alone)]
+    equal = [torch.equal(*(next(loader.epoch(number))[0] for loader in loaders)) for number in range(5)]
+    assert equal == [False, False, False, True, True]
+
+
 def test_no_images_to_train_on_is_an_error():
     with pytest.raises(DataError, match="no training images"):
         TrainingLoader([], SIZE, 4, plain())

@@ -156,7 +156,7 @@ def _train(
     trainer = Trainer(
         detector.network,
         loss,
-        TrainingLoader(samples, side, options.batch_size, parameters, options.seed, options.workers),
+        TrainingLoader(samples, side, options.batch_size, parameters, options.seed, options.workers, options.epochs),
         options.epochs,
         parameters,
         evaluate=lambda network: _score(detector, network, validation, device),

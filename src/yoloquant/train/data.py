@@ -107,6 +107,7 @@ class TrainingLoader:
         parameters: Hyperparameters,
         seed: int = 0,
         workers: int = 2,
+        epochs: int | None = None,
     ) -> None:
         """Keep the samples.
 
@@ -117,6 +118,7 @@ class TrainingLoader:
             parameters: augmentation.
             seed: of all randomness.
             workers: threads.
+            epochs: of the run; the last of them go without mosaic where the parameters say so.
 
         Raises:
             DataError: there are no samples, or fewer than processes.
@@ -129,6 +131,7 @@ class TrainingLoader:
         self.samples, self.size, self.parameters, self.seed = samples, size, parameters, seed
         self.batch_size = min(batch_size, len(samples)) // self._processes * self._processes
         self._workers = workers
+        self._closes = epochs - parameters.close_mosaic if epochs is not None else None
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -157,7 +160,10 @@ class TrainingLoader:
 
     def _one(self, index: int, epoch: int) -> Sample:
         generator = np.random.default_rng((self.seed, epoch, index))
-        return augment(index, self.samples.__getitem__, len(self.samples), self.size, self.parameters, generator)
+        parameters = self.parameters
+        if self._closes is not None and epoch >= self._closes:
+            parameters = parameters.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
+        return augment(index, self.samples.__getitem__, len(self.samples), self.size, parameters, generator)
 
     def _collate(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
         images = np.stack([image for image, _ in samples]).transpose(0, 3, 1, 2)
