@@ -1,5 +1,6 @@
 """Losses of heads without anchors against loops written from the papers, and that descending them finds objects."""
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from yoloquant.models.layouts import Candidates, corners
 from yoloquant.models.losses.assigners import AdaptiveSelection, Cells, TaskAligned, group_objects
 from yoloquant.models.losses.distance import distribution_focal
 from yoloquant.models.losses.overlap import complete_iou, plain_iou
+from yoloquant.models.ultralytics.build import build_yolov8
 from yoloquant.models.ultralytics.loss import YOLOv8Loss
 from yoloquant.models.yolov6.loss import YOLOv6Loss
 
@@ -264,6 +266,21 @@ def test_both_pairs_of_branches_of_a_head_without_suppression_learn():
     gains = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
     expected = looped_loss(first, 4, targets, one, overlap_of(complete_iou), entropy, gains)
     assert alone.parts["cls"].item() == pytest.approx(expected["cls"], rel=1e-3)
+
+
+def test_a_head_without_suppression_answers_twice_in_training():
+    layer = build_yolov8("n", ["a"], 64, width=0.06).network.model[-1]
+    layer.one2one_cv2, layer.one2one_cv3 = copy.deepcopy(layer.cv2), copy.deepcopy(layer.cv3)
+    maps = [torch.randn(1, branch[0].conv.in_channels, 4, 4, requires_grad=True) for branch in layer.cv2]
+    alone = layer.eval()(maps)
+    assert len(alone) == 6
+    both = layer.train()(maps)
+    assert len(both) == 12
+    sum(raw.sum() for raw in both[:6]).backward(retain_graph=True)
+    # The first pair learns by itself; what stands before the head learns from the second.
+    assert all(x.grad is None for x in maps)
+    sum(raw.sum() for raw in both[6:]).backward()
+    assert all(x.grad is not None for x in maps)
 
 
 @pytest.mark.parametrize("kind", ["yolov8", "yolov6"])

@@ -16,10 +16,11 @@ from yoloquant.data.generated import CLASS_NAMES, generate_image, write_generate
 from yoloquant.errors import CheckpointError, DataError, YoloquantError
 from yoloquant.models.yolov5.build import build_yolov5, official_config
 from yoloquant.models.yolov5.loss import YOLOv5Loss
-from yoloquant.train.data import TrainingLoader, load_samples
+from yoloquant.train.data import SamplesOnDisk, TrainingLoader, load_samples, open_samples
 from yoloquant.train.ema import ExponentialMovingAverage
 from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.optimizer import parameter_groups
+from yoloquant.train.protocols import Hook
 from yoloquant.train.schedule import Schedule, decay
 from yoloquant.train.trainer import Trainer
 
@@ -264,6 +265,13 @@ def test_an_epoch_shows_each_image_once_with_its_own_boxes():
     assert sorted(seen) == list(range(6))
 
 
+def test_the_last_epochs_go_without_mosaic():
+    mixed, alone = Hyperparameters(mosaic=1.0, close_mosaic=2), Hyperparameters(mosaic=0.0)
+    loaders = [TrainingLoader(samples(4), SIZE, 4, parameters, seed=4, epochs=5) for parameters in (mixed, alone)]
+    equal = [torch.equal(*(next(loader.epoch(number))[0] for loader in loaders)) for number in range(5)]
+    assert equal == [False, False, False, True, True]
+
+
 def test_no_images_to_train_on_is_an_error():
     with pytest.raises(DataError, match="no training images"):
         TrainingLoader([], SIZE, 4, plain())
@@ -280,6 +288,21 @@ def test_samples_are_read_from_a_data_set(tmp_path):
         np.testing.assert_allclose(labels, own_labels, atol=1e-3)
 
 
+def test_samples_that_do_not_fit_into_memory_are_read_again(tmp_path):
+    data = load_dataset(write_generated_dataset(tmp_path, train=3, val=1, size=SIZE, seed=5), "train")
+    inside, outside = open_samples(data, SIZE), open_samples(data, SIZE, in_memory=1)
+    assert isinstance(outside, SamplesOnDisk)
+    assert len(outside) == len(inside) == 3
+    for (image, labels), (own, own_labels) in zip(outside, inside, strict=True):
+        np.testing.assert_array_equal(image, own)
+        np.testing.assert_array_equal(labels, own_labels)
+    (tmp_path / "images" / "train" / "00000001.png").write_bytes(b"no image")
+    image, labels = outside[1]
+    assert image.shape == (SIZE, SIZE, 3)
+    assert len(labels) == 0
+    assert len(data.problems["damaged image"]) == 1
+
+
 def test_samples_are_scaled_to_the_longer_side(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
@@ -293,3 +316,62 @@ def test_samples_are_scaled_to_the_longer_side(tmp_path):
 def test_unknown_hyperparameters_are_refused():
     with pytest.raises(ValueError, match="momentun"):
         Hyperparameters(momentun=0.9)
+
+
+def test_hooks_act_between_steps():
+    seen = []
+
+    class Watch(Hook):
+        def epoch_started(self, trainer):
+            seen.append(f"epoch {trainer.epoch}")
+
+        def gradients_ready(self, trainer):
+            assert next(trainer.network.parameters()).grad is not None
+            seen.append("ready")
+
+        def stepped(self, trainer):
+            seen.append("stepped")
+
+        def epoch_done(self, trainer, result):
+            seen.append(f"done {result.epoch}")
+
+    trainer_for(tiny_detector(), plain(), epochs=2, nominal_batch=8, hooks=[Watch()]).run()
+    assert seen == ["epoch 0", "ready", "stepped", "done 0", "epoch 1", "ready", "stepped", "done 1"]
+
+
+def test_a_run_without_progress_ends_early(tmp_path):
+    scores = iter([3.0, 5.0, 4.0, 5.0, 9.0])
+    results = []
+    trainer = trainer_for(tiny_detector(), plain(), epochs=5, evaluate=lambda _: next(scores), patience=2, folder=tmp_path)
+    trainer.run(on_epoch=results.append)
+    assert [result.score for result in results] == [3.0, 5.0, 4.0, 5.0]
+    assert (trainer.best_epoch, trainer.best_score) == (1, 5.0)
+    again = trainer_for(tiny_detector(), plain(), epochs=5, evaluate=lambda _: next(scores), patience=2, folder=tmp_path)
+    assert again.resume()
+    again.run()
+    assert again.epoch == 4
+
+
+def test_mixed_precision_is_close_to_float32():
+    losses = {}
+    for amp in (False, True):
+        results = []
+        trainer_for(tiny_detector(), plain(), epochs=1, amp=amp).run(on_epoch=results.append)
+        losses[amp] = results[0].losses
+    for name, value in losses[False].items():
+        assert losses[True][name] != value
+        assert losses[True][name] == pytest.approx(value, rel=0.05), name
+
+
+def test_a_loss_is_told_the_epoch():
+    epochs = []
+
+    class Changing:
+        def start_epoch(self, epoch):
+            epochs.append(epoch)
+
+        def __call__(self, raw_maps, targets):
+            return SimpleNamespace(total=raw_maps[0].square().sum(), parts={})
+
+    Trainer(nn.Sequential(nn.Conv2d(3, 2, 4, 4)), Changing(), TrainingLoader(samples(2), SIZE, 2, plain()), 3, plain()).run()
+    assert epochs == [0, 1, 2]

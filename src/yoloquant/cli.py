@@ -450,6 +450,54 @@ def targets(name: Annotated[str | None, typer.Argument(help="Explain this one.")
 
 
 @app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="Checkpoint, or fresh weights: yolov5n, yolov6n, yolov7-tiny, yolov8n, ...")],
+    data: Annotated[Path, typer.Option(help="data.yaml with a train and a val split.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("run"),
+    epochs: Annotated[int, typer.Option(min=1, help="In all.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, of all processes together.")] = 16,
+    image_size: ImageSize = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Hyperparameter, as lr0=0.01; repeatable.")] = None,
+    cosine: Annotated[bool, typer.Option(help="Let the learning rate fall in a cosine.")] = False,
+    patience: Annotated[int | None, typer.Option(min=1, help="End after so many epochs without a better mAP.")] = None,
+    evaluate_every: Annotated[int, typer.Option(min=1, help="Epochs between evaluations.")] = 1,
+    clip: Annotated[float, typer.Option(min=0.0, help="Largest norm of the gradient.")] = 10.0,
+    amp: Annotated[bool, typer.Option(help="Mixed precision: fp16 on CUDA, bf16 on a CPU.")] = False,
+    activation: Annotated[str | None, typer.Option(help="Swap activations: relu, relu6, hardswish, leaky_relu, silu.")] = None,
+    distill: Annotated[bool, typer.Option(help="The detector as it was given teaches.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process takes its own GPU.")] = "cpu",
+    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's event files, too.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and augment images.")] = 2,
+) -> None:
+    """Train a float detector, and keep the best by mAP50-95."""
+    from yoloquant.training import TrainingOptions
+    from yoloquant.training import train as run
+
+    options = TrainingOptions(
+        epochs=epochs,
+        batch_size=batch,
+        image_size=image_size,
+        overrides=tuple(overrides or ()),
+        cosine=cosine,
+        patience=patience,
+        evaluate_every=evaluate_every,
+        gradient_clip=clip,
+        amp=amp,
+        activation=activation,
+        distill=distill,
+        seed=seed,
+        device=device,
+        tensorboard=tensorboard,
+        workers=workers,
+    )
+    result = run(model, data, output, options, resume=resume, reporter=RichReporter())
+    if result.path is not None:
+        OUT.print(f"best mAP50-95 {result.map50_95:.2f} in epoch {result.epoch + 1}, written to {result.path}", markup=False)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("yoloquant-demo"),
     target: Annotated[str, typer.Option(help="Deployment target.")] = "onnxruntime",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-Entry = TypeVar("Entry")
+from yoloquant.devices import checked_device
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -35,13 +37,13 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return total
 
 
-def gather(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries of all processes, those of process 0 first; with one process its own."""
+def gathered(values: list[T]) -> list[T]:
+    """The lists of all processes, one after the other, in every process."""
     if process_count() == 1:
-        return list(entries)
-    found: list[list[Entry]] = [[] for _ in range(process_count())]
-    dist.all_gather_object(found, list(entries))
-    return [entry for part in found for entry in part]
+        return values
+    parts: list[list[T]] = [[] for _ in range(process_count())]
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
 
 
 @contextmanager
@@ -53,7 +55,11 @@ def process_group(device: str) -> Iterator[str]:
 
     Yields:
         The device of this process.
+
+    Raises:
+        YoloquantError: there is no such device.
     """
+    checked_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_count() > 1:
         yield device
         return

@@ -10,7 +10,7 @@ from typing import Literal
 
 from yoloquant.algorithms.sensitive_layers import layer_quantizers
 from yoloquant.graph.capture import block_name
-from yoloquant.processes import gather, process_count, process_number
+from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector
 
@@ -115,7 +115,7 @@ def sensitivities(
         found.append(Sensitivity(name, mode, part, cost))
         if progress:
             progress(number, len(own_share))
-    return sorted(gather(found), key=lambda result: -result.cost)
+    return sorted(gathered(found), key=lambda result: -result.cost)
 
 
 def select(quantizers: Sequence[FakeQuantize], part: Part) -> list[FakeQuantize]:

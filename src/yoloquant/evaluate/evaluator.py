@@ -17,6 +17,7 @@ from yoloquant.errors import DataError
 from yoloquant.evaluate.coco_metrics import coco_figures, coco_rows
 from yoloquant.evaluate.postprocess import detections_of
 from yoloquant.evaluate.precision_recall import PrecisionRecall, precision_recall
+from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
 
@@ -99,6 +100,8 @@ def evaluate(
 ) -> Evaluation:
     """Run a model over a data set and measure it.
 
+    In several processes each runs its share of the images, and all answer with the figures of the whole set.
+
     Args:
         runner: the model.
         dataset: images with ground truth.
@@ -114,6 +117,7 @@ def evaluate(
     truth = dataset.ground_truth
     annotated = {image["id"] for image in truth["images"]}
     entries = [entry for entry in dataset.images if entry.image_id in annotated][: settings.limit]
+    entries = entries[process_number() :: process_count()]
     loader = ImageLoader(
         entries,
         settings.image_size or runner.input_size,
@@ -136,7 +140,8 @@ def evaluate(
             done += len(batch.entries)
             if progress:
                 progress(done, len(entries))
-        rows = [row for future in pending for row in future.result()]
+        rows = gathered([row for future in pending for row in future.result()])
+    image_ids = gathered(image_ids)
     if not image_ids:
         raise DataError(f"none of the {len(entries)} images could be decoded; the first: {loader.skipped[0]}")
     figures, per_class = coco_figures(truth, rows, image_ids)

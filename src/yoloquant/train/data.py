@@ -1,23 +1,27 @@
-"""Training batches: images in memory, augmented ahead by threads."""
+"""Training batches: images in memory or, where they are too many, on disk; augmented ahead by threads."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from yoloquant.data.dataset import DetectionDataset
-from yoloquant.data.images import read_image
+from yoloquant.data.dataset import DetectionDataset, ImageEntry
+from yoloquant.data.images import PADDING_VALUE, read_image
 from yoloquant.data.labels import read_labels
 from yoloquant.errors import DataError
 from yoloquant.processes import process_count, process_number
 from yoloquant.train.augment import Sample, augment, to_targets
 from yoloquant.train.hyperparameters import Hyperparameters
+
+# What the images of a set may take in memory, bytes; larger sets are read again in each epoch.
+IN_MEMORY = 4 << 30
 
 
 def load_samples(dataset: DetectionDataset, size: int) -> list[Sample]:
@@ -31,21 +35,59 @@ def load_samples(dataset: DetectionDataset, size: int) -> list[Sample]:
     samples = []
     for entry in dataset.images:
         try:
-            image = read_image(entry.path)
+            samples.append(_read_sample(dataset, entry, size))
         except DataError as error:
             dataset.problems.setdefault("damaged image", []).append(str(error))
-            continue
-        labels = read_labels(entry.path, len(dataset.names), dataset.problems)
-        scale = size / max(image.shape[:2])
-        if scale != 1:
-            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        height, width = image.shape[:2]
-        rows = np.zeros((0, 5)) if labels is None else labels
-        corners = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
-        samples.append((image, np.concatenate([rows[:, :1], corners * [width, height, width, height]], 1)))
     if not samples:
         raise DataError("none of the training images can be read")
     return samples
+
+
+class SamplesOnDisk(Sequence[Sample]):
+    """The same, read when they are asked for; a damaged image is a grey one without boxes."""
+
+    def __init__(self, dataset: DetectionDataset, size: int) -> None:
+        """Keep the paths."""
+        self._dataset, self._size = dataset, size
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._dataset.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One sample."""
+        entry = self._dataset.images[index]
+        try:
+            return _read_sample(self._dataset, entry, self._size)
+        except DataError as error:
+            self._dataset.problems.setdefault("damaged image", []).append(str(error))
+            return np.full((self._size, self._size, 3), PADDING_VALUE, np.uint8), np.zeros((0, 5))
+
+
+def open_samples(dataset: DetectionDataset, size: int, in_memory: int = IN_MEMORY) -> Sequence[Sample]:
+    """Samples in memory where they fit, else on disk.
+
+    Args:
+        dataset: with labels.
+        size: longer side, pixels.
+        in_memory: most bytes.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    return load_samples(dataset, size) if len(dataset.images) * size * size * 3 <= in_memory else SamplesOnDisk(dataset, size)
+
+
+def _read_sample(dataset: DetectionDataset, entry: ImageEntry, size: int) -> Sample:
+    image = read_image(entry.path)
+    labels = read_labels(entry.path, len(dataset.names), dataset.problems)
+    scale = size / max(image.shape[:2])
+    if scale != 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    height, width = image.shape[:2]
+    rows = np.zeros((0, 5)) if labels is None else labels
+    corners = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
+    return image, np.concatenate([rows[:, :1], corners * [width, height, width, height]], 1)
 
 
 class TrainingLoader:
@@ -65,16 +107,18 @@ class TrainingLoader:
         parameters: Hyperparameters,
         seed: int = 0,
         workers: int = 2,
+        epochs: int | None = None,
     ) -> None:
         """Keep the samples.
 
         Args:
-            samples: in memory.
+            samples: see `open_samples`.
             size: side of the batches, pixels.
             batch_size: images in a batch of all processes; an incomplete last batch is left out, unless it is the only one.
             parameters: augmentation.
             seed: of all randomness.
             workers: threads.
+            epochs: of the run; the last of them go without mosaic where the parameters say so.
 
         Raises:
             DataError: there are no samples, or fewer than processes.
@@ -87,6 +131,7 @@ class TrainingLoader:
         self.samples, self.size, self.parameters, self.seed = samples, size, parameters, seed
         self.batch_size = min(batch_size, len(samples)) // self._processes * self._processes
         self._workers = workers
+        self._closes = epochs - parameters.close_mosaic if epochs is not None else None
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -115,7 +160,10 @@ class TrainingLoader:
 
     def _one(self, index: int, epoch: int) -> Sample:
         generator = np.random.default_rng((self.seed, epoch, index))
-        return augment(index, self.samples.__getitem__, len(self.samples), self.size, self.parameters, generator)
+        parameters = self.parameters
+        if self._closes is not None and epoch >= self._closes:
+            parameters = parameters.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
+        return augment(index, self.samples.__getitem__, len(self.samples), self.size, parameters, generator)
 
     def _collate(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
         images = np.stack([image for image, _ in samples]).transpose(0, 3, 1, 2)

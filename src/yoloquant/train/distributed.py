@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
-from yoloquant.processes import process_count
+from yoloquant.processes import process_count, sum_over_processes
 
 
 class SynchronizedBatchNorm(nn.BatchNorm2d):
@@ -35,9 +36,21 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
 
 
+class _Sum(torch.autograd.Function):
+    """A sum over processes; each gets the sum of what all think of it."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        return sum_over_processes(value)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return sum_over_processes(gradient)
+
+
 def _mean_over_processes(value: Tensor) -> Tensor:
     """Differentiable, unlike `yoloquant.processes.sum_over_processes`."""
-    return all_reduce(value) / process_count()
+    return _Sum.apply(value) / process_count()
 
 
 def distribute(network: nn.Module, device: torch.device) -> nn.Module:
@@ -51,10 +64,9 @@ def distribute(network: nn.Module, device: torch.device) -> nn.Module:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     else:
         _replace_norms(network)
-    # Some networks carry branches that do not answer; statistics are alike everywhere already.
-    return nn.parallel.DistributedDataParallel(
-        network, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False, find_unused_parameters=True
-    )
+    # Some networks carry branches that do not answer, the same in every step.
+    devices = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(network, device_ids=devices, static_graph=True)
 
 
 def _replace_norms(network: nn.Module) -> None:

@@ -30,6 +30,7 @@ class Hyperparameters(BaseModel):
         anchor_t: anchor-multiple threshold.
         iou_type: overlap of YOLOv6's box loss; by default as the size was trained.
         atss_warmup_epoch: epochs of YOLOv6 that begin with ATSS; by default as the size was trained.
+        distill: gain of what a teacher adds, for an image.
         label_smoothing: 0..1.
         hsv_h: largest change of hue, as a share of the circle.
         hsv_s: largest relative change of saturation.
@@ -42,6 +43,7 @@ class Hyperparameters(BaseModel):
         fliplr: probability of a left-right flip.
         mosaic: probability that four images make one.
         mixup: probability that two images are blended.
+        close_mosaic: last epochs, without mosaic and mixup.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +62,7 @@ class Hyperparameters(BaseModel):
     anchor_t: float = Field(4.0, gt=1)
     iou_type: Literal["giou", "siou", "ciou"] | None = None
     atss_warmup_epoch: int | None = Field(None, ge=0)
+    distill: float = Field(1.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     hsv_h: float = Field(0.015, ge=0, le=1)
     hsv_s: float = Field(0.7, ge=0, le=1)
@@ -72,16 +75,17 @@ class Hyperparameters(BaseModel):
     fliplr: float = Field(0.5, ge=0, le=1)
     mosaic: float = Field(1.0, ge=0, le=1)
     mixup: float = Field(0.0, ge=0, le=1)
+    close_mosaic: int = Field(0, ge=0)
 
 
-# What each family trains with where it differs from the defaults: YOLOv6's loss weights and learning rate, YOLOv7's and YOLOv8's
-# gains. Families after YOLOv8 share its values.
+# What each family trains with where it differs from the defaults; YOLOv7's are those of the size tiny. Families after YOLOv8
+# share its values.
 FAMILY_VALUES: dict[str, dict[str, float]] = {
     "yolov5": {},
-    "yolov6": {"box": 2.5, "cls": 1.0, "dfl": 0.5, "lr0": 0.02},
+    "yolov6": {"box": 2.5, "cls": 1.0, "dfl": 0.5, "lr0": 0.02, "close_mosaic": 15},
     "yolov7": {"box": 0.05, "cls": 0.5, "obj": 1.0, "mixup": 0.05},
 }
-_AFTER = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
+_AFTER = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "close_mosaic": 10}
 
 
 def hyperparameters_for(family: str, overrides: Iterable[str] = (), **changes: Any) -> Hyperparameters:

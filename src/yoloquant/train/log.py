@@ -1,4 +1,4 @@
-"""The log of a run: `results.csv`, and TensorBoard where it is asked for."""
+"""The log of a run: `results.csv`, a table on the screen, and TensorBoard where it is asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from yoloquant.errors import YoloquantError
+from yoloquant.progress import Reporter
+from yoloquant.train.protocols import EpochResult
 
 LOG_NAME = "results.csv"
 
@@ -53,6 +55,24 @@ class RunLog:
                 if name != "epoch":
                     self._writer.add_scalar(name, value, int(row["epoch"]))
             self._writer.flush()
+
+
+class EpochTable:
+    """Tells each epoch in columns."""
+
+    def __init__(self, tell: Reporter, epochs: int) -> None:
+        """Begin a table for so many epochs."""
+        self._tell, self._epochs = tell, epochs
+        self._columns: tuple[str, ...] = ()
+
+    def tell(self, result: EpochResult) -> None:
+        """One line: losses, then figures where the epoch was evaluated."""
+        values = {**result.losses, **result.figures}
+        if tuple(values) != self._columns:
+            self._columns = tuple(values)
+            self._tell.note(f"{'epoch':>9}" + "".join(f"{name:>10}" for name in values))
+        place = f"{result.epoch + 1}/{self._epochs}"
+        self._tell.note(f"{place:>9}" + "".join(f"{value:>10.4g}" for value in values.values()))
 
 
 def _tensorboard_writer(folder: Path) -> Any:

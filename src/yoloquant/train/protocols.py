@@ -27,7 +27,7 @@ class LossResult(Protocol):
 
 
 class Loss(Protocol):
-    """Raw maps and targets -> loss; see `yoloquant.models.losses.loss_for`."""
+    """Raw maps and targets -> loss; see `yoloquant.train.losses.loss_for`."""
 
     def __call__(self, raw_maps: list[Tensor], targets: Tensor) -> LossResult:
         """Loss of a batch."""

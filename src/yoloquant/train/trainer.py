@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.errors import CheckpointError, YoloquantError
+from yoloquant.models.losses.parts import LossParts
 from yoloquant.processes import process_count, process_number, sum_over_processes
 from yoloquant.progress import Update
 from yoloquant.train.data import TrainingLoader
@@ -18,6 +19,7 @@ from yoloquant.train.distributed import distribute
 from yoloquant.train.ema import ExponentialMovingAverage
 from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.log import RunLog
+from yoloquant.train.memory import memory_format
 from yoloquant.train.optimizer import parameter_groups
 from yoloquant.train.precision import Precision
 from yoloquant.train.protocols import EpochAware, EpochResult, Hook, Loss, LossResult, Score
@@ -30,6 +32,7 @@ from yoloquant.train.state import (
     optimizer_tensors,
     save_state,
 )
+from yoloquant.train.teaching import Teacher
 
 # The batch that hyperparameters are given for; smaller batches add up gradients until they have seen as many images.
 NOMINAL_BATCH = 64
@@ -66,6 +69,7 @@ class Trainer:
         folder: Path | None = None,
         tensorboard: bool = False,
         nominal_batch: int = NOMINAL_BATCH,
+        teacher: Teacher | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
         """Set up optimizer and schedule.
@@ -86,15 +90,18 @@ class Trainer:
             folder: for `last.safetensors` (see `resume`) and `results.csv`; nothing is written without.
             tensorboard: write event files into the folder, too.
             nominal_batch: images that make an optimizer step; smaller batches are added up.
+            teacher: adds what the answers cost for differing from its own.
             hooks: called in their order.
         """
         self.parameters = parameters or Hyperparameters()
         self.device = torch.device(device)
-        # Images come channels last, see `to_input`; weights in the same order save a conversion in each layer.
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Images and weights in the same order save a conversion in each layer.
+        self._format = memory_format(network, self.device)
+        self.network = network.to(self.device).to(memory_format=self._format)  # type: ignore[call-overload]
         if isinstance(loss, nn.Module):
             loss.to(self.device)
         self.loss, self.loader, self.epochs, self.hooks = loss, loader, epochs, tuple(hooks)
+        self._teacher = teacher
         self._evaluate, self._every, self._patience, self._clip = evaluate, evaluate_every, patience, gradient_clip
         self._folder = folder if process_number() == 0 else None
         self._state_path = None if folder is None else folder / STATE_NAME
@@ -140,15 +147,19 @@ class Trainer:
                 on_epoch(result)
 
     def batch_loss(self, images: Tensor, targets: Tensor) -> LossResult:
-        """Loss of one batch; where a teacher takes part, a subclass computes it otherwise.
+        """Loss of one batch.
 
         Args:
             images: float32 `(N, 3, H, W)`, 0..1, on the device.
             targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
         """
         with self.precision.autocast():
-            raw_maps = list(self._in_step(images))
-        return self.loss([raw.float() for raw in raw_maps], targets)
+            raw_maps = [raw.float() for raw in self._in_step(images)]
+        result = self.loss(raw_maps, targets)
+        if self._teacher is None:
+            return result
+        cost = self._teacher(images, raw_maps)
+        return LossParts(result.total + cost, {**result.parts, "teach": cost.detach() / len(images)})
 
     def _is_out_of_patience(self) -> bool:
         return self._patience is not None and self.best is not None and self.epoch - 1 - self.best_epoch >= self._patience
@@ -173,7 +184,8 @@ class Trainer:
         for number, (images, targets) in enumerate(self.loader.epoch(self.epoch)):
             step = self.epoch * batches + number
             accumulate = self._set_rates(step)
-            result = self.batch_loss(to_input(images.to(self.device)), targets.to(self.device))
+            inputs = to_input(images.to(self.device)).contiguous(memory_format=self._format)
+            result = self.batch_loss(inputs, targets.to(self.device))
             if not torch.isfinite(sum_over_processes(result.total)):
                 raise YoloquantError(f"the loss is not finite in epoch {self.epoch}: lower lr0, or raise warmup_epochs")
             # DistributedDataParallel averages gradients; the shares of a loss want their sum.
@@ -184,7 +196,9 @@ class Trainer:
             for name, value in result.parts.items():
                 total[name] = total.get(name, torch.zeros_like(value)) + value
             if progress:
-                so_far = " ".join(f"{name} {float(value) / (number + 1):.4f}" for name, value in total.items())
+                # Of this process alone, which is close enough for a bar.
+                scale = process_count() / (number + 1)
+                so_far = " ".join(f"{name} {float(value) * scale:.4f}" for name, value in total.items())
                 progress(step + 1, self.epochs * batches, so_far)
         return {name: float(sum_over_processes(value)) / batches for name, value in total.items()}
 

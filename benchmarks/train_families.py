@@ -1,0 +1,128 @@
+"""Train one detector of each family from fresh weights on the generated set, quantize each, and print a table.
+
+    python benchmarks/train_families.py runs/
+
+Images of 192 pixels; 4,000 to train on, 256 others to evaluate; INT8 by the default recipe, calibrated on 128 of the 4,000. The
+last epoch's average counts, none is chosen. Runs that are complete in the folder are not repeated, others go on where they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from yoloquant import quantize, read_detector
+from yoloquant.console import RichReporter
+from yoloquant.data.generated import CLASS_NAMES, write_generated_dataset
+from yoloquant.models.build import build_detector
+from yoloquant.pipeline import QuantizationResult
+from yoloquant.training import BEST, TrainingOptions, train
+
+SIZE, IMAGES, VALIDATION = 192, 4000, 256
+# Pixels, about an octave from first to last in each level, for objects of 10 to 95 pixels.
+ANCHORS = (((10, 10), (15, 15), (21, 21)), ((28, 28), (36, 36), (46, 46)), ((58, 58), (72, 72), (90, 90)))
+# Batches step at once, and images stand alone: such short runs have no time for the noise of mosaics.
+SETTINGS = ("mosaic=0", "mixup=0", "scale=0.25", "translate=0.1", "flipud=0.5", "warmup_epochs=1", "hsv_h=0.03")
+COLUMNS = ("architecture", "width", "parameters, M", "epochs", "minutes", "float", "INT8 torch", "INT8 ONNX Runtime", "drop")
+DONE = "seconds.txt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained.
+
+    Attributes:
+        name: of the architecture.
+        epochs: of training.
+        width: multiple of the channels; the architecture's own without.
+        overrides: hyperparameters.
+    """
+
+    name: str
+    epochs: int
+    width: float | None = None
+    overrides: tuple[str, ...] = ()
+
+
+RUNS = (
+    Run("yolov8n", 16),
+    Run("yolov5n", 18, overrides=("lr0=0.02",)),
+    Run("yolov7-tiny", 18, width=0.5, overrides=("lr0=0.02",)),
+    Run("yolov6n", 10, width=0.16, overrides=("lr0=0.05",)),
+)
+
+
+def trained(run: Run, data: Path, folder: Path, amp: bool, seed: int) -> Path:
+    """The file of a run's detector, trained if it is not there."""
+    path = folder / BEST
+    done = folder / DONE
+    if not done.is_file():
+        detector = build_detector(run.name, CLASS_NAMES, SIZE, seed=seed, width=run.width, anchors=ANCHORS)
+        options = TrainingOptions(
+            epochs=run.epochs,
+            batch_size=16,
+            nominal_batch=16,
+            overrides=SETTINGS + run.overrides,
+            cosine=True,
+            evaluate_every=run.epochs,
+            amp=amp,
+            seed=seed,
+        )
+        started = time.perf_counter()
+        train(detector, data, folder, options, resume=(folder / "last.safetensors").is_file(), reporter=RichReporter())
+        done.write_text(f"{time.perf_counter() - started:.0f}", encoding="utf-8")
+    return path
+
+
+def row(run: Run, path: Path, data: Path, folder: Path) -> list[str]:
+    """One line of the table; INT8 is quantized and evaluated here."""
+    result = quantize(path, data, target="onnxruntime", output=folder / "int8")
+    scores = [_score(result, *place) for place in (("float", "torch"), ("int8", "torch"), ("int8", "onnxruntime"))]
+    parameters = sum(parameter.numel() for parameter in read_detector(path).network.parameters())
+    minutes = float((folder / DONE).read_text(encoding="utf-8")) / 60
+    facts = [
+        run.name,
+        "own" if run.width is None else str(run.width),
+        f"{parameters / 1e6:.2f}",
+        str(run.epochs),
+        f"{minutes:.1f}",
+    ]
+    return [*facts, *(f"{score:.2f}" for score in scores), f"{scores[0] - scores[2]:.2f}"]
+
+
+def _score(result: QuantizationResult, model: str, runtime: str) -> float:
+    evaluation = result.row(model, runtime).evaluation
+    assert evaluation is not None
+    return evaluation.map50_95
+
+
+def main() -> None:
+    """Parse arguments, train and quantize, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of data and runs")
+    parser.add_argument("--only", nargs="*", help="names of architectures")
+    parser.add_argument("--train-only", action="store_true", help="leave quantization for another call")
+    parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="bf16 where it is enough")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    data = options.folder / "data" / "data.yaml"
+    if not data.is_file():
+        write_generated_dataset(data.parent, train=IMAGES, val=VALIDATION, size=SIZE)
+    table = Table(*COLUMNS)
+    for run in RUNS:
+        if options.only and run.name not in options.only:
+            continue
+        folder = options.folder / run.name
+        path = trained(run, data, folder, options.amp, options.seed)
+        if not options.train_only:
+            table.add_row(*row(run, path, data, folder))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
