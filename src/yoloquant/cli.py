@@ -152,21 +152,27 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="Of each runtime; 0 lets it choose.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1)] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Counted calls of each.")] = 50,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls of each before those that count.")] = 3,
+    layers: Annotated[int, typer.Option(min=0, help="Show so many of each file's slowest operators.")] = 0,
 ) -> None:
     """Time models in turns, and count the layers that each runtime really computes in integers."""
     from yoloquant.benchmark.latency import measure_latency
     from yoloquant.loading import open_model
-    from yoloquant.report.tables import latency_table
+    from yoloquant.report.tables import latency_table, layer_table
     from yoloquant.runtime.executed import executed_layers
+    from yoloquant.runtime.layer_times import layer_times
     from yoloquant.runtime.loading import RUNTIMES
 
     names = runtime or [name for name in RUNTIMES if RUNTIMES[name].is_installed()]
     runners = {(str(path), name): open_model(path, name, threads=threads) for path in files for name in names}
     with RichReporter().step("Measure latency") as update:
         labelled = {"\n".join(key): runner for key, runner in runners.items()}
-        times = measure_latency(labelled, batch_size=batch_size, runs=runs, progress=update)
+        times = measure_latency(labelled, batch_size=batch_size, runs=runs, warmup=warmup, progress=update)
     executed = {key: executed_layers(Path(key[0]), key[1]) for key in runners if key[1] in RUNTIMES and key[0].endswith(".onnx")}
     OUT.print(latency_table({key: times["\n".join(key)] for key in runners}, executed))
+    for path, name in executed if layers else ():
+        profile = layer_times(Path(path), name, batch_size=runners[path, name].batch_size or batch_size, threads=threads)
+        OUT.print(layer_table(path, name, profile, layers))
 
 
 @app.command()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from yoloquant.benchmark.latency import Latency
     from yoloquant.pipeline import Row
     from yoloquant.runtime.executed import Executed
+    from yoloquant.runtime.layer_times import LayerTime
 
 HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "file MB")
 
@@ -83,13 +84,22 @@ def sensitivity_table(found: Analysis, top: int) -> Table:
 
 def latency_table(times: Mapping[tuple[str, str], Latency], executed: Mapping[tuple[str, str], Executed]) -> Table:
     """Latency of models in runtimes, keys (model, runtime); ratios are against the first model in the same runtime."""
-    table = Table("model", "runtime", "median ms", "p90", "least", "images/s", "ratio", "layers in integers")
+    table = Table("model", "runtime", "median ms", "p90", "p99", "least", "images/s", "ratio", "layers in integers")
     first = next(iter(times))[0]
     for (model, runtime), latency in times.items():
         ratio = latency.median / times[first, runtime].median
         layers = executed.get((model, runtime))
         counted = "" if layers is None else f"{len(layers.integer)} of {len(layers.integer) + len(layers.floating)}"
-        speed = 1000.0 * latency.batch_size / latency.median
-        cells = (f"{value:.1f}" for value in (latency.median, latency.p90, latency.minimum, speed))
+        figures = (latency.median, latency.p90, latency.p99, latency.minimum, latency.images_per_second)
+        cells = (f"{value:.1f}" for value in figures)
         table.add_row(model, runtime, *cells, f"{ratio:.2f}", counted)
+    return table
+
+
+def layer_table(model: str, runtime: str, layers: Sequence[LayerTime], top: int) -> Table:
+    """The slowest operators of a model in a runtime, with their share of all of them."""
+    whole = sum(layer.milliseconds for layer in layers)
+    table = Table("operator", "kernel", "ms", "%", title=f"{model} in {runtime}: {whole:.1f} ms in {len(layers)} operators")
+    for layer in layers[:top]:
+        table.add_row(layer.name, layer.kind, f"{layer.milliseconds:.3f}", f"{100.0 * layer.milliseconds / whole:.1f}")
     return table
