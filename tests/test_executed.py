@@ -58,7 +58,9 @@ def test_unknown_runtimes_do_not_tell_times(files):
 
 def test_bench_command(files):
     paths = [str(files / "onnxruntime.onnx"), str(files / "openvino.onnx")]
-    result = CliRunner().invoke(app, ["bench", *paths, "--runtime", "onnxruntime", "--runs", "3", "--threads", "1", "--layers", "2"])
+    result = CliRunner().invoke(
+        app, ["bench", *paths, "--runtime", "onnxruntime", "--runs", "3", "--threads", "1", "--layers", "2"]
+    )
     assert result.exit_code == 0, result.output
     assert "4 of 6" in result.output
     assert "1.00" in result.output

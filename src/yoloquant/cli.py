@@ -102,6 +102,14 @@ def quantize(
     if result.rows:
         OUT.print(result_table(result.rows))
     OUT.print(f"written to {output}: model.onnx, quantized.safetensors, recipe.yaml, metrics.json, report.html", markup=False)
+    if result.recipe.target == "tensorrt":
+        _tell_trtexec(output / "model.onnx")
+
+
+def _tell_trtexec(model: Path, cache: Path | None = None) -> None:
+    from yoloquant.export.tensorrt_command import trtexec_command
+
+    OUT.print(f"build the engine where the GPU is: {trtexec_command(model, cache)}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -383,9 +391,13 @@ def export(
     nms_iou: NmsIou = 0.45,
     nms_max: NmsMost = 300,
     nms_agnostic: NmsAgnostic = False,
+    calibration_cache: Annotated[
+        Path | None, typer.Option(help="For TensorRT: write a float file, and the quantized folder's scales into this cache.")
+    ] = None,
 ) -> None:
     """Export a float checkpoint, or a quantized folder again, to ONNX."""
     from yoloquant.checkpoint.read import read_detector
+    from yoloquant.export.calibration_cache import write_calibration_cache
     from yoloquant.export.nms import NmsOptions, add_nms_to_file
     from yoloquant.export.onnx_file import export_onnx
     from yoloquant.export.quantized_folder import RECIPE, load_quantized
@@ -398,7 +410,11 @@ def export(
     if nms:
         options = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic)
         add_nms_to_file(output, options, tensorrt=target == "tensorrt")
+    if calibration_cache is not None:
+        write_calibration_cache(output, output, calibration_cache)
     OUT.print(f"written to {output}", markup=False)
+    if target == "tensorrt":
+        _tell_trtexec(output, calibration_cache)
 
 
 @app.command("sample-calibration")
