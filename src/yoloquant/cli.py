@@ -245,6 +245,9 @@ def search(
     max_drop: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 that may be lost, percent points.")] = None,
     target_map: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 to reach, percent.")] = None,
     raise_bits: Annotated[int | None, typer.Option(help="Give layers so many weight bits instead of float.")] = None,
+    optimize_latency: Annotated[
+        bool, typer.Option("--optimize-latency", help="Choose layers by error mended per millisecond lost on this machine.")
+    ] = False,
     target: TargetName = None,
     recipe: Annotated[str, typer.Option(help="Preset or YAML file to start from.")] = "int8-mse",
     output: Annotated[Path, typer.Option(help="Recipe to write.")] = Path("found.yaml"),
@@ -261,6 +264,7 @@ def search(
         max_drop=max_drop,
         target_map=target_map,
         raise_bits=raise_bits,
+        optimize_latency=optimize_latency,
         target=target,
         recipe=recipe,
         overrides=tuple(overrides or ()),
@@ -278,6 +282,9 @@ def search(
     OUT.print(f"{len(found.layers)} layers {change}: {', '.join(found.layers) or 'none'}", markup=False)
     reached = f"{found.found_map:.2f} of the float model's {found.float_map:.2f} mAP50-95"
     OUT.print(f"{reached}, in {found.evaluations} evaluations", markup=False)
+    for label, latency in found.latency.items():
+        ratio = latency.median / found.latency["float"].median
+        OUT.print(f"{label}: {latency.median:.1f} ms, {ratio:.2f} of float, fastest call {latency.minimum:.1f}", markup=False)
     OUT.print(f"written to {output}: `yoloquant quantize ... --recipe {output}` makes the model", markup=False)
 
 

@@ -78,9 +78,16 @@ def check_graph(graph: QdqGraph, target: Target) -> CheckResult:
 
 def runs_in_integers(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
     """The target's runtime computes a layer with integers: inputs dequantized and, for ONNX Runtime, the output quantized."""
-    if graph.dequantized(node.input[0]) is None or graph.dequantized(node.input[1]) is None:
+    if not _is_input_quantized(graph, node, target) or graph.dequantized(node.input[1]) is None:
         return False
     return target.name != "onnxruntime" or _is_output_quantized(graph, node)
+
+
+def _is_input_quantized(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
+    """The activation is dequantized, at once or, where the runtime carries integers, before operators that only move values."""
+    return graph.dequantized(node.input[0]) is not None or (
+        target.carries_integers and graph.carried_scale(node.input[0]) is not None
+    )
 
 
 def _is_output_quantized(graph: QdqGraph, node: onnx.NodeProto) -> bool:
@@ -94,7 +101,7 @@ def _is_output_quantized(graph: QdqGraph, node: onnx.NodeProto) -> bool:
 def float_layers(graph: QdqGraph, target: Target) -> Iterator[Finding]:
     """Layers that run in float, and why."""
     for node in graph.weighted():
-        has_input, has_weight = (graph.dequantized(node.input[index]) is not None for index in (0, 1))
+        has_input, has_weight = _is_input_quantized(graph, node, target), graph.dequantized(node.input[1]) is not None
         label = graph.label(node)
         if has_input != has_weight:
             missing = "weight" if has_input else "input"

@@ -63,13 +63,9 @@ def _in_onnxruntime(path: Path) -> Executed:
 
 
 def _in_openvino(path: Path) -> Executed:
-    import openvino
+    from yoloquant.runtime.openvino_runner import compile_openvino, read_openvino
 
-    try:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    except RuntimeError as error:
-        raise YoloquantError(f"OpenVINO cannot load the model: {str(error).strip().splitlines()[-1]}") from error
+    compiled = compile_openvino(read_openvino(path))
     integer: list[str] = []
     floating: list[str] = []
     for operator in compiled.get_runtime_model().get_ops():

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -89,13 +88,9 @@ def _onnxruntime(path: Path, images: np.ndarray, threads: int, runs: int) -> Ite
 
 
 def _openvino(path: Path, images: np.ndarray, threads: int, runs: int) -> Iterable[tuple[str, str, float]]:
-    import openvino
+    from yoloquant.runtime.openvino_runner import compile_openvino, read_openvino
 
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
-    if threads:
-        options["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    request = core.compile_model(core.read_model(str(path)), "CPU", options).create_infer_request()
+    request = compile_openvino(read_openvino(path), len(images), threads, PERF_COUNT=True).create_infer_request()
     for number in range(_WARMUP + runs):
         request.infer([images], share_inputs=True)
         for layer in request.get_profiling_info() if number >= _WARMUP else ():
@@ -106,3 +101,6 @@ _PROFILERS: dict[str, Callable[[Path, np.ndarray, int, int], Iterable[tuple[str,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
+
+# Runtimes that can be asked.
+PROFILED = tuple(_PROFILERS)
