@@ -214,6 +214,7 @@ def check(
     from yoloquant.check.findings import check_file
     from yoloquant.check.repair import repair
     from yoloquant.checkpoint.onnx_facts import load_onnx
+    from yoloquant.report.tables import findings_table
     from yoloquant.targets.registry import get_target
 
     result = check_file(file, target)
@@ -226,9 +227,10 @@ def check(
         kinds[finding.kind] = kinds.get(finding.kind, 0) + 1
         if everything or kinds[finding.kind] <= 3:
             OUT.print(f"{finding.kind}: {finding.sentence}", markup=False)
-    for kind, count in kinds.items():
-        if count > 3 and not everything:
-            OUT.print(f"{kind}: {count - 3} more; --all shows them", markup=False)
+    if kinds:
+        OUT.print(findings_table(result.findings))
+    if not everything and max(kinds.values(), default=0) > 3:
+        OUT.print("three of each kind are shown; --all shows all")
     if fix is not None:
         mended, done = repair(load_onnx(file), get_target(target))
         onnx.checker.check_model(mended)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,16 @@ class Finding:
         node: that it is about.
         sentence: what is wrong and what to do.
         fixable: `repair` mends it.
+        work: estimated cost of a layer that runs in float: its share of all multiplications, 0..1.
+        values: estimated cost of a conversion: values of one image that pass through it.
     """
 
     kind: str
     node: str
     sentence: str
     fixable: bool = False
+    work: float = 0.0
+    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class CheckResult:
     conversions: int
 
 
+# Kinds whose cost is multiplications in float, and kinds whose cost is values that are converted.
+_IN_FLOAT = frozenset({"float-layer", "half-quantized", "output-not-quantized"})
+_CONVERTED = frozenset(
+    {"before-activation", "inside-activation", "needless-pair", "rescaling", "mismatched-scales", "quantized-decode"}
+)
+
 Check = Callable[[QdqGraph, Target], Iterator[Finding]]
 
 
@@ -65,15 +75,27 @@ def check_file(path: str | Path, target: str) -> CheckResult:
 
 def check_graph(graph: QdqGraph, target: Target) -> CheckResult:
     """All checks."""
-    findings = tuple(finding for check in CHECKS for finding in check(graph, target))
     layers = graph.weighted()
-    integer = [node for node in layers if runs_in_integers(graph, node, target)]
     whole = sum(graph.multiplications(node) for node in layers)
+    nodes = {graph.label(node): node for node in graph.nodes}
+    findings = tuple(
+        _with_cost(graph, finding, nodes[finding.node], whole) for check in CHECKS for finding in check(graph, target)
+    )
+    integer = [node for node in layers if runs_in_integers(graph, node, target)]
     work = sum(graph.multiplications(node) for node in integer) / whole if whole else 0.0
     conversions = sum(
         node.op_type in ("QuantizeLinear", "DequantizeLinear") and not graph.is_weight(node.input[0]) for node in graph.nodes
     )
     return CheckResult(findings, len(layers), len(integer), work, conversions)
+
+
+def _with_cost(graph: QdqGraph, finding: Finding, node: onnx.NodeProto, whole: int) -> Finding:
+    """The finding with what it costs: multiplications in float, or values that are converted."""
+    if finding.kind in _IN_FLOAT and whole:
+        return replace(finding, work=graph.multiplications(node) / whole)
+    if finding.kind in _CONVERTED:
+        return replace(finding, values=int(np.prod(graph.shapes.get(node.output[0], (0,)), dtype=np.int64)))
+    return finding
 
 
 def runs_in_integers(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
@@ -128,6 +150,34 @@ def conversions_before_activations(graph: QdqGraph, target: Target) -> Iterator[
                         f"Q/DQ stands between {label} and its activation, so that {target.name} cannot fuse them: remove it"
                     )
                     yield Finding("before-activation", label, sentence, fixable=True)
+
+
+def conversions_inside_activations(graph: QdqGraph, target: Target) -> Iterator[Finding]:
+    """Q/DQ between the sigmoid of a SiLU and its product: three operators on integers instead of one activation.
+
+    TensorFlow Lite has no SiLU, there it must be so (LiteRT's 8-bit specification, LOGISTIC).
+    """
+    if target.name == "tflite":
+        return
+    for node in graph.nodes:
+        if node.op_type not in ("Sigmoid", "HardSigmoid"):
+            continue
+        for quantizer in graph.quantizers_behind(node.output[0]):
+            behind = [reader for d in graph.readers.get(quantizer.output[0], ()) for reader in graph.readers.get(d.output[0], ())]
+            if any(reader.op_type == "Mul" and _multiplies_with(graph, reader, node.input[0]) for reader in behind):
+                label = graph.label(quantizer)
+                sentence = f"{label} splits a SiLU: its sigmoid is rounded alone, and nothing can fuse it any more: remove it"
+                yield Finding("inside-activation", label, sentence, fixable=True)
+
+
+def _multiplies_with(graph: QdqGraph, product: onnx.NodeProto, source: str) -> bool:
+    """One factor is the value that the sigmoid reads, behind the same DequantizeLinear or another of the same integers."""
+    origin = graph.dequantized(source)
+    for name in product.input:
+        other = graph.dequantized(name)
+        if name == source or (origin is not None and other is not None and other.input[0] == origin.input[0]):
+            return True
+    return False
 
 
 def needless_conversions(graph: QdqGraph, target: Target) -> Iterator[Finding]:
@@ -264,6 +314,7 @@ def _is_expectation(graph: QdqGraph, node: onnx.NodeProto) -> bool:
 CHECKS: tuple[Check, ...] = (
     float_layers,
     conversions_before_activations,
+    conversions_inside_activations,
     needless_conversions,
     mismatched_scales,
     weight_scales,

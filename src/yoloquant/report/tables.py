@@ -12,6 +12,7 @@ from yoloquant.evaluate.evaluator import Evaluation
 if TYPE_CHECKING:
     from yoloquant.analysis import Analysis
     from yoloquant.benchmark.latency import Latency
+    from yoloquant.check.findings import Finding
     from yoloquant.pipeline import Row
     from yoloquant.runtime.executed import Executed
     from yoloquant.runtime.layer_times import LayerTime
@@ -79,6 +80,16 @@ def sensitivity_table(found: Analysis, top: int) -> Table:
         cells = ["" if cost is None else f"{cost:.4f}" for cost in parts]
         noise = found.noise.get(result.name)
         table.add_row(result.name, f"{result.cost:.4f}", *cells, "" if noise is None else f"{noise:.1f}")
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Findings of a check by kind, with their estimated cost for one image."""
+    table = Table("finding", "times", "multiplications in float", "values converted")
+    for kind in dict.fromkeys(finding.kind for finding in findings):
+        own = [finding for finding in findings if finding.kind == kind]
+        work, values = sum(finding.work for finding in own), sum(finding.values for finding in own)
+        table.add_row(kind, str(len(own)), f"{work:.1%}" if work else "", f"{values / 1e6:.2f} M" if values else "")
     return table
 
 

@@ -8,7 +8,7 @@ from yoloquant.targets.base import Target
 
 # OpenVINO's low-precision transformations want unsigned activations and signed weights on x86 (OpenVINO documentation,
 # "Low Precision Transformations"); activations fuse into the convolution, so nothing may stand between the two. No layer but the
-# last ones stays in float: on YOLOv5n the three costliest are the largest maps, where float takes an eighth of the whole time, and
+# last ones stays in float: YOLOv5n's three costliest work on the largest maps, where float takes an eighth of the whole time, and
 # they mend 0.1 mAP.
 OPENVINO = Target(
     name="openvino",
