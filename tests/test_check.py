@@ -1,5 +1,7 @@
 """Every mistake is planted into a right file, found by name, and mended where that needs no calibration."""
 
+import platform
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,6 +16,7 @@ from yoloquant.check.qdq_graph import QdqGraph
 from yoloquant.check.repair import repair
 from yoloquant.cli import app
 from yoloquant.export.onnx_file import export_onnx
+from yoloquant.runtime.executed import executed_layers
 from yoloquant.targets.registry import get_target
 
 
@@ -250,6 +253,15 @@ def test_the_runtimes_own_quantizer_quantizes_the_decode(tmp_path):
     found = kinds(onnx.load(str(tmp_path / "ort.onnx")), "tensorrt")
     # Per tensor, with zero points, biases and decode quantized: what its defaults are known for.
     assert {"per-tensor-weight", "zero-point", "quantized-decode", "quantized-bias", "inside-activation"} <= found
+    # Its default activations are signed, for which ONNX Runtime itself has no integer convolutions on x86.
+    checked = check_graph(QdqGraph(onnx.load(str(tmp_path / "ort.onnx"))), get_target("onnxruntime"))
+    assert "signed-values" in {finding.kind for finding in checked.findings}
+    if platform.machine() in ("x86_64", "AMD64"):
+        executed = executed_layers(tmp_path / "ort.onnx", "onnxruntime")
+        assert (len(executed.integer), len(executed.floating)) == (
+            checked.integer_layers,
+            checked.layers - checked.integer_layers,
+        )
 
 
 def test_costs_are_estimated(files):

@@ -55,7 +55,7 @@ class CheckResult:
 
 
 # Kinds whose cost is multiplications in float, and kinds whose cost is values that are converted.
-_IN_FLOAT = frozenset({"float-layer", "half-quantized", "output-not-quantized"})
+_IN_FLOAT = frozenset({"float-layer", "half-quantized", "output-not-quantized", "signed-values"})
 _CONVERTED = frozenset(
     {"before-activation", "inside-activation", "needless-pair", "rescaling", "mismatched-scales", "quantized-decode"}
 )
@@ -99,10 +99,14 @@ def _with_cost(graph: QdqGraph, finding: Finding, node: onnx.NodeProto, whole: i
 
 
 def runs_in_integers(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
-    """The target's runtime computes a layer with integers: inputs dequantized and, for ONNX Runtime, the output quantized."""
+    """The target's runtime computes a layer with integers.
+
+    Its inputs are dequantized; for ONNX Runtime its output is quantized, too, and both are uint8: int8 is for Arm there (session
+    option `session.qdqisint8allowed`), but for values with one reader, which it turns into uint8 itself.
+    """
     if not _is_input_quantized(graph, node, target) or graph.dequantized(node.input[1]) is None:
         return False
-    return target.name != "onnxruntime" or _is_output_quantized(graph, node)
+    return target.name != "onnxruntime" or (_is_output_quantized(graph, node) and not _stays_signed(graph, node))
 
 
 def _is_input_quantized(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
@@ -112,12 +116,35 @@ def _is_input_quantized(graph: QdqGraph, node: onnx.NodeProto, target: Target) -
     )
 
 
+def _stays_signed(graph: QdqGraph, node: onnx.NodeProto) -> bool:
+    """A layer's input or answer is int8 and has several readers."""
+    source = graph.dequantized(node.input[0])
+    integers = [(source, source.input[0])] if source is not None else []
+    integers += [(quantizer, quantizer.output[0]) for quantizer in _quantizers_of_answer(graph, node)]
+    for parameters, name in integers:
+        scale = graph.scale_of(parameters)
+        readers = [reader for other in graph.readers.get(name, ()) for reader in graph.readers.get(other.output[0], ())]
+        if scale is not None and scale.dtype.startswith("int") and len(readers) != 1:
+            return True
+    return False
+
+
 def _is_output_quantized(graph: QdqGraph, node: onnx.NodeProto) -> bool:
-    """All readers quantize the answer, at once or behind a Relu or Clip that ONNX Runtime drops into the QuantizeLinear."""
+    """All readers quantize the answer."""
+    readers = _readers_of_answer(graph, node)
+    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+
+def _quantizers_of_answer(graph: QdqGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    return [reader for reader in _readers_of_answer(graph, node) if reader.op_type == "QuantizeLinear"]
+
+
+def _readers_of_answer(graph: QdqGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Readers of a layer's answer, behind a Relu or Clip that ONNX Runtime drops into the QuantizeLinear."""
     readers = graph.readers.get(node.output[0], [])
     if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
         readers = graph.readers.get(readers[0].output[0], [])
-    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    return readers
 
 
 def float_layers(graph: QdqGraph, target: Target) -> Iterator[Finding]:
@@ -131,6 +158,9 @@ def float_layers(graph: QdqGraph, target: Target) -> Iterator[Finding]:
             yield Finding("half-quantized", label, sentence)
         elif not has_input:
             yield Finding("float-layer", label, f"{label} runs in float: neither input nor weight is quantized")
+        elif not runs_in_integers(graph, node, target) and _is_output_quantized(graph, node):
+            sentence = f"{label} runs in float in ONNX Runtime on x86, where int8 activations are not taken: quantize to uint8"
+            yield Finding("signed-values", label, sentence)
         elif not runs_in_integers(graph, node, target):
             sentence = f"{label} runs in float in ONNX Runtime: its answer is not quantized before anything else reads it"
             yield Finding("output-not-quantized", label, sentence)

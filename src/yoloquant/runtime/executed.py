@@ -56,6 +56,8 @@ def _in_onnxruntime(path: Path) -> Executed:
             raise YoloquantError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
         graph = onnx.load(options.optimized_model_filepath).graph
     constants = {tensor.name for tensor in graph.initializer}
+    # Weights of layers that were quantized in vain come dequantized.
+    constants |= {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants}
     integer = tuple(node.name for node in graph.node if node.op_type in _INTEGER)
     # A product of two activations has no weight; attention's are not counted.
     floating = tuple(node.name for node in graph.node if node.op_type in _FLOAT and any(name in constants for name in node.input))
