@@ -1,5 +1,7 @@
 """Every mistake is planted into a right file, found by name, and mended where that needs no calibration."""
 
+import platform
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,6 +16,7 @@ from yoloquant.check.qdq_graph import QdqGraph
 from yoloquant.check.repair import repair
 from yoloquant.cli import app
 from yoloquant.export.onnx_file import export_onnx
+from yoloquant.runtime.executed import executed_layers
 from yoloquant.targets.registry import get_target
 
 
@@ -145,6 +148,12 @@ def plant_quantized_bias(model):
     )
 
 
+def plant_inside_activation(model):
+    graph = QdqGraph(model)
+    sigmoid = next(node for node in graph.nodes if node.op_type == "Sigmoid")
+    insert_pair(model, sigmoid.output[0], some_pair(model), graph.readers[sigmoid.output[0]], scale=1 / 256)
+
+
 def plant_quantized_decode(model):
     graph = QdqGraph(model)
     node = decode_nodes(graph)[-1]
@@ -181,6 +190,8 @@ PLANTED = [
     (plant_rescaling, "openvino", "rescaling"),
     (plant_before_activation, "tensorrt", "before-activation"),
     (plant_before_activation, "openvino", "before-activation"),
+    (plant_inside_activation, "openvino", "inside-activation"),
+    (plant_inside_activation, "onnxruntime", "inside-activation"),
     (plant_per_tensor_weight, "openvino", "per-tensor-weight"),
     (plant_quantized_bias, "tensorrt", "quantized-bias"),
     (plant_quantized_decode, "openvino", "quantized-decode"),
@@ -197,7 +208,7 @@ def test_what_is_planted_is_found_and_mended(files, plant, target, kind):
     assert kind in kinds(model, target)
     mended, done = repair(model, get_target(target))
     onnx.checker.check_model(mended)
-    fixable = {"needless-pair", "before-activation", "quantized-bias", "quantized-decode"}
+    fixable = {"needless-pair", "before-activation", "inside-activation", "quantized-bias", "quantized-decode"}
     assert (kind in {finding.kind for finding in done}) == (kind in fixable)
     assert (kind in kinds(mended, target)) == (kind not in fixable)
     if before is not None:
@@ -241,7 +252,27 @@ def test_the_runtimes_own_quantizer_quantizes_the_decode(tmp_path):
     quantize_static(str(tmp_path / "float.onnx"), str(tmp_path / "ort.onnx"), Reader(), QuantFormat.QDQ)
     found = kinds(onnx.load(str(tmp_path / "ort.onnx")), "tensorrt")
     # Per tensor, with zero points, biases and decode quantized: what its defaults are known for.
-    assert {"per-tensor-weight", "zero-point", "quantized-decode", "quantized-bias"} <= found
+    assert {"per-tensor-weight", "zero-point", "quantized-decode", "quantized-bias", "inside-activation"} <= found
+    # Its default activations are signed, for which ONNX Runtime itself has no integer convolutions on x86.
+    checked = check_graph(QdqGraph(onnx.load(str(tmp_path / "ort.onnx"))), get_target("onnxruntime"))
+    assert "signed-values" in {finding.kind for finding in checked.findings}
+    if platform.machine() in ("x86_64", "AMD64"):
+        executed = executed_layers(tmp_path / "ort.onnx", "onnxruntime")
+        assert (len(executed.integer), len(executed.floating)) == (
+            checked.integer_layers,
+            checked.layers - checked.integer_layers,
+        )
+
+
+def test_costs_are_estimated(files):
+    result = check_graph(QdqGraph(onnx.load(str(files["openvino"]))), get_target("onnxruntime"))
+    in_float = sum(finding.work for finding in result.findings)
+    assert in_float == pytest.approx(1.0 - result.integer_work)
+    model = onnx.load(str(files["openvino"]))
+    plant_rescaling(model)
+    (finding,) = [f for f in check_graph(QdqGraph(model), get_target("openvino")).findings if f.kind == "rescaling"]
+    # The second layer reads 8 channels of 32 x 48.
+    assert finding.values == 8 * 32 * 48
 
 
 def test_multiplications_are_those_of_the_shapes(files):

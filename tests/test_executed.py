@@ -9,6 +9,7 @@ from yoloquant.cli import app
 from yoloquant.errors import YoloquantError
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.runtime.executed import executed_layers
+from yoloquant.runtime.layer_times import layer_times
 from yoloquant.targets.registry import get_target
 
 
@@ -40,9 +41,27 @@ def test_unknown_runtimes_are_refused(files):
         executed_layers(files / "openvino.onnx", "torch")
 
 
+@pytest.mark.parametrize(("runtime", "kernel"), [("onnxruntime", "QLinearConv"), ("openvino", "I8")])
+def test_the_profile_names_the_integer_layers(files, runtime, kernel):
+    pytest.importorskip(runtime)
+    layers = layer_times(files / f"{runtime}.onnx", runtime, runs=2, threads=1)
+    assert [layer.milliseconds for layer in layers] == sorted((layer.milliseconds for layer in layers), reverse=True)
+    convolutions = [layer for layer in layers if kernel in layer.kind and "onv" in layer.kind]
+    assert len(convolutions) == 4
+    assert any(layer.name.startswith("down.conv") for layer in convolutions)
+
+
+def test_unknown_runtimes_do_not_tell_times(files):
+    with pytest.raises(YoloquantError, match="does not tell what its layers cost"):
+        layer_times(files / "openvino.onnx", "torch")
+
+
 def test_bench_command(files):
     paths = [str(files / "onnxruntime.onnx"), str(files / "openvino.onnx")]
-    result = CliRunner().invoke(app, ["bench", *paths, "--runtime", "onnxruntime", "--runs", "3", "--threads", "1"])
+    result = CliRunner().invoke(
+        app, ["bench", *paths, "--runtime", "onnxruntime", "--runs", "3", "--threads", "1", "--layers", "2"]
+    )
     assert result.exit_code == 0, result.output
     assert "4 of 6" in result.output
     assert "1.00" in result.output
+    assert "QLinearConv" in result.output

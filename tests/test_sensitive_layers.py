@@ -77,6 +77,6 @@ def test_the_planted_layer_is_found_first_and_everything_is_put_back():
 def test_the_recipe_says_where_it_may_stand():
     steps = load_recipe("int8").algorithms
     assert isinstance(steps[1], KeepFloat)
-    assert steps[1].layers == 3
+    assert steps[1].layers is None
     with pytest.raises(RecipeError, match="keep_float must come right after calibrate"):
         load_recipe(None, ["algorithms=[calibrate, bias_correction, keep_float]"])

@@ -106,6 +106,14 @@ def quantize(
     if result.rows:
         OUT.print(result_table(result.rows))
     OUT.print(f"written to {output}: model.onnx, quantized.safetensors, recipe.yaml, metrics.json, report.html", markup=False)
+    if result.recipe.target == "tensorrt":
+        _tell_trtexec(output / "model.onnx")
+
+
+def _tell_trtexec(model: Path, cache: Path | None = None) -> None:
+    from yoloquant.export.tensorrt_command import trtexec_command
+
+    OUT.print(f"build the engine where the GPU is: {trtexec_command(model, cache)}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -156,21 +164,27 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="Of each runtime; 0 lets it choose.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1)] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Counted calls of each.")] = 50,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls of each before those that count.")] = 3,
+    layers: Annotated[int, typer.Option(min=0, help="Show so many of each file's slowest operators.")] = 0,
 ) -> None:
     """Time models in turns, and count the layers that each runtime really computes in integers."""
     from yoloquant.benchmark.latency import measure_latency
     from yoloquant.loading import open_model
-    from yoloquant.report.tables import latency_table
+    from yoloquant.report.tables import latency_table, layer_table
     from yoloquant.runtime.executed import executed_layers
+    from yoloquant.runtime.layer_times import layer_times
     from yoloquant.runtime.loading import RUNTIMES
 
     names = runtime or [name for name in RUNTIMES if RUNTIMES[name].is_installed()]
     runners = {(str(path), name): open_model(path, name, threads=threads) for path in files for name in names}
     with RichReporter().step("Measure latency") as update:
         labelled = {"\n".join(key): runner for key, runner in runners.items()}
-        times = measure_latency(labelled, batch_size=batch_size, runs=runs, progress=update)
+        times = measure_latency(labelled, batch_size=batch_size, runs=runs, warmup=warmup, progress=update)
     executed = {key: executed_layers(Path(key[0]), key[1]) for key in runners if key[1] in RUNTIMES and key[0].endswith(".onnx")}
     OUT.print(latency_table({key: times["\n".join(key)] for key in runners}, executed))
+    for path, name in executed if layers else ():
+        profile = layer_times(Path(path), name, batch_size=runners[path, name].batch_size or batch_size, threads=threads)
+        OUT.print(layer_table(path, name, profile, layers))
 
 
 @app.command()
@@ -204,6 +218,7 @@ def check(
     from yoloquant.check.findings import check_file
     from yoloquant.check.repair import repair
     from yoloquant.checkpoint.onnx_facts import load_onnx
+    from yoloquant.report.tables import findings_table
     from yoloquant.targets.registry import get_target
 
     result = check_file(file, target)
@@ -216,9 +231,10 @@ def check(
         kinds[finding.kind] = kinds.get(finding.kind, 0) + 1
         if everything or kinds[finding.kind] <= 3:
             OUT.print(f"{finding.kind}: {finding.sentence}", markup=False)
-    for kind, count in kinds.items():
-        if count > 3 and not everything:
-            OUT.print(f"{kind}: {count - 3} more; --all shows them", markup=False)
+    if kinds:
+        OUT.print(findings_table(result.findings))
+    if not everything and max(kinds.values(), default=0) > 3:
+        OUT.print("three of each kind are shown; --all shows all")
     if fix is not None:
         mended, done = repair(load_onnx(file), get_target(target))
         onnx.checker.check_model(mended)
@@ -235,6 +251,9 @@ def search(
     max_drop: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 that may be lost, percent points.")] = None,
     target_map: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 to reach, percent.")] = None,
     raise_bits: Annotated[int | None, typer.Option(help="Give layers so many weight bits instead of float.")] = None,
+    optimize_latency: Annotated[
+        bool, typer.Option("--optimize-latency", help="Choose layers by error mended per millisecond lost on this machine.")
+    ] = False,
     target: TargetName = None,
     recipe: Annotated[str, typer.Option(help="Preset or YAML file to start from.")] = "int8-mse",
     output: Annotated[Path, typer.Option(help="Recipe to write.")] = Path("found.yaml"),
@@ -251,6 +270,7 @@ def search(
         max_drop=max_drop,
         target_map=target_map,
         raise_bits=raise_bits,
+        optimize_latency=optimize_latency,
         target=target,
         recipe=recipe,
         overrides=tuple(overrides or ()),
@@ -268,6 +288,9 @@ def search(
     OUT.print(f"{len(found.layers)} layers {change}: {', '.join(found.layers) or 'none'}", markup=False)
     reached = f"{found.found_map:.2f} of the float model's {found.float_map:.2f} mAP50-95"
     OUT.print(f"{reached}, in {found.evaluations} evaluations", markup=False)
+    for label, latency in found.latency.items():
+        ratio = latency.median / found.latency["float"].median
+        OUT.print(f"{label}: {latency.median:.1f} ms, {ratio:.2f} of float, fastest call {latency.minimum:.1f}", markup=False)
     OUT.print(f"written to {output}: `yoloquant quantize ... --recipe {output}` makes the model", markup=False)
 
 
@@ -381,9 +404,13 @@ def export(
     nms_iou: NmsIou = 0.45,
     nms_max: NmsMost = 300,
     nms_agnostic: NmsAgnostic = False,
+    calibration_cache: Annotated[
+        Path | None, typer.Option(help="For TensorRT: write a float file, and the quantized folder's scales into this cache.")
+    ] = None,
 ) -> None:
     """Export a float checkpoint, or a quantized folder again, to ONNX."""
     from yoloquant.checkpoint.read import read_detector
+    from yoloquant.export.calibration_cache import write_calibration_cache
     from yoloquant.export.nms import NmsOptions, add_nms_to_file
     from yoloquant.export.onnx_file import export_onnx
     from yoloquant.export.quantized_folder import RECIPE, load_quantized
@@ -396,7 +423,11 @@ def export(
     if nms:
         options = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic)
         add_nms_to_file(output, options, tensorrt=target == "tensorrt")
+    if calibration_cache is not None:
+        write_calibration_cache(output, output, calibration_cache)
     OUT.print(f"written to {output}", markup=False)
+    if target == "tensorrt":
+        _tell_trtexec(output, calibration_cache)
 
 
 @app.command("sample-calibration")

@@ -195,7 +195,8 @@ def run_algorithms(
         if suppressing and _compares_boxes(step):
             tell.note(f"{step.name} is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
         elif isinstance(step, KeepFloat):
-            in_float = _costliest_layers(quantized, step, entries, tell)
+            most = target.costly_layers if step.layers is None else step.layers
+            in_float = _costliest_layers(quantized, step, most, entries, tell) if most else []
             if in_float:
                 quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
                 _calibrate(quantized, recipe, entries, tell)
@@ -304,11 +305,11 @@ def _calibrate(quantized: QuantizedDetector, recipe: Recipe, entries: list[Image
 
 
 def _costliest_layers(
-    quantized: QuantizedDetector, step: KeepFloat, entries: list[ImageEntry], tell: Reporter
+    quantized: QuantizedDetector, step: KeepFloat, most: int, entries: list[ImageEntry], tell: Reporter
 ) -> list[SensitiveLayer]:
     images = spread_images(quantized, entries, step.images)
     with tell.step("Find the layers that cost most") as update:
-        layers = most_sensitive_layers(quantized, images, step.layers, step.least_gain, update)
+        layers = most_sensitive_layers(quantized, images, most, step.least_gain, update)
     if layers:
         named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
         tell.note(f"kept in float: {named}")

@@ -120,11 +120,11 @@ class BatchNormReestimation(_Section):
 class KeepFloat(_Section):
     """Keep in float the few layers whose quantization changes boxes and scores most, measured on calibration images.
 
-    At most `layers`, and each must make at least the share `least_gain` of the whole error.
+    At most `layers`, the target's own number by default, and each must make at least the share `least_gain` of the whole error.
     """
 
     name: Literal["keep_float"] = "keep_float"
-    layers: Annotated[int, Field(ge=0)] = 3
+    layers: Annotated[int, Field(ge=0)] | None = None
     least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
     images: Annotated[int, Field(ge=1)] = 24
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from yoloquant.algorithms.sensitivity import ranked_layers, sensitivities
 from yoloquant.analysis import error_cost
+from yoloquant.benchmark.latency import Latency
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+from yoloquant.latency_search import by_value, measured_gains, runtime_to_time, whole_latency
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
@@ -33,6 +35,7 @@ class SearchResult:
         found_map: of the recipe's.
         curve: number of changed layers -> mAP50-95, of everything that was measured.
         evaluations: of whole detectors, the float one's included.
+        latency: "float", "all in integers" and "found", where latency was searched, too.
     """
 
     recipe: Recipe
@@ -41,6 +44,7 @@ class SearchResult:
     found_map: float
     curve: dict[int, float]
     evaluations: int
+    latency: dict[str, Latency] = field(default_factory=dict)
 
 
 def search(
@@ -50,6 +54,7 @@ def search(
     max_drop: float | None = None,
     target_map: float | None = None,
     raise_bits: int | None = None,
+    optimize_latency: bool = False,
     target: str | None = None,
     recipe: str | Path | Recipe | None = None,
     overrides: tuple[str, ...] = (),
@@ -70,6 +75,8 @@ def search(
         max_drop: of mAP50-95 against the float detector, percent points; or
         target_map: mAP50-95 to reach, percent.
         raise_bits: give the layers' weights so many bits instead of leaving them in float.
+        optimize_latency: all layers may be integers, the last ones too; layers go into float in the order of error mended for
+            each millisecond lost on this machine, those that float runs faster first.
         target: deployment target.
         recipe: to start from; `int8-mse` by default.
         overrides: `key=value` changes to the recipe.
@@ -84,8 +91,13 @@ def search(
     """
     if (max_drop is None) == (target_map is None):
         raise YoloquantError("a search needs one goal: --max-drop or --target-map")
+    if optimize_latency and raise_bits is not None:
+        raise YoloquantError("more weight bits do not change latency: leave out --raise-bits or --optimize-latency")
     tell = reporter or Silent()
     start = resolve_recipe(recipe, overrides, target, default="int8-mse")
+    if optimize_latency:
+        runtime = runtime_to_time(start.target)
+        start = start.model_copy(update={"output_layers": "quantized"})
     detector = to_detector(model)
     entries = calibration_entries(start, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations)
@@ -112,18 +124,26 @@ def search(
     base = quantized(start)
     cost = error_cost(base, spread_images(base, entries, images))
     with tell.step("Rank layers") as update:
-        ranking = list(ranked_layers(sensitivities(base, cost, "one", ("both",), progress=update)))
+        found = sensitivities(base, cost, "one", ("both",), progress=update)
+    ranking, free = list(ranked_layers(found)), 0
+    if optimize_latency:
+        gains = measured_gains(detector, base, runtime, ranking, tell)
+        ranking, free = by_value({result.name: result.cost for result in found}, gains)
 
     def reached(count: int) -> float:
         changed = with_layers(start, ranking[:count], raise_bits)
         return measured(f"{count} layers", lambda: TorchRunner(base if count == 0 else quantized(changed)))
 
-    count = _least(len(ranking), lambda number: reached(number) >= goal)
+    count = _least(len(ranking), lambda number: reached(number) >= goal, free)
     if count is None:
-        best = f"{reached(len(ranking)):.2f} with all {len(ranking)} layers changed"
+        at_best = f"{reached(len(ranking)):.2f} with all {len(ranking)} layers changed"
         raise YoloquantError(
-            f"the goal of {goal:.2f} mAP50-95 is not reached: {best}; ask for less, or start from another recipe"
+            f"the goal of {goal:.2f} mAP50-95 is not reached: {at_best}; ask for less, or start from another recipe"
         )
+    latency: dict[str, Latency] = {}
+    if optimize_latency:
+        best = quantized(with_layers(start, ranking[:count], None)) if count else base
+        latency = whole_latency({"float": detector, "all in integers": base, "found": best}, runtime, tell)
     curve = {int(name.split()[0]): value for name, value in known.values.items() if name != "float"}
     return SearchResult(
         with_layers(start, ranking[:count], raise_bits),
@@ -132,6 +152,7 @@ def search(
         reached(count),
         dict(sorted(curve.items())),
         len(known.values),
+        latency,
     )
 
 
@@ -146,11 +167,11 @@ def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:
     return recipe.model_copy(update={"overrides": (*recipe.overrides, *changes)})
 
 
-def _least(most: int, holds: Callable[[int], bool]) -> int | None:
-    """The least number in 0..most for which `holds`, which stays true once it is; none if it never is."""
-    if holds(0):
-        return 0
-    below, above = 0, most
+def _least(most: int, holds: Callable[[int], bool], first: int = 0) -> int | None:
+    """The least number in first..most for which `holds`, which stays true once it is; none if it never is."""
+    if holds(first):
+        return first
+    below, above = first, most
     while above - below > 1:
         middle = (below + above) // 2
         if holds(middle):

@@ -21,12 +21,19 @@ class Latency:
         p90: 90th percentile.
         minimum: the fastest call.
         batch_size: images in a call.
+        p99: 99th percentile.
     """
 
     median: float
     p90: float
     minimum: float
     batch_size: int
+    p99: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of one call after the other."""
+        return 1000.0 * self.batch_size / self.median
 
 
 def measure_latency(
@@ -69,6 +76,7 @@ def measure_latency(
             float(np.percentile(values, 90)),
             min(values),
             runners[label].batch_size or batch_size,
+            float(np.percentile(values, 99)),
         )
         for label, values in times.items()
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,16 @@ class Finding:
         node: that it is about.
         sentence: what is wrong and what to do.
         fixable: `repair` mends it.
+        work: estimated cost of a layer that runs in float: its share of all multiplications, 0..1.
+        values: estimated cost of a conversion: values of one image that pass through it.
     """
 
     kind: str
     node: str
     sentence: str
     fixable: bool = False
+    work: float = 0.0
+    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class CheckResult:
     conversions: int
 
 
+# Kinds whose cost is multiplications in float, and kinds whose cost is values that are converted.
+_IN_FLOAT = frozenset({"float-layer", "half-quantized", "output-not-quantized", "signed-values"})
+_CONVERTED = frozenset(
+    {"before-activation", "inside-activation", "needless-pair", "rescaling", "mismatched-scales", "quantized-decode"}
+)
+
 Check = Callable[[QdqGraph, Target], Iterator[Finding]]
 
 
@@ -65,10 +75,13 @@ def check_file(path: str | Path, target: str) -> CheckResult:
 
 def check_graph(graph: QdqGraph, target: Target) -> CheckResult:
     """All checks."""
-    findings = tuple(finding for check in CHECKS for finding in check(graph, target))
     layers = graph.weighted()
-    integer = [node for node in layers if runs_in_integers(graph, node, target)]
     whole = sum(graph.multiplications(node) for node in layers)
+    nodes = {graph.label(node): node for node in graph.nodes}
+    findings = tuple(
+        _with_cost(graph, finding, nodes[finding.node], whole) for check in CHECKS for finding in check(graph, target)
+    )
+    integer = [node for node in layers if runs_in_integers(graph, node, target)]
     work = sum(graph.multiplications(node) for node in integer) / whole if whole else 0.0
     conversions = sum(
         node.op_type in ("QuantizeLinear", "DequantizeLinear") and not graph.is_weight(node.input[0]) for node in graph.nodes
@@ -76,25 +89,68 @@ def check_graph(graph: QdqGraph, target: Target) -> CheckResult:
     return CheckResult(findings, len(layers), len(integer), work, conversions)
 
 
+def _with_cost(graph: QdqGraph, finding: Finding, node: onnx.NodeProto, whole: int) -> Finding:
+    """The finding with what it costs: multiplications in float, or values that are converted."""
+    if finding.kind in _IN_FLOAT and whole:
+        return replace(finding, work=graph.multiplications(node) / whole)
+    if finding.kind in _CONVERTED:
+        return replace(finding, values=int(np.prod(graph.shapes.get(node.output[0], (0,)), dtype=np.int64)))
+    return finding
+
+
 def runs_in_integers(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
-    """The target's runtime computes a layer with integers: inputs dequantized and, for ONNX Runtime, the output quantized."""
-    if graph.dequantized(node.input[0]) is None or graph.dequantized(node.input[1]) is None:
+    """The target's runtime computes a layer with integers.
+
+    Its inputs are dequantized; for ONNX Runtime its output is quantized, too, and both are uint8: int8 is for Arm there (session
+    option `session.qdqisint8allowed`), but for values with one reader, which it turns into uint8 itself.
+    """
+    if not _is_input_quantized(graph, node, target) or graph.dequantized(node.input[1]) is None:
         return False
-    return target.name != "onnxruntime" or _is_output_quantized(graph, node)
+    return target.name != "onnxruntime" or (_is_output_quantized(graph, node) and not _stays_signed(graph, node))
+
+
+def _is_input_quantized(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
+    """The activation is dequantized, at once or, where the runtime carries integers, before operators that only move values."""
+    return graph.dequantized(node.input[0]) is not None or (
+        target.carries_integers and graph.carried_scale(node.input[0]) is not None
+    )
+
+
+def _stays_signed(graph: QdqGraph, node: onnx.NodeProto) -> bool:
+    """A layer's input or answer is int8 and has several readers."""
+    source = graph.dequantized(node.input[0])
+    integers = [(source, source.input[0])] if source is not None else []
+    integers += [(quantizer, quantizer.output[0]) for quantizer in _quantizers_of_answer(graph, node)]
+    for parameters, name in integers:
+        scale = graph.scale_of(parameters)
+        readers = [reader for other in graph.readers.get(name, ()) for reader in graph.readers.get(other.output[0], ())]
+        if scale is not None and scale.dtype.startswith("int") and len(readers) != 1:
+            return True
+    return False
 
 
 def _is_output_quantized(graph: QdqGraph, node: onnx.NodeProto) -> bool:
-    """All readers quantize the answer, at once or behind a Relu or Clip that ONNX Runtime drops into the QuantizeLinear."""
+    """All readers quantize the answer."""
+    readers = _readers_of_answer(graph, node)
+    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+
+def _quantizers_of_answer(graph: QdqGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    return [reader for reader in _readers_of_answer(graph, node) if reader.op_type == "QuantizeLinear"]
+
+
+def _readers_of_answer(graph: QdqGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Readers of a layer's answer, behind a Relu or Clip that ONNX Runtime drops into the QuantizeLinear."""
     readers = graph.readers.get(node.output[0], [])
     if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
         readers = graph.readers.get(readers[0].output[0], [])
-    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    return readers
 
 
 def float_layers(graph: QdqGraph, target: Target) -> Iterator[Finding]:
     """Layers that run in float, and why."""
     for node in graph.weighted():
-        has_input, has_weight = (graph.dequantized(node.input[index]) is not None for index in (0, 1))
+        has_input, has_weight = _is_input_quantized(graph, node, target), graph.dequantized(node.input[1]) is not None
         label = graph.label(node)
         if has_input != has_weight:
             missing = "weight" if has_input else "input"
@@ -102,6 +158,9 @@ def float_layers(graph: QdqGraph, target: Target) -> Iterator[Finding]:
             yield Finding("half-quantized", label, sentence)
         elif not has_input:
             yield Finding("float-layer", label, f"{label} runs in float: neither input nor weight is quantized")
+        elif not runs_in_integers(graph, node, target) and _is_output_quantized(graph, node):
+            sentence = f"{label} runs in float in ONNX Runtime on x86, where int8 activations are not taken: quantize to uint8"
+            yield Finding("signed-values", label, sentence)
         elif not runs_in_integers(graph, node, target):
             sentence = f"{label} runs in float in ONNX Runtime: its answer is not quantized before anything else reads it"
             yield Finding("output-not-quantized", label, sentence)
@@ -121,6 +180,34 @@ def conversions_before_activations(graph: QdqGraph, target: Target) -> Iterator[
                         f"Q/DQ stands between {label} and its activation, so that {target.name} cannot fuse them: remove it"
                     )
                     yield Finding("before-activation", label, sentence, fixable=True)
+
+
+def conversions_inside_activations(graph: QdqGraph, target: Target) -> Iterator[Finding]:
+    """Q/DQ between the sigmoid of a SiLU and its product: three operators on integers instead of one activation.
+
+    TensorFlow Lite has no SiLU, there it must be so (LiteRT's 8-bit specification, LOGISTIC).
+    """
+    if target.name == "tflite":
+        return
+    for node in graph.nodes:
+        if node.op_type not in ("Sigmoid", "HardSigmoid"):
+            continue
+        for quantizer in graph.quantizers_behind(node.output[0]):
+            behind = [reader for d in graph.readers.get(quantizer.output[0], ()) for reader in graph.readers.get(d.output[0], ())]
+            if any(reader.op_type == "Mul" and _multiplies_with(graph, reader, node.input[0]) for reader in behind):
+                label = graph.label(quantizer)
+                sentence = f"{label} splits a SiLU: its sigmoid is rounded alone, and nothing can fuse it any more: remove it"
+                yield Finding("inside-activation", label, sentence, fixable=True)
+
+
+def _multiplies_with(graph: QdqGraph, product: onnx.NodeProto, source: str) -> bool:
+    """One factor is the value that the sigmoid reads, behind the same DequantizeLinear or another of the same integers."""
+    origin = graph.dequantized(source)
+    for name in product.input:
+        other = graph.dequantized(name)
+        if name == source or (origin is not None and other is not None and other.input[0] == origin.input[0]):
+            return True
+    return False
 
 
 def needless_conversions(graph: QdqGraph, target: Target) -> Iterator[Finding]:
@@ -257,6 +344,7 @@ def _is_expectation(graph: QdqGraph, node: onnx.NodeProto) -> bool:
 CHECKS: tuple[Check, ...] = (
     float_layers,
     conversions_before_activations,
+    conversions_inside_activations,
     needless_conversions,
     mismatched_scales,
     weight_scales,

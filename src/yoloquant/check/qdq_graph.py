@@ -141,6 +141,15 @@ class QdqGraph:
         node = self.producers.get(name)
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 
+    def carried_scale(self, name: str) -> Scale | None:
+        """The one scale that a value's integers have, through operators that only move values; none where there are several."""
+        node = self.producers.get(name)
+        if node is None or node.op_type not in SAME_VALUES:
+            return self.scale_of(self.dequantized(name))
+        names = node.input if node.op_type == "Concat" else node.input[:1]
+        first, *others = (self.carried_scale(source) for source in names)
+        return first if first is not None and all(other is not None and other.is_same(first) for other in others) else None
+
     def quantizers_behind(self, name: str) -> list[onnx.NodeProto]:
         """QuantizeLinear nodes that read a value."""
         return [node for node in self.readers.get(name, ()) if node.op_type == "QuantizeLinear"]

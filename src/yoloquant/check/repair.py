@@ -90,6 +90,7 @@ def _drop_unread(model: onnx.ModelProto) -> None:
 _REPAIRS = {
     "needless-pair": _remove_pair,
     "before-activation": _remove_behind,
+    "inside-activation": _remove_pair,
     "quantized-bias": _float_bias,
     "quantized-decode": _remove_pair,
 }

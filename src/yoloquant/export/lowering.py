@@ -59,6 +59,9 @@ CONTAINERS = (
 # 8-bit types are in QuantizeLinear since opset 13; 4- and 16-bit types and blocks since 21.
 OPSET_OF_SMALL_TYPES = 21
 
+# Their answers hold values of their inputs only; Resize does where a quantizer is shared across it (`targets/rules.py`).
+_SAME_VALUES = frozenset({"Concat", "MaxPool", "Resize", "Reshape", "Transpose", "Slice", "Split"})
+
 
 def container(quant_min: int, quant_max: int, least_bits: int = 4) -> Container:
     """The smallest type of at least `least_bits` that holds the integers."""
@@ -88,6 +91,42 @@ def lower_fake_quantize(model: ir.Model) -> int:
     model.opset_imports.pop(DOMAIN, None)
     remove_unused_initializers(model.graph)
     return len(nodes)
+
+
+def remove_repeated_pairs(model: ir.Model) -> int:
+    """Take out each QuantizeLinear and DequantizeLinear whose values the same scale has quantized before, in place.
+
+    Concat, max pooling and the like answer with values of their inputs, so that quantizing them once more with the inputs' own
+    scale changes nothing. OpenVINO carries integers through these operators by itself, and pays for the second pair: 18
+    elementwise passes in YOLOv5n. ONNX Runtime and TensorRT want both pairs.
+
+    Returns:
+        How many pairs were taken out.
+    """
+    # Value -> names of the scale and the zero point whose multiples it holds.
+    grids: dict[ir.Value, tuple[str | None, ...]] = {}
+    count = 0
+    for node in list(model.graph):
+        value = node.inputs[0]
+        if node.op_type == "DequantizeLinear" and value is not None and value.producer() is not None:
+            quantizer = value.producer()
+            assert quantizer is not None
+            source = quantizer.inputs[0]
+            grid = tuple(parameter.name for parameter in node.inputs[1:] if parameter is not None)
+            if source in grids and grids[source] == grid:
+                ir.convenience.replace_all_uses_with(node.outputs[0], source)
+                model.graph.remove(node, safe=True)
+                if not quantizer.outputs[0].uses():
+                    model.graph.remove(quantizer, safe=True)
+                count += 1
+            else:
+                grids[node.outputs[0]] = grid
+        elif node.op_type in _SAME_VALUES:
+            data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+            found = {grids.get(other) for other in data if other is not None}
+            if len(found) == 1 and (grid_of_all := found.pop()) is not None:
+                grids.update(dict.fromkeys(node.outputs, grid_of_all))
+    return count
 
 
 def remove_unused_initializers(graph: ir.Graph) -> None:

@@ -28,6 +28,7 @@ from yoloquant.export.lowering import (
     lower_fake_quantize,
     needs_small_types,
     operator_schema,
+    remove_repeated_pairs,
 )
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.onnx_head import attach_head
@@ -36,6 +37,7 @@ from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.onnx.network import CONVERSION
 from yoloquant.models.reparameterize import deploy
 from yoloquant.quant.network import QuantizedDetector
+from yoloquant.targets.registry import TARGETS
 
 # The lowest opset that the torch exporter writes; runtimes that lag behind read it.
 DEFAULT_OPSET = 18
@@ -93,6 +95,8 @@ def export_onnx(
     program = _torch_export(module, size, dynamic_batch, opset or lowest, outputs)
     model = program.model
     lower_fake_quantize(model)
+    if target in TARGETS and TARGETS[target].carries_integers:
+        remove_repeated_pairs(model)
     _name_nodes(model.graph)
     proto = ir.to_proto(model)
     if kept:

@@ -12,8 +12,10 @@ from yoloquant.evaluate.evaluator import Evaluation
 if TYPE_CHECKING:
     from yoloquant.analysis import Analysis
     from yoloquant.benchmark.latency import Latency
+    from yoloquant.check.findings import Finding
     from yoloquant.pipeline import Row
     from yoloquant.runtime.executed import Executed
+    from yoloquant.runtime.layer_times import LayerTime
 
 HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "file MB")
 
@@ -81,15 +83,34 @@ def sensitivity_table(found: Analysis, top: int) -> Table:
     return table
 
 
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Findings of a check by kind, with their estimated cost for one image."""
+    table = Table("finding", "times", "multiplications in float", "values converted")
+    for kind in dict.fromkeys(finding.kind for finding in findings):
+        own = [finding for finding in findings if finding.kind == kind]
+        work, values = sum(finding.work for finding in own), sum(finding.values for finding in own)
+        table.add_row(kind, str(len(own)), f"{work:.1%}" if work else "", f"{values / 1e6:.2f} M" if values else "")
+    return table
+
+
 def latency_table(times: Mapping[tuple[str, str], Latency], executed: Mapping[tuple[str, str], Executed]) -> Table:
     """Latency of models in runtimes, keys (model, runtime); ratios are against the first model in the same runtime."""
-    table = Table("model", "runtime", "median ms", "p90", "least", "images/s", "ratio", "layers in integers")
+    table = Table("model", "runtime", "median ms", "p90", "p99", "least", "images/s", "ratio", "layers in integers")
     first = next(iter(times))[0]
     for (model, runtime), latency in times.items():
         ratio = latency.median / times[first, runtime].median
         layers = executed.get((model, runtime))
         counted = "" if layers is None else f"{len(layers.integer)} of {len(layers.integer) + len(layers.floating)}"
-        speed = 1000.0 * latency.batch_size / latency.median
-        cells = (f"{value:.1f}" for value in (latency.median, latency.p90, latency.minimum, speed))
+        figures = (latency.median, latency.p90, latency.p99, latency.minimum, latency.images_per_second)
+        cells = (f"{value:.1f}" for value in figures)
         table.add_row(model, runtime, *cells, f"{ratio:.2f}", counted)
+    return table
+
+
+def layer_table(model: str, runtime: str, layers: Sequence[LayerTime], top: int) -> Table:
+    """The slowest operators of a model in a runtime, with their share of all of them."""
+    whole = sum(layer.milliseconds for layer in layers)
+    table = Table("operator", "kernel", "ms", "%", title=f"{model} in {runtime}: {whole:.1f} ms in {len(layers)} operators")
+    for layer in layers[:top]:
+        table.add_row(layer.name, layer.kind, f"{layer.milliseconds:.3f}", f"{100.0 * layer.milliseconds / whole:.1f}")
     return table

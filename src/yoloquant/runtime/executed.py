@@ -56,6 +56,8 @@ def _in_onnxruntime(path: Path) -> Executed:
             raise YoloquantError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
         graph = onnx.load(options.optimized_model_filepath).graph
     constants = {tensor.name for tensor in graph.initializer}
+    # Weights of layers that were quantized in vain come dequantized.
+    constants |= {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants}
     integer = tuple(node.name for node in graph.node if node.op_type in _INTEGER)
     # A product of two activations has no weight; attention's are not counted.
     floating = tuple(node.name for node in graph.node if node.op_type in _FLOAT and any(name in constants for name in node.input))
@@ -63,13 +65,9 @@ def _in_onnxruntime(path: Path) -> Executed:
 
 
 def _in_openvino(path: Path) -> Executed:
-    import openvino
+    from yoloquant.runtime.openvino_runner import compile_openvino, read_openvino
 
-    try:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    except RuntimeError as error:
-        raise YoloquantError(f"OpenVINO cannot load the model: {str(error).strip().splitlines()[-1]}") from error
+    compiled = compile_openvino(read_openvino(path))
     integer: list[str] = []
     floating: list[str] = []
     for operator in compiled.get_runtime_model().get_ops():

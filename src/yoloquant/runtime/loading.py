@@ -19,14 +19,22 @@ class Runtime:
     Attributes:
         package: that must be importable.
         open: path or bytes, metadata, threads -> runner.
+        needs_gpu: an NVIDIA GPU must be there, too.
     """
 
     package: str
     open: Callable[[Path | bytes, ModelMetadata | None, int], Any]
+    needs_gpu: bool = False
 
     def is_installed(self) -> bool:
-        """The package is there."""
-        return importlib.util.find_spec(self.package) is not None
+        """The package is there, and the GPU that it needs."""
+        return importlib.util.find_spec(self.package) is not None and (not self.needs_gpu or _has_gpu())
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _onnxruntime(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> Any:
@@ -41,9 +49,16 @@ def _openvino(path: Path | bytes, metadata: ModelMetadata | None, threads: int) 
     return OpenVinoRunner(path, metadata, threads)
 
 
+def _tensorrt(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> Any:
+    from yoloquant.runtime.tensorrt_runner import TensorRtRunner
+
+    return TensorRtRunner(path, metadata, threads)
+
+
 RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime("onnxruntime", _onnxruntime),
     "openvino": Runtime("openvino", _openvino),
+    "tensorrt": Runtime("tensorrt", _tensorrt, needs_gpu=True),
 }
 
 
@@ -54,7 +69,7 @@ def open_onnx(
 
     Args:
         path: of the file, or its bytes.
-        runtime: "onnxruntime" or "openvino".
+        runtime: "onnxruntime", "openvino" or "tensorrt".
         metadata: instead of the file's own.
         threads: 0 lets the runtime choose.
 
@@ -67,5 +82,8 @@ def open_onnx(
     if runtime not in RUNTIMES:
         raise YoloquantError(f"there is no runtime {runtime!r} for ONNX files: choose one of {', '.join(RUNTIMES)}")
     if not RUNTIMES[runtime].is_installed():
-        raise YoloquantError(f"{runtime} is not installed: run `pip install {RUNTIMES[runtime].package}`")
+        package = RUNTIMES[runtime].package
+        if importlib.util.find_spec(package) is None:
+            raise YoloquantError(f"{runtime} is not installed: run `pip install {package}`")
+        raise YoloquantError(f"{runtime} needs an NVIDIA GPU, and torch sees none: use the file where there is one")
     return RUNTIMES[runtime].open(path, metadata, threads)

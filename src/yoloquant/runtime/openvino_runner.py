@@ -12,8 +12,58 @@ from yoloquant.export.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
 
 
+def read_openvino(path: Path | bytes) -> Any:
+    """A file (or a serialized model) as an `openvino.Model`.
+
+    Raises:
+        YoloquantError: OpenVINO cannot read it.
+    """
+    import openvino
+
+    try:
+        return openvino.Core().read_model(path if isinstance(path, bytes) else str(path))
+    except RuntimeError as error:
+        raise _cannot_load(error) from error
+
+
+def compile_openvino(model: Any, batch_size: int = 1, threads: int = 0, **options: Any) -> Any:
+    """Compile a model for the CPU plugin, float layers in float32.
+
+    A free batch is fixed first: with free shapes the plugin plans memory at each call, and turns the output's channels by
+    copying instead of by looking at them differently.
+
+    Args:
+        model: from `read_openvino`; it is left as it is.
+        batch_size: images in a call, where the model leaves it free.
+        threads: 0 lets the runtime choose.
+        options: further properties of the plugin.
+
+    Raises:
+        YoloquantError: OpenVINO cannot compile it.
+    """
+    import openvino
+
+    # On processors with bfloat16 the plugin would otherwise compute float layers in it and blur every comparison.
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", **options}
+    if threads:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    try:
+        shape = model.inputs[0].get_partial_shape()
+        if shape[0].is_dynamic:
+            model = model.clone()
+            shape[0] = batch_size
+            model.reshape(shape)
+        return openvino.Core().compile_model(model, "CPU", properties)
+    except RuntimeError as error:
+        raise _cannot_load(error) from error
+
+
+def _cannot_load(error: RuntimeError) -> YoloquantError:
+    return YoloquantError(f"OpenVINO cannot load the model: {str(error).strip().splitlines()[-1]}")
+
+
 class OpenVinoRunner(OnnxRunner):
-    """An ONNX file in OpenVINO's CPU plugin, float layers in float32."""
+    """An ONNX file in OpenVINO's CPU plugin; compiled once for each batch size that is asked for."""
 
     def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
         """Load and compile a file (or a serialized model).
@@ -26,31 +76,30 @@ class OpenVinoRunner(OnnxRunner):
         Raises:
             YoloquantError: the runtime cannot load the file.
         """
-        import openvino
-
-        # On processors with bfloat16 the plugin would otherwise compute float layers in it and blur every comparison.
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
-            core = openvino.Core()
-            model = core.read_model(path if isinstance(path, bytes) else str(path))
-            self._compiled: Any = core.compile_model(model, "CPU", options)
-        except RuntimeError as error:
-            raise YoloquantError(f"OpenVINO cannot load the model: {str(error).strip().splitlines()[-1]}") from error
+        self._model: Any = read_openvino(path)
+        self._threads = threads
         super().__init__(path, metadata, "openvino")
-        batch = self._compiled.inputs[0].get_partial_shape()[0]
+        batch = self._model.inputs[0].get_partial_shape()[0]
         self.batch_size = batch.get_length() if batch.is_static else None
-        self._request: Any = self._compiled.create_infer_request()
+        # Batch size -> request.
+        self._requests: dict[int, Any] = {}
+        self._request(self.batch_size or 1)
+
+    def _request(self, batch_size: int) -> Any:
+        if batch_size not in self._requests:
+            compiled = compile_openvino(self._model, batch_size, self._threads)
+            self._requests[batch_size] = compiled.create_infer_request()
+        return self._requests[batch_size]
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `OnnxRunner`."""
-        if self._request is None:
+        if self._model is None:
             raise RuntimeError("this runner is closed")
         # The answers are copies already: the request's own memory is overwritten by the next call.
-        results = self._request.infer([images], share_inputs=True)
-        return {port.get_any_name(): results[port] for port in self._compiled.outputs}
+        results = self._request(len(images)).infer([images], share_inputs=True)
+        return {port.get_any_name(): results[port] for port in results}
 
     def close(self) -> None:
-        """Drop the compiled model."""
-        self._request = self._compiled = None
+        """Drop the compiled models."""
+        self._model = None
+        self._requests.clear()

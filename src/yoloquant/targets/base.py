@@ -30,6 +30,8 @@ class Target:
         symmetric_activations_only: the runtime takes no zero point but 0.
         float_outputs: the last convolutions stay in float unless the recipe says otherwise: they are one part in a hundred of
             the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
+        costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
+        carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
         runtimes: names of runtimes that run the exported file here.
         sources: where the runtime's makers say so.
     """
@@ -42,6 +44,8 @@ class Target:
     bits: frozenset[int] = frozenset({8})
     symmetric_activations_only: bool = False
     float_outputs: bool = False
+    costly_layers: int = 3
+    carries_integers: bool = False
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     sources: tuple[str, ...] = ()
 

@@ -7,13 +7,17 @@ from yoloquant.targets import rules
 from yoloquant.targets.base import Target
 
 # OpenVINO's low-precision transformations want unsigned activations and signed weights on x86 (OpenVINO documentation,
-# "Low Precision Transformations"); activations fuse into the convolution, so nothing may stand between the two.
+# "Low Precision Transformations"); activations fuse into the convolution, so nothing may stand between the two. No layer but the
+# last ones stays in float: YOLOv5n's three costliest work on the largest maps, where float takes an eighth of the whole time, and
+# they mend 0.1 mAP.
 OPENVINO = Target(
     name="openvino",
     summary="Intel OpenVINO on CPU: uint8 activations with zero point, int8 weights per channel.",
     weights=TensorSpec(granularity="channel", narrow=True),
     activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
     float_outputs=True,
+    costly_layers=0,
+    carries_integers=True,
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
     sources=('OpenVINO documentation, "Low Precision Transformations"',),
 )

@@ -16,7 +16,7 @@ TENSORRT = Target(
     float_outputs=True,
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
     symmetric_activations_only=True,
-    runtimes=("onnxruntime",),
+    runtimes=("onnxruntime", "tensorrt"),
     sources=(
         'TensorRT developer guide, "Working with quantized types": Q/DQ placement recommendations',
         "NVIDIA yolov7_qat notes: one scale around concats and max pools, additions",

@@ -1,0 +1,68 @@
+"""What `yoloquant search --optimize-latency` measures: times of layers and of whole files on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from yoloquant.benchmark.latency import Latency, measure_latency
+from yoloquant.benchmark.layer_gains import layer_gains
+from yoloquant.errors import YoloquantError
+from yoloquant.export.onnx_file import export_onnx
+from yoloquant.models.detector import Detector
+from yoloquant.progress import Reporter
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.runtime.layer_times import PROFILED
+from yoloquant.runtime.loading import open_onnx
+
+
+def runtime_to_time(target: str) -> str:
+    """The runtime on this machine that is asked for times.
+
+    Raises:
+        YoloquantError: the target is no runtime that tells what its layers cost.
+    """
+    if target not in PROFILED:
+        raise YoloquantError(
+            f"latency is optimised where it is measured, and target {target} is for another machine: "
+            f"choose one of the targets {', '.join(PROFILED)}"
+        )
+    return target
+
+
+def measured_gains(
+    detector: Detector, quantized: QuantizedDetector, runtime: str, layers: list[str], tell: Reporter
+) -> dict[str, float]:
+    """Layer -> milliseconds that integers save in a call with one image."""
+    with tempfile.TemporaryDirectory() as scratch, tell.step(f"Time layers in {runtime}") as update:
+        plain, integer = (Path(scratch) / f"{name}.onnx" for name in ("float", "integer"))
+        export_onnx(detector, plain)
+        export_onnx(quantized, integer, target=runtime)
+        update(1, 2)
+        gains = layer_gains(plain, integer, runtime, layers)
+        update(2, 2)
+    return gains
+
+
+def by_value(costs: Mapping[str, float], gains: Mapping[str, float]) -> tuple[list[str], int]:
+    """The order in which layers should go back into float, and how many of the first are faster there anyway.
+
+    Behind those, the first is the one whose error is largest for each millisecond that it costs in float.
+    """
+    free = sorted((name for name in costs if gains[name] <= 0.0), key=lambda name: gains[name])
+    others = sorted((name for name in costs if gains[name] > 0.0), key=lambda name: -costs[name] / gains[name])
+    return [*free, *others], len(free)
+
+
+def whole_latency(
+    files: Mapping[str, Detector | QuantizedDetector], runtime: str, tell: Reporter, runs: int = 40
+) -> dict[str, Latency]:
+    """Latency of detectors as whole files, in turns."""
+    with tempfile.TemporaryDirectory() as scratch, tell.step(f"Time files in {runtime}") as update:
+        runners = {}
+        for number, (label, detector) in enumerate(files.items()):
+            path = Path(scratch) / f"{number}.onnx"
+            export_onnx(detector, path, target=runtime)
+            runners[label] = open_onnx(path, runtime)
+        return measure_latency(runners, runs=runs, progress=update)

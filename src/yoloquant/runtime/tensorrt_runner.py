@@ -1,0 +1,115 @@
+"""Build an ONNX file with TensorRT and run it on an NVIDIA GPU; torch holds the memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yoloquant.errors import YoloquantError
+from yoloquant.export.metadata import ModelMetadata
+from yoloquant.export.nms import PLUGIN_OUTPUTS
+from yoloquant.runtime.onnx_runner import OnnxRunner
+
+# Images that the optimisation profile reaches to, where a file leaves the batch free.
+_LARGEST_BATCH = 32
+
+
+class TensorRtRunner(OnnxRunner):
+    """An ONNX file in TensorRT 8.6 to 10; layers with Q/DQ run in integers, the others in float32 without TF32."""
+
+    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
+        """Build the engine, which takes minutes for large networks.
+
+        Args:
+            path: of the ONNX file, or its bytes.
+            metadata: instead of the file's own.
+            threads: is not used.
+
+        Raises:
+            YoloquantError: TensorRT cannot build the file.
+        """
+        import tensorrt
+
+        self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+        tensorrt.init_libnvinfer_plugins(self._logger, "")
+        plan = self._build(tensorrt, path if isinstance(path, bytes) else path.read_bytes())
+        self._engine: Any = tensorrt.Runtime(self._logger).deserialize_cuda_engine(plan)
+        self._context: Any = self._engine.create_execution_context()
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        is_input = {name: self._engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT for name in names}
+        self._input = next(name for name in names if is_input[name])
+        self._outputs = [name for name in names if not is_input[name]]
+        self._dtypes = {name: _torch_dtype(tensorrt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
+        self._stream = torch.cuda.Stream()
+        super().__init__(path, metadata, "tensorrt")
+        batch = self._engine.get_tensor_shape(self._input)[0]
+        self.batch_size = None if batch < 0 else int(batch)
+
+    def _build(self, tensorrt: Any, model: bytes) -> Any:
+        """The serialized engine."""
+        builder = tensorrt.Builder(self._logger)
+        # Explicit batch is the only kind since TensorRT 10, where the flag is gone.
+        flag = getattr(tensorrt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+        network = builder.create_network(0 if flag is None else 1 << int(flag))
+        parser = tensorrt.OnnxParser(network, self._logger)
+        if not parser.parse(model):
+            raise YoloquantError(f"TensorRT cannot read the model: {parser.get_error(0).desc()}")
+        config = builder.create_builder_config()
+        config.set_flag(tensorrt.BuilderFlag.INT8)
+        config.clear_flag(tensorrt.BuilderFlag.TF32)
+        config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
+        source = network.get_input(0)
+        if source.shape[0] < 0:
+            profile = builder.create_optimization_profile()
+            rest = tuple(source.shape[1:])
+            profile.set_shape(source.name, (1, *rest), (1, *rest), (_LARGEST_BATCH, *rest))
+            config.add_optimization_profile(profile)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise YoloquantError("TensorRT cannot build the model: run trtexec --verbose on it to see which layer it refuses")
+        return plan
+
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See `OnnxRunner`."""
+        if self._context is None:
+            raise RuntimeError("this runner is closed")
+        source = torch.from_numpy(np.ascontiguousarray(images)).to("cuda", self._dtypes[self._input])
+        self._context.set_input_shape(self._input, tuple(source.shape))
+        self._context.set_tensor_address(self._input, source.data_ptr())
+        answers = {}
+        for name in self._outputs:
+            shape = tuple(self._context.get_tensor_shape(name))
+            answers[name] = torch.empty(shape, dtype=self._dtypes[name], device="cuda")
+            self._context.set_tensor_address(name, answers[name].data_ptr())
+        self._stream.wait_stream(torch.cuda.current_stream())
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise YoloquantError("TensorRT failed to run the model; its log names the layer")
+        self._stream.synchronize()
+        found = {name: answer.cpu().numpy() for name, answer in answers.items()}
+        return {"detections": detections_of_plugin(found)} if set(PLUGIN_OUTPUTS) <= set(found) else found
+
+    def layers(self) -> list[dict[str, Any]]:
+        """The engine's layers as its inspector describes them: names, types, precisions of inputs and outputs, tactics."""
+        import tensorrt
+
+        inspector = self._engine.create_engine_inspector()
+        return json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))["Layers"]
+
+    def close(self) -> None:
+        """Free the GPU's memory."""
+        self._context = self._engine = None
+
+
+def detections_of_plugin(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The four outputs of EfficientNMS_TRT as rows `(N, K, 6)`: corners, score, class number; zeros behind the last detection."""
+    count, boxes, scores, classes = (outputs[name] for name in PLUGIN_OUTPUTS)
+    rows = np.concatenate([boxes, scores[..., None], classes[..., None].astype(np.float32)], axis=2).astype(np.float32)
+    return rows * (np.arange(rows.shape[1])[None, :] < count.reshape(-1, 1))[..., None]
+
+
+def _torch_dtype(numpy_type: Any) -> torch.dtype:
+    return torch.from_numpy(np.zeros(1, numpy_type)).dtype
