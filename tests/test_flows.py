@@ -110,3 +110,14 @@ def test_search_for_latency_may_take_all_layers_and_times_whole_files(data):
     assert found.recipe.output_layers == "quantized"
     with pytest.raises(YoloquantError, match="another machine"):
         search(demo_weights(), data, max_drop=1.0, target="tensorrt", optimize_latency=True)
+
+
+def test_a_budget_of_time_is_measured_in_the_targets_runtime(data):
+    overrides = ("algorithms=[calibrate, {mixed_precision: {latency: 10.0, images: 2}}]",)
+    result = quantize(
+        demo_weights(), data, target="onnxruntime", recipe="int8-mse", overrides=overrides, measure=False, runtimes=()
+    )
+    # With time to spare every layer stays in float, and nothing errs.
+    assert result.quantized_layers == 0
+    with pytest.raises(YoloquantError, match="for another machine"):
+        quantize(demo_weights(), data, target="tensorrt", recipe="int8-mse", overrides=overrides, measure=False, runtimes=())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.algorithms.mixed_precision import LayerChoices, choose_bits, layer_choices, total_weights
+from yoloquant.algorithms.mixed_precision import IN_FLOAT, LayerChoices, choose_bits, float_choices, layer_choices, total_weights
 from yoloquant.errors import RecipeError
 from yoloquant.recipe import MixedPrecision, load_recipe
 from yoloquant.targets.registry import get_target
@@ -72,3 +72,17 @@ def test_recipes_name_exactly_one_budget():
             load_recipe("int8-mse", [f"algorithms=[calibrate, {{mixed_precision: {options}}}]"])
     with pytest.raises(RecipeError, match="right after calibrate"):
         load_recipe("int8-mse", ["algorithms=[calibrate, bias_correction, {mixed_precision: {average_bits: 5}}]"])
+
+
+def test_a_budget_of_time_leaves_in_float_what_errs_most_for_its_milliseconds():
+    detector = low_bit_detector()
+    names = ["stem.conv", "down.conv", "residual.conv", "deep.conv", "head.0", "head.1"]
+    # Integers save a millisecond of three in each layer but the last, where they lose one.
+    times = dict.fromkeys(names, (2.0, 3.0)) | {"head.1": (4.0, 3.0)}
+    layers = float_choices(detector, images(2), times)
+    assert [layer.name for layer in layers] == names
+    assert [layer.costs for layer in layers] == [(200, 300)] * 5 + [(400, 300)]
+    assert all(layer.errors[1] == 0.0 < layer.errors[0] for layer in layers)
+    chosen = choose_bits(layers, 100 * (4 * 2 + 2 * 3))
+    costliest = max(layers[:-1], key=lambda layer: layer.errors[0]).name
+    assert {name for name, bits in chosen.items() if bits == IN_FLOAT} == {costliest, "head.1"}

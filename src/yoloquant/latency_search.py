@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from yoloquant.benchmark.latency import Latency, measure_latency
-from yoloquant.benchmark.layer_gains import layer_gains
+from yoloquant.benchmark.layer_times import times_in_file
 from yoloquant.errors import YoloquantError
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.models.detector import Detector
@@ -31,18 +31,26 @@ def runtime_to_time(target: str) -> str:
     return target
 
 
-def measured_gains(
+def measured_times(
     detector: Detector, quantized: QuantizedDetector, runtime: str, layers: list[str], tell: Reporter
-) -> dict[str, float]:
-    """Layer -> milliseconds that integers save in a call with one image."""
+) -> dict[str, tuple[float, float]]:
+    """Layer -> milliseconds in integers, and in float, in a call with one image."""
     with tempfile.TemporaryDirectory() as scratch, tell.step(f"Time layers in {runtime}") as update:
         plain, integer = (Path(scratch) / f"{name}.onnx" for name in ("float", "integer"))
         export_onnx(detector, plain)
         export_onnx(quantized, integer, target=runtime)
         update(1, 2)
-        gains = layer_gains(plain, integer, runtime, layers)
+        times = {path: times_in_file(path, runtime, layers) for path in (integer, plain)}
         update(2, 2)
-    return gains
+    return {name: (times[integer][name], times[plain][name]) for name in layers}
+
+
+def measured_gains(
+    detector: Detector, quantized: QuantizedDetector, runtime: str, layers: list[str], tell: Reporter
+) -> dict[str, float]:
+    """Layer -> milliseconds that integers save in a call with one image."""
+    times = measured_times(detector, quantized, runtime, layers, tell)
+    return {name: plain - integer for name, (integer, plain) in times.items()}
 
 
 def by_value(costs: Mapping[str, float], gains: Mapping[str, float]) -> tuple[list[str], int]:

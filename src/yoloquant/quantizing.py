@@ -17,7 +17,7 @@ from yoloquant.algorithms.bias_correction import correct_biases, correct_biases_
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
-from yoloquant.algorithms.mixed_precision import choose_bits, layer_choices, total_weights
+from yoloquant.algorithms.mixed_precision import IN_FLOAT, choose_bits, float_choices, layer_choices, total_weights
 from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
@@ -32,6 +32,7 @@ from yoloquant.errors import DataError
 from yoloquant.export.quantized_folder import captured, quantized_from
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.latency_search import measured_times, runtime_to_time
 from yoloquant.models.detector import Detector
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
@@ -201,7 +202,7 @@ def run_algorithms(
                 quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
                 _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, MixedPrecision):
-            recipe = _with_bits(recipe, _chosen_bits(quantized, step, entries, tell))
+            recipe = _with_bits(recipe, _chosen_bits(detector, quantized, step, recipe.target, entries, tell))
             quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
             _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, BiasCorrection):
@@ -245,15 +246,27 @@ def _compares_boxes(step: Algorithm) -> bool:
     return isinstance(step, KeepFloat | MixedPrecision | DetectionRanges)
 
 
-def _chosen_bits(quantized: QuantizedDetector, step: MixedPrecision, entries: list[ImageEntry], tell: Reporter) -> dict[str, int]:
-    unit = "bit_operations" if step.bit_operations is not None else "weight_bytes"
+def _chosen_bits(
+    detector: Detector,
+    quantized: QuantizedDetector,
+    step: MixedPrecision,
+    target: str,
+    entries: list[ImageEntry],
+    tell: Reporter,
+) -> dict[str, int]:
     images = spread_images(quantized, entries, step.images)
-    with tell.step("Measure each layer at each width") as update:
-        layers = layer_choices(quantized, images, step.bits, unit, update)
-    budget = step.bit_operations or step.weight_bytes
-    if step.average_bits is not None:
-        budget = step.average_bits / 8.0 * total_weights(quantized)
-    assert budget is not None
+    if step.latency is not None:
+        unit = "hundredths of a millisecond"
+        times = measured_times(detector, quantized, runtime_to_time(target), list(weight_bits(quantized)), tell)
+        with tell.step("Measure each layer") as update:
+            layers = float_choices(quantized, images, times, update)
+        budget = step.latency * sum(layer.costs[-1] for layer in layers)
+    else:
+        unit = "bit_operations" if step.bit_operations is not None else "weight_bytes"
+        with tell.step("Measure each layer at each width") as update:
+            layers = layer_choices(quantized, images, step.bits, unit, update)
+        whole = total_weights(quantized) / 8.0
+        budget = step.bit_operations or step.weight_bytes or (step.average_bits or 0.0) * whole
     bits = choose_bits(layers, budget)
     taken = sum(layer.costs[layer.bits.index(bits[layer.name])] for layer in layers)
     counts = ", ".join(f"{list(bits.values()).count(width)} layers at {width} bit" for width in sorted(set(bits.values())))
@@ -262,8 +275,12 @@ def _chosen_bits(quantized: QuantizedDetector, step: MixedPrecision, entries: li
 
 
 def _with_bits(recipe: Recipe, bits: dict[str, int]) -> Recipe:
-    chosen = tuple(Override(match=glob.escape(name), weights=TensorSettings(bits=width)) for name, width in bits.items())
-    return recipe.model_copy(update={"overrides": (*recipe.overrides, *chosen)})
+    quantized = {glob.escape(name): width for name, width in bits.items() if width != IN_FLOAT}
+    chosen = tuple(
+        Override(match=name, weights=TensorSettings.model_validate({"bits": width})) for name, width in quantized.items()
+    )
+    in_float = tuple(glob.escape(name) for name, width in bits.items() if width == IN_FLOAT)
+    return recipe.model_copy(update={"overrides": (*recipe.overrides, *chosen), "ignore": (*recipe.ignore, *in_float)})
 
 
 def _reconstruct(

@@ -145,6 +145,8 @@ class MixedPrecision(_Section):
         average_bits: budget as the mean width of all weights.
         weight_bytes: budget as the size of all weights.
         bit_operations: budget as the sum, over an image's multiplications, of weight bits times activation bits.
+        latency: budget as the time of all layers, as a share of what they take in float, both measured on this machine in the
+            target's runtime; a layer is then either quantized, as the recipe says, or left in float, and `bits` is not asked.
         images: calibration images that layers are measured on.
     """
 
@@ -153,12 +155,14 @@ class MixedPrecision(_Section):
     average_bits: Annotated[float, Field(gt=0.0)] | None = None
     weight_bytes: Annotated[int, Field(gt=0)] | None = None
     bit_operations: Annotated[float, Field(gt=0.0)] | None = None
+    latency: Annotated[float, Field(gt=0.0)] | None = None
     images: Annotated[int, Field(ge=1)] = 8
 
     @model_validator(mode="after")
     def _one_budget(self) -> MixedPrecision:
-        if sum(budget is not None for budget in (self.average_bits, self.weight_bytes, self.bit_operations)) != 1:
-            raise ValueError("mixed_precision needs exactly one budget: average_bits, weight_bytes or bit_operations")
+        budgets = (self.average_bits, self.weight_bytes, self.bit_operations, self.latency)
+        if sum(budget is not None for budget in budgets) != 1:
+            raise ValueError("mixed_precision needs exactly one budget: average_bits, weight_bytes, bit_operations or latency")
         return self
 
 

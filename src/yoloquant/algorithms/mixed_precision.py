@@ -6,7 +6,7 @@ added up, as in HAWQ-V3 (Yao et al. 2021, section 3.4), which solves the same pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,11 +16,15 @@ from torch.fx import Node
 
 from yoloquant.algorithms.calibrate import Progress
 from yoloquant.algorithms.detection_error import DetectionCost
+from yoloquant.algorithms.sensitivity import sensitivities
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector, QuantizedWeight
+
+# The width of a layer that is not quantized.
+IN_FLOAT = 32
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,32 @@ def layer_choices(
             costs = tuple(_cost(detector, layer, width, unit) for width in bits)
             found.append(LayerChoices(layer_name(layer.node), tuple(bits), tuple(errors), costs))
     return found
+
+
+def float_choices(
+    detector: QuantizedDetector,
+    images: Tensor,
+    times: Mapping[str, tuple[float, float]],
+    progress: Progress | None = None,
+) -> list[LayerChoices]:
+    """Every layer either quantized as it is, or in float, for a budget of time.
+
+    Args:
+        detector: calibrated.
+        images: uint8 `(N, 3, H, W)`, RGB.
+        times: layer name -> milliseconds in integers, milliseconds in float.
+        progress: called with (measurements done, all).
+
+    Returns:
+        In the graph's order; costs are in hundredths of a millisecond, and bits those of the layer's weight, or 32.
+    """
+    bits = {layer_name(layer.node): layer.quantizer.spec.bits for layer in detector.quantized_weights()}
+    cost = DetectionCost(detector, images)
+    errors = {result.name: result.cost for result in sensitivities(detector, lambda _: cost(), progress=progress)}
+    return [
+        LayerChoices(name, (width, IN_FLOAT), (errors[name], 0.0), (round(100 * times[name][0]), round(100 * times[name][1])))
+        for name, width in bits.items()
+    ]
 
 
 def choose_bits(layers: Sequence[LayerChoices], budget: float) -> dict[str, int]:

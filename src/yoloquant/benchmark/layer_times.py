@@ -1,8 +1,8 @@
-"""What each layer gains by integers on this machine: its time in a float file against its time in an integer one."""
+"""What each layer of a file takes on this machine, from the runtime's own profile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -14,29 +14,18 @@ from yoloquant.runtime.layer_times import LayerTime, layer_times
 _SEPARATORS = "/_.@ "
 
 
-def layer_gains(float_file: Path, integer_file: Path, runtime: str, layers: Iterable[str], threads: int = 0) -> dict[str, float]:
-    """Profile both files and compare layer by layer.
+def times_in_file(path: Path, runtime: str, layers: Sequence[str], threads: int = 0) -> dict[str, float]:
+    """Milliseconds of each layer in a file, with one image.
 
     Operators are counted as a layer's where the runtime's name for them begins with it: conversions of its input or answer, and
     an activation beside it, included.
 
     Args:
-        float_file: ONNX file without Q/DQ.
-        integer_file: the same network with every layer quantized.
+        path: ONNX file.
         runtime: "onnxruntime" or "openvino".
         layers: names, as in the graph.
         threads: of the runtime; 0 lets it choose.
-
-    Returns:
-        Layer -> milliseconds that integers save; negative where float is faster.
     """
-    names = list(layers)
-    before, after = (times_in_file(path, runtime, names, threads) for path in (float_file, integer_file))
-    return {name: before[name] - after[name] for name in names}
-
-
-def times_in_file(path: Path, runtime: str, layers: Sequence[str], threads: int = 0) -> dict[str, float]:
-    """Milliseconds of each layer in a file."""
     return times_of_layers(layer_times(path, runtime, threads=threads), layers, _answers(load_onnx(path)))
 
 

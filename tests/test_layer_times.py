@@ -4,7 +4,7 @@ import pytest
 
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.benchmark.layer_gains import layer_gains, times_in_file, times_of_layers
+from yoloquant.benchmark.layer_times import times_in_file, times_of_layers
 from yoloquant.checkpoint.live import detector_from_module
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.latency_search import by_value
@@ -47,4 +47,3 @@ def test_every_layer_of_both_files_is_found(runtime, tmp_path):
         times = times_in_file(path, runtime, names, threads=1)
         assert len(times) == 6
         assert all(milliseconds > 0.0 for milliseconds in times.values())
-    assert set(layer_gains(*paths, runtime, names, threads=1)) == set(names)
