@@ -51,12 +51,12 @@ def layer_times(path: Path, runtime: str, *, batch_size: int = 1, threads: int =
     Raises:
         YoloquantError: the runtime does not tell, or cannot load the file.
     """
-    if runtime not in _PROFILERS:
-        raise YoloquantError(f"{runtime} does not tell what its layers cost: choose {' or '.join(_PROFILERS)}")
+    if runtime not in PROFILERS:
+        raise YoloquantError(f"{runtime} does not tell what its layers cost: choose {' or '.join(PROFILERS)}")
     size = read_metadata(path).input_size
     images = np.random.default_rng(0).random((batch_size, 3, *size), dtype=np.float32)
     try:
-        calls = list(_PROFILERS[runtime](path, images, threads, runs))
+        calls = list(PROFILERS[runtime](path, images, threads, runs))
     except Exception as error:
         # Both runtimes raise classes of their own without a common base.
         raise YoloquantError(f"{runtime} cannot profile {path}: {str(error).splitlines()[0]}") from error
@@ -97,10 +97,10 @@ def _openvino(path: Path, images: np.ndarray, threads: int, runs: int) -> Iterab
             yield layer.node_name, f"{layer.node_type} {layer.exec_type}", layer.real_time.total_seconds() * 1000.0
 
 
-_PROFILERS: dict[str, Callable[[Path, np.ndarray, int, int], Iterable[tuple[str, str, float]]]] = {
+PROFILERS: dict[str, Callable[[Path, np.ndarray, int, int], Iterable[tuple[str, str, float]]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
 
 # Runtimes that can be asked.
-PROFILED = tuple(_PROFILERS)
+PROFILED = tuple(PROFILERS)
