@@ -27,6 +27,11 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are."""
+    return next(module.parameters()).device
+
+
 @contextmanager
 def on_device(device: torch.device | str, *modules: nn.Module) -> Iterator[None]:
     """Move modules to a device, and back to the processor afterwards."""

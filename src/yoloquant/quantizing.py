@@ -222,7 +222,7 @@ def run_algorithms(
         elif isinstance(step, Reconstruct):
             _reconstruct(quantized, reference, step, entries, partial, tell, device)
         elif isinstance(step, Train):
-            train_quantized(quantized, reference, step, entries, partial, tell)
+            train_quantized(quantized, reference, step, entries, partial, tell, device)
         clock.stop(step.name)
     return quantized, in_float
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloquant.algorithms.calibrate import to_input
+from yoloquant.devices import device_of
 from yoloquant.errors import CheckpointError
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
@@ -80,6 +81,7 @@ class QuantizedTraining:
         """
         self.detector, self.objective, self.judge, self.loader, self.settings = detector, objective, judge, loader, settings
         self._checkpoint, self._note = checkpoint, note
+        self._device = device_of(detector.network)
         # Images come channels last, see `to_input`; weights in the same order save a conversion in each layer.
         detector.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts = begin_training(detector, settings)
@@ -122,7 +124,7 @@ class QuantizedTraining:
         for number in range(self._batches):
             images, targets = next(batches)
             done = self.epoch + number / self._batches
-            loss, fault = self._step(to_input(images), targets, done)
+            loss, fault = self._step(to_input(images, self._device), targets.to(self._device), done)
             if fault is not None:
                 self._step_back(fault)
                 if len(self._faults) > self.settings.recoveries:

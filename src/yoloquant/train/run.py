@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.fx import GraphModule
 
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.algorithms.reconstruction.checkpoints import state_key
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.labels import label_path
+from yoloquant.devices import device_of, on_device
 from yoloquant.errors import DataError
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
@@ -41,6 +43,7 @@ def train_quantized(
     entries: Sequence[ImageEntry],
     partial: Path | None,
     tell: Reporter,
+    device: str = "cpu",
 ) -> TrainResult:
     """Train a calibrated detector on images, in place.
 
@@ -51,31 +54,35 @@ def train_quantized(
         entries: images; a few of them judge and do not train.
         partial: folder for the state of an interrupted run, which goes on there.
         tell: of progress, and of what the guard finds.
+        device: that trains.
 
     Raises:
         DataError: too few images can be read, or the recipe trains on labels and there are none.
         RecipeError: the augmentation names no hyperparameter, or its value is not allowed.
         YoloquantError: the recipe trains on labels, and the family has no loss here.
     """
-    judging, training = split(entries, settings.judge_images)
+    judging, learning = split(entries, settings.judge_images)
     if settings.teacher == "labels" and not any(label_path(entry.path).is_file() for entry in entries):
         raise DataError("training on labels needs label files beside the calibration images: add them, or train with a teacher")
     side = max(quantized.input_size)
-    with tell.step(f"Read {len(training)} images to train on") as update:
-        samples = _samples(quantized, training, side)
+    with tell.step(f"Read {len(learning)} images to train on") as update:
+        samples = _samples(quantized, learning, side)
         update(1, 2)
         judges = _samples(quantized, judging, side)
         update(2, 2)
     parameters = hyperparameters_for(quantized.family, (), **{**_AS_THEY_ARE, **settings.augmentation})
     loader = TrainingLoader(samples, settings.size or side, settings.batch_size, parameters, settings.seed)
-    objective = _objective(quantized, reference, settings, parameters)
     checkpoint = None
     if partial is not None:
         checkpoint = partial / f"train-{state_key(quantized, settings, [entry.path.name for entry in entries])[:16]}.safetensors"
-    judge = _judge(quantized, reference, objective, judges, side)
-    training_run = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
-    with tell.step(f"Train {settings.epochs} epochs") as update:
-        result = training_run.run(update)
+    with (
+        on_device(device, quantized.network, quantized.head, reference),
+        tell.step(f"Train {settings.epochs} epochs") as update,
+    ):
+        objective = _objective(quantized, reference, settings, parameters)
+        judge = _judge(quantized, reference, objective, judges, side)
+        training = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
+        result = training.run(update)
     tell.note(f"training left {result.after / max(result.before, 1e-12):.0%} of the error of {len(judges)} images it did not see")
     return result
 
@@ -104,7 +111,10 @@ def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: T
     if settings.teacher == "detections":
         return DetectionTeacher(quantized, reference)
     side = settings.size or max(quantized.input_size)
-    return LabelObjective(quantized, loss_for(quantized, parameters, side))  # type: ignore[arg-type]
+    loss = loss_for(quantized, parameters, side)  # type: ignore[arg-type]
+    if isinstance(loss, nn.Module):
+        loss.to(device_of(quantized.network))
+    return LabelObjective(quantized, loss)
 
 
 def _judge(
@@ -116,9 +126,11 @@ def _judge(
     batch = min(_JUDGE_BATCH, len(samples))
     loader = TrainingLoader(samples, side, batch, Hyperparameters.model_validate(_AS_THEY_ARE))
 
+    device = device_of(quantized.network)
+
     def judge() -> float:
         with torch.no_grad():
-            losses = [float(measured(to_input(images), targets)) for images, targets in loader.epoch(0)]
+            losses = [float(measured(to_input(images, device), targets.to(device))) for images, targets in loader.epoch(0)]
         return sum(losses) / len(losses)
 
     return judge
