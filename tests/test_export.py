@@ -180,3 +180,36 @@ def test_metadata_survives_and_is_read_by_others():
     assert properties["stride"] == "16"
     assert ModelMetadata.from_properties({}) is None
     assert names_of({"names": "{0: 'x'"}) is None
+
+
+def test_openvino_files_have_no_second_pair_behind_what_only_moves_values(tmp_path):
+    detector = calibrated("openvino", float_outputs=False)
+    export_onnx(detector, tmp_path / "every.onnx", target="tensorrt")
+    export_onnx(detector, tmp_path / "openvino.onnx", target="openvino")
+    models = [onnx.load(str(tmp_path / name)) for name in ("every.onnx", "openvino.onnx")]
+    counts = [sum(node.op_type == "QuantizeLinear" for node in model.graph.node) for model in models]
+    # The pool's, the upsampling's and the concat's answers have readers that quantized them once more.
+    assert counts[0] - counts[1] == 3
+    producers = {name: node.op_type for node in models[1].graph.node for name in node.output}
+    assert "Concat" in {producers.get(node.input[0]) for node in models[1].graph.node if node.op_type == "Conv"}
+    x = to_input(images(2, seed=5)).contiguous().numpy()
+    every, fewer = (open_onnx(tmp_path / name)(x) for name in ("every.onnx", "openvino.onnx"))
+    np.testing.assert_array_equal(every, fewer)
+
+
+@with_openvino
+def test_openvino_takes_any_batch_of_a_free_one(tmp_path):
+    path = tmp_path / "model.onnx"
+    export_onnx(calibrated("openvino"), path, target="openvino")
+    runner = open_onnx(path, "openvino")
+    assert runner.batch_size is None
+    x = to_input(images(3, seed=5)).contiguous().numpy()
+    together, first = runner(x), runner(x[:1])
+    # A later call does not change an earlier answer.
+    kept = first.copy()
+    runner(x[1:2])
+    np.testing.assert_array_equal(first, kept)
+    assert signal_to_noise(together[:1], first) > 40
+    runner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        runner(x)

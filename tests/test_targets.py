@@ -95,3 +95,24 @@ def test_what_a_target_cannot_run_is_refused():
 def test_placements_survive_json(target):
     _, placement = edges_by_layers(target)
     assert QuantizationPlacement.from_dict(placement.to_dict()) == placement
+
+
+def test_ncnn_shares_nothing_and_tflite_quantizes_every_value():
+    edges, placement = edges_by_layers("ncnn", float_outputs=False)
+    assert {consumer for _, consumer in edges} == {"stem.conv", "down.conv", "residual.conv", "deep.conv", "head.0", "head.1"}
+    assert all(spec.quant_min == -127 for spec in placement.specs.values())
+    edges, _ = edges_by_layers("tflite")
+    captured = capture(SmallNetwork(), SIZE, 8)
+    values = [node for node in captured.graph.nodes if kind(node) not in ("parameter", "output")]
+    producers = {producer for producer, _ in edges}
+    assert {node.meta["layer"] for node in values if node.users} <= producers
+    edges, _ = edges_by_layers("rknn")
+    assert not [pair for pair in edges if pair[0].endswith(".conv")]
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_every_target_explains_its_rules_and_names_its_sources(target):
+    found = TARGETS[target]
+    assert len(found.explain()) == len(found.rules)
+    assert all(sentence.endswith(".") for sentence in found.explain())
+    assert found.sources or target == "reference"
