@@ -105,7 +105,7 @@ def search(
     )
     if optimize_latency:
         runtime = runtime_to_time(start.target)
-        start = start.model_copy(update={"output_layers": "quantized"})
+        start = start.model_copy(update={"input_layers": "quantized", "output_layers": "quantized"})
     detector = to_detector(model)
     entries = calibration_images(calibration or data, start.calibration.images, start.calibration.seed)
     dataset = load_dataset(data, "val", annotations=annotations)
