@@ -55,9 +55,9 @@ def layer(model, number=1):
 def test_our_own_files_have_no_findings_but_their_float_layers(files, target):
     result = check_graph(QdqGraph(onnx.load(str(files[target]))), get_target(target))
     assert {finding.kind for finding in result.findings} == {"float-layer"}
-    # The two output layers stay in float.
-    assert (result.layers, result.integer_layers) == (6, 4)
-    assert 0.8 < result.integer_work < 1.0
+    # The two output layers stay in float, and for ONNX Runtime the one that reads the image.
+    assert (result.layers, result.integer_layers) == (6, 3 if target == "onnxruntime" else 4)
+    assert 0.6 < result.integer_work < 1.0
 
 
 def plant_half_quantized(model):

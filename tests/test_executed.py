@@ -27,8 +27,8 @@ def files(tmp_path_factory):
 def test_all_that_is_placed_runs_in_integers(files, runtime):
     pytest.importorskip(runtime)
     executed = executed_layers(files / f"{runtime}.onnx", runtime)
-    # Four layers and two output layers, which stay in float.
-    assert (len(executed.integer), len(executed.floating)) == (4, 2)
+    # The two output layers stay in float, and for ONNX Runtime the one that reads the image.
+    assert (len(executed.integer), len(executed.floating)) == ((3, 3) if runtime == "onnxruntime" else (4, 2))
 
 
 def test_a_file_for_openvino_runs_in_float_in_onnxruntime(files):
@@ -47,7 +47,7 @@ def test_the_profile_names_the_integer_layers(files, runtime, kernel):
     layers = layer_times(files / f"{runtime}.onnx", runtime, runs=2, threads=1)
     assert [layer.milliseconds for layer in layers] == sorted((layer.milliseconds for layer in layers), reverse=True)
     convolutions = [layer for layer in layers if kernel in layer.kind and "onv" in layer.kind]
-    assert len(convolutions) == 4
+    assert len(convolutions) == (3 if runtime == "onnxruntime" else 4)
     assert any(layer.name.startswith("down.conv") for layer in convolutions)
 
 
@@ -59,9 +59,9 @@ def test_unknown_runtimes_do_not_tell_times(files):
 def test_bench_command(files):
     paths = [str(files / "onnxruntime.onnx"), str(files / "openvino.onnx")]
     result = CliRunner().invoke(
-        app, ["bench", *paths, "--runtime", "onnxruntime", "--runs", "3", "--threads", "1", "--layers", "2"]
+        app, ["bench", *paths, "--runtime", "onnxruntime", "--runs", "3", "--threads", "1", "--layers", "20"]
     )
     assert result.exit_code == 0, result.output
-    assert "4 of 6" in result.output
+    assert "3 of 6" in result.output
     assert "1.00" in result.output
     assert "QLinearConv" in result.output

@@ -36,7 +36,7 @@ def test_layers_that_float_runs_faster_come_first_then_the_dearest_errors():
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_every_layer_of_both_files_is_found(runtime, tmp_path):
     pytest.importorskip(runtime)
-    quantized = quantized_detector(get_target(runtime), float_outputs=False)
+    quantized = quantized_detector(get_target(runtime), float_outputs=False, float_inputs=False)
     calibrate(quantized, [images(2)])
     plain = detector_from_module(SmallNetwork().eval(), RowsHead(), names=tuple("abcd"), strides=(4, 8), input_size=SIZE)
     paths = tmp_path / "float.onnx", tmp_path / "integer.onnx"

@@ -11,12 +11,15 @@ from typer.testing import CliRunner
 
 from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.assets import demo_weights
 from yoloquant.cli import app
+from yoloquant.data.generated import write_generated_dataset
 from yoloquant.errors import ExportError
 from yoloquant.evaluate.postprocess import detections_of
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.nms import PLUGIN_OUTPUTS, NmsOptions, add_nms
 from yoloquant.export.onnx_file import export_onnx
+from yoloquant.pipeline import quantize
 from yoloquant.runtime.loading import open_onnx
 from yoloquant.targets.registry import get_target
 
@@ -120,6 +123,16 @@ def test_exported_file_runs_as_final_detections(tmp_path):
     for wanted, found in zip(plain, final, strict=True):
         assert len(wanted) > 0
         np.testing.assert_allclose(np.sort(found.scores), np.sort(wanted.scores), rtol=1e-5)
+
+
+def test_quantize_puts_it_into_the_finished_file(tmp_path):
+    data = write_generated_dataset(tmp_path / "set", train=4, val=1)
+    options = {"recipe": "int8-minmax", "target": "onnxruntime", "measure": False, "runtimes": ("onnxruntime",)}
+    result = quantize(demo_weights(), data, output=tmp_path / "out", nms=NmsOptions(max_detections=7), **options)
+    assert all(parity.agrees for parity in result.parity)
+    runner = open_onnx(tmp_path / "out" / "model.onnx")
+    assert runner.layout == "rows_final"
+    assert runner(np.zeros((1, 3, *runner.input_size), np.float32)).shape == (1, 7, 6)
 
 
 def test_command_line(tmp_path, shared):

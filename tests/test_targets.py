@@ -38,10 +38,10 @@ def test_nothing_stands_between_convolution_and_activation(target):
 
 def test_onnxruntime_quantizes_what_convolutions_answer():
     edges, _ = edges_by_layers("onnxruntime")
-    assert ("stem.conv", "stem.act") in edges
+    assert ("down.conv", "down.act") in edges
     # ReLU goes into the QuantizeLinear behind it, so there is nothing between.
     edges, _ = edges_by_layers("onnxruntime", SmallNetwork(nn.ReLU))
-    assert ("stem.conv", "stem.act") not in edges
+    assert ("down.conv", "down.act") not in edges
     assert ("stem.act", "down.conv") in edges
 
 
@@ -95,6 +95,16 @@ def test_what_a_target_cannot_run_is_refused():
 def test_placements_survive_json(target):
     _, placement = edges_by_layers(target)
     assert QuantizationPlacement.from_dict(placement.to_dict()) == placement
+
+
+def test_what_reads_the_image_stays_in_float_for_onnxruntime():
+    edges, placement = edges_by_layers("onnxruntime")
+    assert "stem.conv.weight_quantizer" not in placement.specs
+    assert ("stem.conv", "stem.act") not in edges
+    # What it answers is quantized for the layer behind it.
+    assert ("stem.act", "down.conv") in edges
+    _, placement = edges_by_layers("onnxruntime", float_inputs=False)
+    assert "stem.conv.weight_quantizer" in placement.specs
 
 
 def test_ncnn_shares_nothing_and_tflite_quantizes_every_value():

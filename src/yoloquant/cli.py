@@ -473,7 +473,8 @@ def targets(name: Annotated[str | None, typer.Argument(help="Explain this one.")
         return
     target = get_target(name)
     lines = [target.summary, f"weights: {target.weights}", f"activations: {target.activations}"]
-    lines.append(f"last convolutions: {'in float' if target.float_outputs else 'quantized'}")
+    for place, in_float in (("first", target.float_inputs), ("last", target.float_outputs)):
+        lines.append(f"{place} convolutions: {'in float' if in_float else 'quantized'}")
     lines += [f"- {sentence}" for sentence in target.explain()]
     lines += [f"source: {source}" for source in target.sources]
     for line in lines:

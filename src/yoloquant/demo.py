@@ -16,6 +16,7 @@ IMAGES = 256
 # What quantization often is without care: one symmetric scale for each tensor, from its extremes, and every layer.
 CARELESS = (
     "target=onnxruntime",
+    "input_layers=quantized",
     "output_layers=quantized",
     "weights.granularity=tensor",
     "activations.symmetric=true",

@@ -145,6 +145,7 @@ def place(
         choose,
         recipe.ignored(layers) | frozenset(in_float),
         None if recipe.output_layers is None else recipe.output_layers == "float",
+        None if recipe.input_layers is None else recipe.input_layers == "float",
     )
     return quantized_from(detector, placement, graph_module), sum(found in WEIGHTED for found in kinds.values())
 

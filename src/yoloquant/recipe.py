@@ -271,6 +271,8 @@ class Recipe(_Section):
         activations: changes to its activation spec.
         overrides: changes for single layers, the last match wins key by key.
         ignore: names or patterns of layers that stay in float.
+        input_layers: whether the convolutions that read the image stay in float or are quantized; the target's own choice by
+            default.
         output_layers: whether the last convolutions stay in float or are quantized; the target's own choice by default.
         algorithms: steps in order; the first is `calibrate`; `equalize` and `smooth` may come before it.
         calibration: images for the observers.
@@ -282,6 +284,7 @@ class Recipe(_Section):
     activations: TensorSettings = TensorSettings()
     overrides: tuple[Override, ...] = ()
     ignore: tuple[str, ...] = ()
+    input_layers: Literal["float", "quantized"] | None = None
     output_layers: Literal["float", "quantized"] | None = None
     algorithms: tuple[Algorithm, ...] = (Calibrate(),)
     calibration: CalibrationSettings = CalibrationSettings()

@@ -97,7 +97,7 @@ def search(
     start = resolve_recipe(recipe, overrides, target, default="int8-mse")
     if optimize_latency:
         runtime = runtime_to_time(start.target)
-        start = start.model_copy(update={"output_layers": "quantized"})
+        start = start.model_copy(update={"input_layers": "quantized", "output_layers": "quantized"})
     detector = to_detector(model)
     entries = calibration_entries(start, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations)

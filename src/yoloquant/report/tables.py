@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from yoloquant.runtime.executed import Executed
     from yoloquant.runtime.layer_times import LayerTime
 
-HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "file MB")
+HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "against float", "file MB")
 
 
 def result_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The result table's cells as text; the drop is against the float model in the same runtime."""
+    """The result table's cells as text; drop and ratio of latency are against the float model in the same runtime."""
     floats = {row.runtime: row.evaluation for row in rows if row.model == "float"}
+    times = {row.runtime: row.latency.median for row in rows if row.model == "float" and row.latency}
     cells: list[tuple[str, ...]] = []
     for row in rows:
         reference = floats.get(row.runtime)
@@ -36,6 +37,7 @@ def result_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
                 drop,
                 f"{row.evaluation.map50:.2f}" if row.evaluation else "",
                 f"{row.latency.median:.1f}" if row.latency else "",
+                f"{row.latency.median / times[row.runtime]:.2f}" if row.latency and not is_float and row.runtime in times else "",
                 f"{row.file_size / 1e6:.2f}" if row.file_size else "",
             )
         )

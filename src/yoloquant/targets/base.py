@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from yoloquant.errors import RecipeError
 from yoloquant.spec import TensorSpec
-from yoloquant.targets.placement import Draft, QuantizationPlacement, axis_of_weight, output_layers
+from yoloquant.targets.placement import Draft, QuantizationPlacement, axis_of_weight, input_layers, output_layers
 
 Rule = Callable[[Draft], None]
 # Layer name and tensor kind ("weights" or "activations") and the target's own spec -> the spec to use, or none for float.
@@ -30,6 +30,7 @@ class Target:
         symmetric_activations_only: the runtime takes no zero point but 0.
         float_outputs: the last convolutions stay in float unless the recipe says otherwise: they are one part in a hundred of
             the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
+        float_inputs: the convolutions that read the image stay in float unless the recipe says otherwise.
         costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
         carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
         runtimes: names of runtimes that run the exported file here.
@@ -44,6 +45,7 @@ class Target:
     bits: frozenset[int] = frozenset({8})
     symmetric_activations_only: bool = False
     float_outputs: bool = False
+    float_inputs: bool = False
     costly_layers: int = 3
     carries_integers: bool = False
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
@@ -77,6 +79,7 @@ class Target:
         choose: SpecChooser | None = None,
         ignored: frozenset[str] = frozenset(),
         float_outputs: bool | None = None,
+        float_inputs: bool | None = None,
     ) -> QuantizationPlacement:
         """Decide where quantizers stand in a captured graph.
 
@@ -85,12 +88,15 @@ class Target:
             choose: changes the spec of single layers; the target's own specs without it.
             ignored: layer names that stay in float.
             float_outputs: leave the last convolutions in float; the target's own choice without.
+            float_inputs: leave those that read the image in float; likewise.
 
         Raises:
             RecipeError: the recipe asks for what the target cannot run.
         """
         if self.float_outputs if float_outputs is None else float_outputs:
             ignored |= output_layers(graph_module)
+        if self.float_inputs if float_inputs is None else float_inputs:
+            ignored |= input_layers(graph_module)
         draft = Draft(graph_module, ignored)
         for rule in self.rules:
             rule(draft)
