@@ -26,6 +26,7 @@ from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
 from yoloquant.train.losses import loss_for
 from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, LabelObjective, Objective
 from yoloquant.train.quantized import QuantizedTraining, TrainResult
+from yoloquant.train.quantizers import remember_float
 
 # Images that judge are compared in batches, since an image without objects alone has no error worth the name.
 _JUDGE_BATCH = 8
@@ -81,6 +82,7 @@ def train_quantized(
     ):
         objective = _objective(quantized, reference, settings, parameters)
         judge = _judge(quantized, reference, objective, judges, side)
+        remember_float(quantized, reference)
         training = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
         result = training.run(update)
     tell.note(f"training left {result.after / max(result.before, 1e-12):.0%} of the error of {len(judges)} images it did not see")
