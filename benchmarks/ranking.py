@@ -1,9 +1,10 @@
 """Does the ranking of layers without labels agree with the one by mAP?
 
-`YOLOQUANT_SHARED=... python benchmarks/ranking.py [IMAGES] [BITS]`: YOLOv5n, each layer quantized alone, its weights to 3 bit for
-each channel and its input to 8 bit, ranges by MinMax. mAP on a few hundred photographs is known to some tenths, so it can only rank
-layers that lose more than that: with 4 bit it tells the first ten apart, and the others are chance. Printed are both rankings'
-first layers, Spearman's rank correlation over all and over those that lose at least a quarter of a point, and the time each took.
+`YOLOQUANT_SHARED=... python benchmarks/ranking.py [IMAGES] [BITS]`: YOLOv5n, each layer quantized alone, its weights to 3 bit
+for each channel and its input to 8 bit, ranges by MinMax. mAP on a few hundred photographs is known to some tenths, so it can
+only rank layers that lose more than that: with 4 bit it tells the first ten apart, and the others are chance. Printed are
+both rankings' first layers, Spearman's rank correlation over all and over those that lose at least a quarter of a point, and
+the time each took.
 """
 
 from __future__ import annotations
