@@ -191,7 +191,7 @@ PLANTED = [
     (plant_before_activation, "tensorrt", "before-activation"),
     (plant_before_activation, "openvino", "before-activation"),
     (plant_inside_activation, "openvino", "inside-activation"),
-    (plant_inside_activation, "onnxruntime", "inside-activation"),
+    (plant_inside_activation, "tensorrt", "inside-activation"),
     (plant_per_tensor_weight, "openvino", "per-tensor-weight"),
     (plant_quantized_bias, "tensorrt", "quantized-bias"),
     (plant_quantized_decode, "openvino", "quantized-decode"),

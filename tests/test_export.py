@@ -213,3 +213,17 @@ def test_openvino_takes_any_batch_of_a_free_one(tmp_path):
     runner.close()
     with pytest.raises(RuntimeError, match="closed"):
         runner(x)
+
+
+def test_silu_is_one_operator_in_files_for_onnxruntime(tmp_path):
+    detector = calibrated("onnxruntime")
+    export_onnx(detector, tmp_path / "split.onnx")
+    export_onnx(detector, tmp_path / "fused.onnx", target="onnxruntime")
+    split, fused = (
+        [node.op_type for node in onnx.load(str(tmp_path / name)).graph.node] for name in ("split.onnx", "fused.onnx")
+    )
+    # Four activations; the head's sigmoid is none.
+    assert (fused.count("QuickGelu"), split.count("Sigmoid") - fused.count("Sigmoid")) == (4, 4)
+    x = to_input(images(2, seed=5)).contiguous().numpy()
+    answers = [open_onnx(tmp_path / name)(x) for name in ("split.onnx", "fused.onnx")]
+    assert signal_to_noise(*answers) > 60

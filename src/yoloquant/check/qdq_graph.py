@@ -25,6 +25,7 @@ ACTIVATIONS = frozenset(
         "Tanh",
         "Gelu",
         "Swish",
+        "QuickGelu",
     }
 )
 # Their output holds values of their inputs only.

@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from yoloquant.checkpoint.onnx_facts import extra_facts
 from yoloquant.checkpoint.onnx_file import opset_of
 from yoloquant.errors import ExportError
+from yoloquant.export.fused_silu import fuse_silu
 from yoloquant.export.lowering import (
     DOMAIN,
     OP_TYPE,
@@ -37,6 +38,7 @@ from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.onnx.network import CONVERSION
 from yoloquant.models.reparameterize import deploy
 from yoloquant.quant.network import QuantizedDetector
+from yoloquant.targets.base import Target
 from yoloquant.targets.registry import TARGETS
 
 # The lowest opset that the torch exporter writes; runtimes that lag behind read it.
@@ -95,8 +97,8 @@ def export_onnx(
     program = _torch_export(module, size, dynamic_batch, opset or lowest, outputs)
     model = program.model
     lower_fake_quantize(model)
-    if target in TARGETS and TARGETS[target].carries_integers:
-        remove_repeated_pairs(model)
+    if target in TARGETS:
+        _write_for(model, TARGETS[target])
     _name_nodes(model.graph)
     proto = ir.to_proto(model)
     if kept:
@@ -109,6 +111,14 @@ def export_onnx(
     partial = path.with_suffix(path.suffix + ".partial")
     onnx.save(proto, str(partial))
     partial.replace(path)
+
+
+def _write_for(model: ir.Model, target: Target) -> None:
+    """What a target's runtime wants to be written differently, without changing any value."""
+    if target.carries_integers:
+        remove_repeated_pairs(model)
+    if target.fused_silu:
+        fuse_silu(model)
 
 
 def _lowest_opset(detector: Detector | QuantizedDetector) -> int:

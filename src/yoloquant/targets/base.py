@@ -33,6 +33,7 @@ class Target:
         float_inputs: the convolutions that read the image stay in float unless the recipe says otherwise.
         costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
         carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
+        fused_silu: files hold SiLU as the one contrib operator of ONNX Runtime.
         runtimes: names of runtimes that run the exported file here.
         sources: where the runtime's makers say so.
     """
@@ -48,6 +49,7 @@ class Target:
     float_inputs: bool = False
     costly_layers: int = 3
     carries_integers: bool = False
+    fused_silu: bool = False
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     sources: tuple[str, ...] = ()
 

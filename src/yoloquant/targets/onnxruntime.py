@@ -16,6 +16,7 @@ ONNXRUNTIME = Target(
     activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
     float_outputs=True,
     float_inputs=True,
+    fused_silu=True,
     costly_layers=2,
     rules=(
         rules.weighted_inputs,
