@@ -24,6 +24,8 @@ ROWS: dict[str, tuple[str | None, str]] = {
     "onnxruntime int8": ("onnxruntime", "int8"),
     "openvino int8": ("openvino", "int8"),
     "tensorrt int8": ("tensorrt", "int8"),
+    "openvino int8-accurate": ("openvino", "int8-accurate"),
+    "openvino int8-reconstructed": ("openvino", "int8-reconstructed"),
     "tensorrt int8-reconstructed": ("tensorrt", "int8-reconstructed"),
     "int8-power-of-two": (None, "int8-power-of-two"),
     "int8-power-of-two-aligned": (None, "int8-power-of-two-aligned"),
