@@ -216,6 +216,20 @@ def test_what_is_planted_is_found_and_mended(files, plant, target, kind):
         assert len(mended.graph.node) == len(onnx.load(str(files[target])).graph.node)
 
 
+def test_second_pairs_behind_a_concat_are_needless_for_openvino_only(tmp_path):
+    detector = quantized_detector(get_target("openvino"), float_outputs=False)
+    calibrate(detector, [images(4)])
+    paths = tmp_path / "every.onnx", tmp_path / "fewer.onnx"
+    export_onnx(detector, paths[0])
+    export_onnx(detector, paths[1], target="openvino")
+    every, fewer = (onnx.load(str(path)) for path in paths)
+    assert kinds(every, "openvino") == {"needless-pair"}
+    assert "needless-pair" not in kinds(every, "onnxruntime") | kinds(fewer, "openvino")
+    mended, _ = repair(every, get_target("openvino"))
+    assert len(mended.graph.node) == len(fewer.graph.node)
+    np.testing.assert_array_equal(answer(mended), answer(every))
+
+
 def test_a_concat_whose_scales_differ_is_found(files):
     model = onnx.load(str(files["whole"]))
     assert kinds(model, "tensorrt") == set()

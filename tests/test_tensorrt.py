@@ -1,11 +1,15 @@
-"""TensorRT where it is absent: the calibration cache, the command, and what a user is told."""
+"""TensorRT where it is absent: calibration cache, command, what a user is told, and the runner on an imitated interface."""
 
+import ctypes
 import struct
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from small_networks import images, quantized_detector
@@ -16,6 +20,7 @@ from yoloquant.evaluate.parity import signal_to_noise
 from yoloquant.export.calibration_cache import write_calibration_cache
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.tensorrt_command import trtexec_command
+from yoloquant.runtime import tensorrt_runner
 from yoloquant.runtime.loading import open_onnx
 from yoloquant.runtime.tensorrt_runner import detections_of_plugin
 from yoloquant.targets.registry import get_target
@@ -99,3 +104,133 @@ def test_export_command_writes_the_cache(tmp_path, shared):
     result = CliRunner().invoke(app, [*arguments, "--image-size", "64", "--calibration-cache", str(tmp_path / "c.cache")])
     assert isinstance(result.exception, ExportError)
     assert "--target tensorrt" in str(result.exception)
+
+
+class FakeTensorRT:
+    """As much of TensorRT's Python interface as the runner uses, computing with ONNX Runtime on the addresses it is given."""
+
+    float32, int32 = np.float32, np.int32
+
+    class Logger:
+        ERROR = 0
+
+        def __init__(self, severity):
+            pass
+
+    class TensorIOMode:
+        INPUT, OUTPUT = "in", "out"
+
+    class BuilderFlag:
+        INT8, TF32 = "int8", "tf32"
+
+    class ProfilingVerbosity:
+        DETAILED = "detailed"
+
+    class NetworkDefinitionCreationFlag:
+        EXPLICIT_BATCH = 0
+
+    def __init__(self):
+        self.flags, self.profile, self.model = set(), None, b""
+
+    def init_libnvinfer_plugins(self, logger, namespace):
+        return True
+
+    def nptype(self, dtype):
+        return dtype
+
+    def Builder(self, logger):
+        config = SimpleNamespace(
+            set_flag=self.flags.add, clear_flag=self.flags.discard, add_optimization_profile=lambda profile: None
+        )
+
+        def set_shape(name, *shapes):
+            self.profile = (name, *shapes)
+
+        return SimpleNamespace(
+            create_network=lambda flags: SimpleNamespace(
+                get_input=lambda index: SimpleNamespace(name="images", shape=(-1, 3, 64, 96))
+            ),
+            create_builder_config=lambda: config,
+            create_optimization_profile=lambda: SimpleNamespace(set_shape=set_shape),
+            build_serialized_network=lambda network, config: self.model,
+        )
+
+    def OnnxParser(self, network, logger):
+        def parse(model):
+            self.model = model
+            return model != b"broken"
+
+        return SimpleNamespace(parse=parse, get_error=lambda index: SimpleNamespace(desc=lambda: "no such operator"))
+
+    def Runtime(self, logger):
+        return SimpleNamespace(deserialize_cuda_engine=lambda plan: FakeEngine(plan))
+
+
+class FakeEngine:
+    def __init__(self, plan):
+        self.session = onnxruntime.InferenceSession(plan)
+        self.names = ["images", "output"]
+        self.num_io_tensors, self.addresses, self.shape = 2, {}, None
+
+    def get_tensor_name(self, index):
+        return self.names[index]
+
+    def get_tensor_mode(self, name):
+        return "in" if name == "images" else "out"
+
+    def get_tensor_dtype(self, name):
+        return np.float32
+
+    def create_execution_context(self):
+        return self
+
+    def set_input_shape(self, name, shape):
+        self.shape = shape
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def get_tensor_shape(self, name):
+        if self.shape is None:
+            return (-1, 3, 64, 96)
+        return self.shape if name == "images" else (self.shape[0], 480, 9)
+
+    def execute_async_v3(self, stream):
+        values = {name: self._array(name) for name in self.names}
+        values["output"][...] = self.session.run(None, {"images": values["images"]})[0]
+        return True
+
+    def _array(self, name):
+        shape = self.get_tensor_shape(name)
+        pointer = ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(pointer, shape)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """TensorRT's interface without a GPU."""
+    module = FakeTensorRT()
+    stream = SimpleNamespace(cuda_stream=0, wait_stream=lambda other: None, synchronize=lambda: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setattr(tensorrt_runner, "DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    return module
+
+
+def test_the_runner_uses_the_interface_as_documented(fake, quantized):
+    _, path = quantized
+    runner = tensorrt_runner.TensorRtRunner(path)
+    assert runner.batch_size is None
+    assert fake.flags == {"int8"}
+    assert fake.profile == ("images", (1, 3, 64, 96), (1, 3, 64, 96), (32, 3, 64, 96))
+    x = images(2).numpy().astype(np.float32) / 255
+    np.testing.assert_array_equal(runner(x), open_onnx(path)(x))
+    runner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        runner(x)
+
+
+def test_what_tensorrt_cannot_read_is_told(fake):
+    with pytest.raises(YoloquantError, match="no such operator"):
+        tensorrt_runner.TensorRtRunner(b"broken")

@@ -211,13 +211,17 @@ def _multiplies_with(graph: QdqGraph, product: onnx.NodeProto, source: str) -> b
 
 
 def needless_conversions(graph: QdqGraph, target: Target) -> Iterator[Finding]:
-    """DequantizeLinear followed at once by QuantizeLinear: nothing computes between."""
+    """DequantizeLinear followed by QuantizeLinear: nothing computes between.
+
+    Where the runtime carries integers through operators that only move values, these count as nothing, too, if the scale is the
+    same; others want both pairs.
+    """
     for node in graph.nodes:
-        source = graph.dequantized(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if source is None or graph.is_weight(source.input[0]):
+        if node.op_type != "QuantizeLinear" or graph.is_weight(node.input[0]):
             continue
-        first, second = graph.scale_of(source), graph.scale_of(node)
-        if first is None or second is None:
+        at_once = graph.dequantized(node.input[0]) is not None
+        first, second = graph.carried_scale(node.input[0]), graph.scale_of(node)
+        if first is None or second is None or not (at_once or (target.carries_integers and first.is_same(second))):
             continue
         label = graph.label(node)
         if first.is_same(second):

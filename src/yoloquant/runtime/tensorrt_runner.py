@@ -14,6 +14,8 @@ from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.nms import PLUGIN_OUTPUTS
 from yoloquant.runtime.onnx_runner import OnnxRunner
 
+# Where images and answers lie.
+DEVICE = "cuda"
 # Images that the optimisation profile reaches to, where a file leaves the batch free.
 _LARGEST_BATCH = 32
 
@@ -77,13 +79,13 @@ class TensorRtRunner(OnnxRunner):
         """See `OnnxRunner`."""
         if self._context is None:
             raise RuntimeError("this runner is closed")
-        source = torch.from_numpy(np.ascontiguousarray(images)).to("cuda", self._dtypes[self._input])
+        source = torch.from_numpy(np.ascontiguousarray(images)).to(DEVICE, self._dtypes[self._input])
         self._context.set_input_shape(self._input, tuple(source.shape))
         self._context.set_tensor_address(self._input, source.data_ptr())
         answers = {}
         for name in self._outputs:
             shape = tuple(self._context.get_tensor_shape(name))
-            answers[name] = torch.empty(shape, dtype=self._dtypes[name], device="cuda")
+            answers[name] = torch.empty(shape, dtype=self._dtypes[name], device=DEVICE)
             self._context.set_tensor_address(name, answers[name].data_ptr())
         self._stream.wait_stream(torch.cuda.current_stream())
         if not self._context.execute_async_v3(self._stream.cuda_stream):
