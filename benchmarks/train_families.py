@@ -51,9 +51,9 @@ class Run:
 
 RUNS = (
     Run("yolov8n", 16),
-    Run("yolov5n", 18, overrides=("lr0=0.02",)),
-    Run("yolov7-tiny", 18, width=0.5, overrides=("lr0=0.02",)),
-    Run("yolov6n", 10, width=0.16, overrides=("lr0=0.05",)),
+    Run("yolov5n", 12, overrides=("lr0=0.03", "box=0.1")),
+    Run("yolov7-tiny", 12, width=0.5, overrides=("lr0=0.03", "box=0.1")),
+    Run("yolov6n", 8, width=0.16, overrides=("lr0=0.1",)),
 )
 
 
