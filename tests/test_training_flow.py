@@ -160,6 +160,15 @@ def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(model, optio
     assert not (tmp_path / "run").exists()
 
 
+def test_a_train_split_without_labels_is_refused(tmp_path):
+    data = write_generated_dataset(tmp_path / "data", train=2, val=1, size=SIZE)
+    for file in (data.parent / "labels" / "train").iterdir():
+        file.unlink()
+    with pytest.raises(YoloquantError, match="has no labels"):
+        train("yolov8n", data, tmp_path / "run", FAST)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_teacher_must_know_the_classes(data, tmp_path):
     with pytest.raises(YoloquantError, match="the classes it knows"):
         train(small("yolov5n", ("a", "b")), data, tmp_path / "run", TrainingOptions(distill=True, image_size=SIZE))
@@ -202,4 +211,5 @@ def test_the_log_replaces_what_an_interruption_left_and_takes_new_columns(tmp_pa
 def test_tensorboard_that_is_missing_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(YoloquantError, match="pip install tensorboard"):
-        RunLog(tmp_path, tensorboard=True)
+        RunLog(tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()

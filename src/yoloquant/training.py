@@ -15,6 +15,7 @@ from torch import nn
 from yoloquant.checkpoint.read import DEFAULT_INPUT_SIZE, read_detector
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.labels import label_path
 from yoloquant.errors import CheckpointError, DataError, YoloquantError
 from yoloquant.evaluate.evaluator import evaluate
 from yoloquant.models.activations import swap_activations
@@ -137,9 +138,7 @@ def _train(
 ) -> TrainingResult:
     _check_folder(output, resume)
     training, validation = load_dataset(data, "train"), load_dataset(data, "val")
-    names = training.names or validation.names
-    if not names:
-        raise DataError(f"{data} does not name its classes: training needs a data.yaml with `names`")
+    names = _checked_names(data, training, validation)
     torch.manual_seed(options.seed)
     given = starting_detector(model, names, options.image_size)
     parameters = hyperparameters_for(given.family, options.overrides)
@@ -206,6 +205,17 @@ def starting_detector(model: str | Path | Detector, names: Sequence[str], image_
         fitting = -(-side // stride) * stride
         raise YoloquantError(f"images of {side} pixels do not fit strides up to {stride} pixels: give {fitting}")
     return replace(detector, input_size=(side, side))
+
+
+def _checked_names(data: str | Path, training: DetectionDataset, validation: DetectionDataset) -> tuple[str, ...]:
+    """The classes of a data set that can be trained on; what is missing is told before anything long begins."""
+    names = training.names or validation.names
+    if not names:
+        raise DataError(f"{data} does not name its classes: training needs a data.yaml with `names`")
+    if not any(label_path(entry.path).is_file() for entry in training.images):
+        raise DataError(f"the train split of {data} has no labels: training needs a YOLO label file for each image with objects")
+    _ = validation.ground_truth
+    return names
 
 
 def _check_folder(output: Path, resume: bool) -> None:

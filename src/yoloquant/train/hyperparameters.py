@@ -26,6 +26,8 @@ class Hyperparameters(BaseModel):
         box: gain of the box loss.
         cls: gain of the class loss.
         obj: gain of the objectness loss.
+        cls_pw: weight of positive classes.
+        obj_pw: weight of positive objectness.
         dfl: gain of the distribution focal loss.
         anchor_t: anchor-multiple threshold.
         iou_type: overlap of YOLOv6's box loss; by default as the size was trained.
@@ -58,6 +60,8 @@ class Hyperparameters(BaseModel):
     box: float = Field(0.05, ge=0)
     cls: float = Field(0.5, ge=0)
     obj: float = Field(1.0, ge=0)
+    cls_pw: float = Field(1.0, gt=0)
+    obj_pw: float = Field(1.0, gt=0)
     dfl: float = Field(1.5, ge=0)
     anchor_t: float = Field(4.0, gt=1)
     iou_type: Literal["giou", "siou", "ciou"] | None = None

@@ -22,7 +22,7 @@ class RunLog:
         """Open the log.
 
         Args:
-            folder: of the run.
+            folder: of the run; made if it does not exist.
             tensorboard: write its event files, too.
 
         Raises:
@@ -30,6 +30,7 @@ class RunLog:
         """
         self._path = folder / LOG_NAME
         self._writer = _tensorboard_writer(folder) if tensorboard else None
+        folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Add an epoch; rows of this and later epochs, which an interruption left, are replaced.

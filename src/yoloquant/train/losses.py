@@ -51,6 +51,8 @@ def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int) 
             box=p.box * levels,
             cls=p.cls * levels * head.class_count / 80,
             obj=p.obj * levels * (image_size / 640) ** 2,
+            cls_pw=p.cls_pw,
+            obj_pw=p.obj_pw,
             anchor_t=p.anchor_t,
             label_smoothing=p.label_smoothing,
         )

@@ -105,8 +105,6 @@ class Trainer:
         self._evaluate, self._every, self._patience, self._clip = evaluate, evaluate_every, patience, gradient_clip
         self._folder = folder if process_number() == 0 else None
         self._state_path = None if folder is None else folder / STATE_NAME
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
         self._log = None if self._folder is None else RunLog(self._folder, tensorboard)
         self._schedule = Schedule(self.parameters, epochs, len(loader), "cosine" if cosine else "linear")
         self._accumulate = max(1, round(nominal_batch / loader.batch_size))
