@@ -43,9 +43,11 @@ from yoloquant.recipe import (
     TensorSettings,
     WeightRanges,
 )
+from yoloquant.recipe_train import Train
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.base import Target
 from yoloquant.targets.placement import input_layers, output_layers
+from yoloquant.train.run import train_quantized
 
 
 class Clock:
@@ -166,6 +168,8 @@ def run_algorithms(
             tell.note(f"{len(changed)} activation ranges changed")
         elif isinstance(step, Reconstruct):
             _reconstruct(quantized, captured(detector, recipe), step, entries, partial, tell)
+        elif isinstance(step, Train):
+            train_quantized(quantized, captured(detector, recipe), step, entries, partial, tell)
         clock.stop(step.name)
     return quantized, in_float
 
@@ -173,6 +177,8 @@ def run_algorithms(
 def _compares_boxes(step: Algorithm) -> bool:
     if isinstance(step, Reconstruct):
         return step.loss != "mse"
+    if isinstance(step, Train):
+        return step.teacher == "detections"
     return isinstance(step, KeepFloat | MixedPrecision | DetectionRanges)
 
 

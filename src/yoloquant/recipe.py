@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from yoloquant.errors import RecipeError
+from yoloquant.recipe_train import Train
 from yoloquant.spec import Granularity, TensorSpec
 
 
@@ -190,7 +191,7 @@ class Reconstruct(_Section):
 
 
 Algorithm = Annotated[
-    Equalize | Calibrate | KeepFloat | MixedPrecision | WeightRanges | DetectionRanges | BiasCorrection | Reconstruct,
+    Equalize | Calibrate | KeepFloat | MixedPrecision | WeightRanges | DetectionRanges | BiasCorrection | Reconstruct | Train,
     Field(discriminator="name"),
 ]
 ALGORITHM_NAMES = (
@@ -202,6 +203,7 @@ ALGORITHM_NAMES = (
     "detection_ranges",
     "bias_correction",
     "reconstruct",
+    "train",
 )
 
 # These change the placement, after which the network is captured and calibrated again.
@@ -414,6 +416,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
                 KeepFloat,
                 BiasCorrection,
                 Reconstruct,
+                Train,
             )
             for field in section.model_fields
         }

@@ -12,8 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yoloquant.spec import TensorSpec
+
 # Axis value of the custom operator that stands for one scale for the whole tensor.
 PER_TENSOR = -1
+
+
+def operator_constants(spec: TensorSpec) -> tuple[int, int, int, int]:
+    """Lowest and highest integer, axis and group size, as `fake_quantize` takes them."""
+    axis = PER_TENSOR if spec.granularity == "tensor" else spec.axis
+    return spec.quant_min, spec.quant_max, axis, spec.group_size if spec.granularity == "group" else 0
 
 
 def expand_parameter(parameter: Tensor, x: Tensor, axis: int, group_size: int) -> Tensor:
@@ -49,7 +57,7 @@ def fake_quantize(
     Args:
         x: any floating tensor.
         scale: positive, `()`, `(C,)` or `(C, G)`; see `expand_parameter`.
-        zero_point: integers of the same shape.
+        zero_point: integers of the same shape; floating ones, where training wants their gradient.
         quant_min: lowest integer.
         quant_max: highest integer.
         axis: channel axis, or `PER_TENSOR`.
@@ -61,7 +69,13 @@ def fake_quantize(
     """
     scale_wide = expand_parameter(scale, x, axis, group_size)
     zero_wide = expand_parameter(zero_point, x, axis, group_size).to(x.dtype)
-    return quantize(x, scale_wide, zero_wide, quant_min, quant_max).sub_(zero_wide).mul_(scale_wide)
+    # The zero point is added and taken away again in the ends, which saves two passes over the values.
+    steps = torch.div(x, scale_wide).round_()
+    if axis == PER_TENSOR:
+        # Clamping to numbers is ten times as fast as to tensors.
+        zero = float(zero_wide)
+        return steps.clamp_(quant_min - zero, quant_max - zero).mul_(scale_wide)
+    return steps.clamp_(quant_min - zero_wide, quant_max - zero_wide).mul_(scale_wide)
 
 
 @fake_quantize.register_fake
@@ -73,39 +87,45 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, scale, zero_point, quant_min, quant_max, axis, group_size, _ = inputs
-    ctx.save_for_backward(x, scale, zero_point)
+    # The answer is for the scale's gradient; the layer that reads it keeps the same memory anyway.
+    ctx.save_for_backward(x, scale, zero_point, output if scale.requires_grad else None)
     ctx.constants = (quant_min, quant_max, axis, group_size)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Straight-through inside the range (Bengio et al. 2013); LSQ's derivative for the scale (Esser et al. 2020, eq. 3).
 
-    Inside is what rounding does not saturate: half a step beyond the lowest and the highest integer.
+    Inside is what rounding does not saturate: half a step beyond the lowest and the highest integer. What saturates answers
+    `(end - zero_point) * scale`, whose derivative for the zero point is `-scale` (LSQ+, Bhalgat et al. 2020).
     """
-    x, scale, zero_point = ctx.saved_tensors
+    x, scale, zero_point, answer = ctx.saved_tensors
     quant_min, quant_max, axis, group_size = ctx.constants
-    low, high = quant_min - zero_point, quant_max - zero_point
     if axis == PER_TENSOR:
-        steps = torch.div(x, scale)
-        ends = (float(low) - 0.5, float(high) + 0.5)
-
+        low, high = ((float(end - zero_point.detach()) * float(scale.detach())) for end in (quant_min - 0.5, quant_max + 0.5))
         # One fused pass, where a comparison and a product of booleans cost ten times as much.
-        def inside(values: Tensor) -> Tensor:
-            return torch.ops.aten.hardtanh_backward(values, steps, *ends)
-
+        inside = torch.ops.aten.hardtanh_backward(gradient, x, low, high)
     else:
-        low, high = (expand_parameter(end, x, axis, group_size).to(x.dtype) for end in (low, high))
-        steps = x / expand_parameter(scale, x, axis, group_size)
-        mask = (steps > low - 0.5) & (steps < high + 0.5)
-
-        def inside(values: Tensor) -> Tensor:
-            return torch.where(mask, values, 0.0)
-
-    gradient_scale = None
+        wide = expand_parameter(scale, x, axis, group_size)
+        ends = (expand_parameter(end - zero_point, x, axis, group_size) * wide for end in (quant_min - 0.5, quant_max + 0.5))
+        inside = torch.where((x > next(ends)) & (x < next(ends)), gradient, 0.0)
+    gradient_scale = gradient_zero = None
     if ctx.needs_input_grad[1]:
-        level = steps.round().clamp_(low, high)
-        gradient_scale = _reduce_to(level.sub_(inside(steps)).mul_(gradient), scale, axis, group_size)
-    return inside(gradient), gradient_scale, None, None, None, None, None, None
+        # The level where it saturates, else the error of rounding, both as `answer` has them: times the scale.
+        saturated = _sums_of_products(gradient - inside, answer, scale, axis, group_size)
+        gradient_scale = (saturated + _sums_of_products(inside, answer - x, scale, axis, group_size)) / scale
+    if ctx.needs_input_grad[2]:
+        gradient_zero = _reduce_to(inside - gradient, scale, axis, group_size) * scale
+    return inside, gradient_scale, gradient_zero, None, None, None, None, None
+
+
+def _sums_of_products(a: Tensor, b: Tensor, scale: Tensor, axis: int, group_size: int) -> Tensor:
+    """Sum `a * b` over all elements that one scale serves."""
+    if axis == PER_TENSOR:
+        # One pass without a temporary, in the order in which the values lie in memory.
+        order = sorted(range(b.dim()), key=lambda dimension: -b.stride(dimension))
+        flat = (tensor.permute(order).reshape(-1) for tensor in (a, b))
+        return torch.dot(next(flat), next(flat)).view(scale.shape)
+    return _reduce_to(a * b, scale, axis, group_size)
 
 
 def _reduce_to(values: Tensor, scale: Tensor, axis: int, group_size: int) -> Tensor:

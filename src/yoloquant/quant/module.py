@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from yoloquant.errors import YoloquantError
-from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
+from yoloquant.quant.arithmetic import fake_quantize, operator_constants
 from yoloquant.quant.observers import Observer, make_observer
 from yoloquant.quant.rounding import LearnedRounding, SignRounding, SoftRounding
+from yoloquant.quant.trained import TrainedQuantization
 from yoloquant.spec import TensorSpec
 
 
@@ -35,6 +36,7 @@ class FakeQuantize(nn.Module):
         zero_point: int32 buffer of the same shape.
         observer: none once the statistics are no longer needed.
         rounding: of a weight, while it is learned; it answers instead of rounding to nearest.
+        trained: scale and zero point while the whole network is trained; it answers instead of both.
         drop: share of the values, 0..1, that pass unquantized, drawn at random, where gradients are computed (QDrop, Wei et al.
             2022).
     """
@@ -50,6 +52,7 @@ class FakeQuantize(nn.Module):
         self.state = State.OBSERVE
         self.observer: Observer | None = make_observer(spec)
         self.rounding: LearnedRounding | None = None
+        self.trained: TrainedQuantization | None = None
         self.drop = 0.0
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
@@ -57,12 +60,12 @@ class FakeQuantize(nn.Module):
     @property
     def axis(self) -> int:
         """Channel axis for the arithmetic."""
-        return PER_TENSOR if self.spec.granularity == "tensor" else self.spec.axis
+        return operator_constants(self.spec)[2]
 
     @property
     def group_size(self) -> int:
         """Group size for the arithmetic, 0 unless group-wise."""
-        return self.spec.group_size if self.spec.granularity == "group" else 0
+        return operator_constants(self.spec)[3]
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:
         """Replace scale and zero point, shapes included."""
@@ -91,6 +94,13 @@ class FakeQuantize(nn.Module):
         del self.scale
         self.register_buffer("scale", scale)
 
+    def finish_training(self) -> None:
+        """Take scale and zero point as training left them, as constants."""
+        if self.trained is not None:
+            scale, zero_point = self.trained.parameters_now()
+            self.set_parameters(scale.detach(), zero_point.detach())
+            self.trained = None
+
     def learn_rounding(
         self, weight: Tensor, method: str = "soft", rounded: Tensor | None = None, reach: float = 0.5
     ) -> LearnedRounding:
@@ -102,8 +112,7 @@ class FakeQuantize(nn.Module):
             rounded: the same weight as an earlier learning left it, to start from.
             reach: how far "sign" may move a weight before it is rounded, in steps of its scale.
         """
-        low, high = self.spec.quant_min, self.spec.quant_max
-        parameters = (weight, self.scale, self.zero_point, low, high, self.axis, self.group_size)
+        parameters = (weight, self.scale, self.zero_point, *operator_constants(self.spec))
         self.rounding = SoftRounding(*parameters) if method == "soft" else SignRounding(*parameters, reach=reach)
         if rounded is not None:
             self.rounding.start_from(rounded)
@@ -114,16 +123,9 @@ class FakeQuantize(nn.Module):
         if self.state is State.QUANTIZE:
             if self.rounding is not None:
                 return self.rounding()
-            quantized = fake_quantize(
-                x,
-                self.scale,
-                self.zero_point,
-                self.spec.quant_min,
-                self.spec.quant_max,
-                self.axis,
-                self.group_size,
-                self.name,
-            )
+            if self.trained is not None:
+                return self.trained(x)
+            quantized = fake_quantize(x, self.scale, self.zero_point, *operator_constants(self.spec), self.name)
             if self.drop and torch.is_grad_enabled():
                 return torch.where(torch.rand_like(x) < self.drop, x, quantized)
             return quantized

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.recipe import Reconstruct
 
 
-def state_key(detector: QuantizedDetector, settings: Reconstruct, images: Sequence[str]) -> str:
-    """A digest of all that a reconstruction starts from: weights, scales, placement, settings and images' names."""
+def state_key(detector: QuantizedDetector, settings: BaseModel, images: Sequence[str]) -> str:
+    """A digest of all that a reconstruction or a training starts from: weights, scales, placement, settings and images' names."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     digest.update(repr(images).encode())
     for name, tensor in sorted(detector.network.state_dict().items()):

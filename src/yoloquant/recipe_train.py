@@ -1,0 +1,83 @@
+"""The recipe's step `train`: quantization-aware training, with labels or without."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Train(BaseModel):
+    """Train the quantized network; it never ends worse than it began, as images that it does not train on judge it.
+
+    Attributes:
+        epochs: over the training images.
+        batches: of an epoch, at most; none for all.
+        batch_size: images in a step.
+        size: side of square training images, pixels; smaller ones than the network's input are cut from images of its size. None
+            for the network's own.
+        teacher: what gives the loss: "detections" (boxes and scores of the float network, each weighted by its score),
+            "features" (squared error of the outputs of the network's blocks), or "labels".
+        stride: "features" takes every so many blocks, and the last before the head.
+        optimizer: "adam" or "sgd" (Nesterov's momentum 0.937).
+        rate: learning rate of weights and biases, or epoch -> rate from there on.
+        shape: how the rate falls to `last_rate` of itself over the run.
+        last_rate: share of the rate that is left in the end.
+        train_weights: change weights and biases, too, and not the quantizers alone.
+        weights: what becomes of weight scales: "fixed", "observed" (they follow the weights), "lsq" (learned), or "dorefa" (fixed,
+            the weights pass through a hyperbolic tangent).
+        activations: what becomes of activation scales: "fixed", "observed", "lsq", "lsq+" (zero points are learned, too), or
+            "pact" (learned from saturated values alone).
+        scale_rate: learning rate of scales, in octaves: their logarithm to the base 2 is learned.
+        scale_epochs: epochs after which scales and zero points stay; none for all.
+        damping: share of its distance from the middle of its step that a weight loses in each optimizer step in the end; it rises
+            from 0 over the run. Against oscillation at few bits.
+        gradient_clip: largest norm of the gradient.
+        average: decay of the moving average of everything that is trained, which is what is judged and kept; 0 for none.
+        judge_images: calibration images that judge and do not train.
+        recoveries: how often the guard steps back before the run ends with the best it has.
+        augmentation: hyperparameters of images by YOLOv5's names; none of them without.
+        seed: of the order of images and their augmentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["train"] = "train"
+    epochs: Annotated[int, Field(ge=1)] = 8
+    batches: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    size: Annotated[int, Field(ge=32)] | None = None
+    teacher: Literal["detections", "features", "labels"] = "detections"
+    stride: Annotated[int, Field(ge=1)] = 1
+    optimizer: Literal["adam", "sgd"] = "adam"
+    rate: Rate | dict[Annotated[int, Field(ge=0)], Rate] = 2e-5
+    shape: Literal["linear", "cosine"] = "cosine"
+    last_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    train_weights: bool = True
+    weights: Literal["fixed", "observed", "lsq", "dorefa"] = "lsq"
+    activations: Literal["fixed", "observed", "lsq", "lsq+", "pact"] = "lsq"
+    scale_rate: Rate = 0.003
+    scale_epochs: Annotated[int, Field(ge=0)] | None = None
+    damping: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    gradient_clip: Rate = 10.0
+    average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    judge_images: Annotated[int, Field(ge=1)] = 24
+    recoveries: Annotated[int, Field(ge=0)] = 6
+    augmentation: dict[str, float] = Field(default_factory=dict)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        if isinstance(self.rate, dict) and 0 not in self.rate:
+            raise ValueError("rate names epochs but not epoch 0, where the run begins")
+        if not self.train_weights and {self.weights, self.activations} <= {"fixed", "observed", "dorefa"}:
+            raise ValueError("nothing is trained: set train_weights, or learn scales with weights or activations lsq")
+        return self
+
+    def rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, before it falls with the run."""
+        if not isinstance(self.rate, dict):
+            return self.rate
+        return self.rate[max(start for start in self.rate if start <= epoch)]

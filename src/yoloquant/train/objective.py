@@ -1,0 +1,100 @@
+"""What quantization-aware training minimises: the distance to the float network, or the family's loss on labels."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from yoloquant.algorithms.detection_error import detection_error
+from yoloquant.algorithms.reconstruction.regions import Region, computing_nodes, find_regions, region_module, value_of
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.train.trainer import Loss
+
+
+class Objective(Protocol):
+    """Loss of the quantized network on a batch."""
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Loss, a scalar.
+
+        Args:
+            images: `(N, 3, H, W)`, 0..1.
+            targets: `(n, 6)` image, class, centre x, centre y, width, height in 0..1; what needs no labels ignores them.
+        """
+        ...
+
+
+class DetectionTeacher:
+    """Boxes and scores of the float network, each box weighted by its score (see `detection_error`)."""
+
+    def __init__(self, detector: QuantizedDetector, reference: GraphModule) -> None:
+        """The student, and the float network."""
+        self._detector, self._reference = detector, reference
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Error of boxes and scores."""
+        head = self._detector.head
+        with torch.no_grad():
+            expected = head.candidates(list(self._reference(images)))
+        boxes, scores = detection_error(expected, head.candidates(list(self._detector.network(images))))
+        return boxes + scores
+
+
+class FeatureTeacher:
+    """Squared error of what blocks of the network answer, as NVIDIA's yolov7_qat trains: mean over each block, sum over blocks.
+
+    Attributes:
+        blocks: names of the nodes that are compared.
+    """
+
+    def __init__(self, detector: QuantizedDetector, reference: GraphModule, stride: int = 1) -> None:
+        """Compare every `stride`-th top-level block and the last before the head."""
+        self.blocks = block_outputs(reference, stride)
+        self._student = _answering(detector.network, self.blocks)
+        self._teacher = _answering(reference, self.blocks)
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Sum of mean squared errors."""
+        with torch.no_grad():
+            expected = self._teacher(images)
+        pairs = zip(self._student(images), expected, strict=True)
+        return torch.stack([torch.nn.functional.mse_loss(found, wanted) for found, wanted in pairs]).sum()
+
+
+class LabelObjective:
+    """The family's own loss on labels."""
+
+    def __init__(self, detector: QuantizedDetector, loss: Loss) -> None:
+        """The network, and the loss of its raw maps."""
+        self._detector, self._loss = detector, loss
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Loss of a batch, of one image on average."""
+        return self._loss(list(self._detector.network(images)), targets).total / len(images)
+
+
+def block_outputs(reference: GraphModule, stride: int) -> list[str]:
+    """Names of the last values of every `stride`-th top-level block, and of the last block before the head."""
+    outputs = next(node for node in reference.graph.nodes if node.op == "output").all_input_nodes
+    blocks = [region.outputs[-1] for region in find_regions(reference, "block") if not set(region.outputs) & set(outputs)]
+    if not blocks:
+        # A network without blocks: what it answers.
+        return [node.name for node in outputs]
+    return [node.name for index, node in enumerate(blocks) if index % stride == 0 or index == len(blocks) - 1]
+
+
+def _answering(network: GraphModule, names: list[str]) -> GraphModule:
+    """A network as one that answers with the values of some nodes, and computes no more than these need."""
+    nodes: dict[str, Node] = {node.name: node for node in network.graph.nodes}
+    wanted = tuple(nodes[name] for name in names)
+    needed = set(wanted)
+    for node in reversed(list(network.graph.nodes)):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    inside = tuple(node for node in computing_nodes(network) if node in needed)
+    inputs = tuple(node for node in network.graph.nodes if node.op == "placeholder")
+    assert all(value_of(node) is node for node in wanted)
+    return region_module(network, Region("", inside, inputs, wanted))

@@ -1,0 +1,130 @@
+"""From a recipe's step `train` to a trained detector: images, what is minimised, what judges, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from yoloquant.algorithms.calibrate import to_input
+from yoloquant.algorithms.reconstruction.checkpoints import state_key
+from yoloquant.data.dataset import DetectionDataset, ImageEntry
+from yoloquant.data.labels import label_path
+from yoloquant.errors import DataError, RecipeError
+from yoloquant.models.layouts import LAYOUTS
+from yoloquant.progress import Reporter
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.recipe_train import Train
+from yoloquant.train.augment import Sample
+from yoloquant.train.data import TrainingLoader, load_samples
+from yoloquant.train.hyperparameters import Hyperparameters
+from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, LabelObjective, Objective
+from yoloquant.train.quantized import QuantizedTraining, TrainResult
+
+# Images that judge are compared in batches, since an image without objects alone has no error worth the name.
+_JUDGE_BATCH = 8
+
+# Augmentation changes nothing.
+_AS_THEY_ARE = dict.fromkeys(
+    ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "flipud", "fliplr", "mosaic", "mixup"), 0.0
+)
+
+
+def train_quantized(
+    quantized: QuantizedDetector,
+    reference: GraphModule,
+    settings: Train,
+    entries: Sequence[ImageEntry],
+    partial: Path | None,
+    tell: Reporter,
+) -> TrainResult:
+    """Train a calibrated detector on images, in place.
+
+    Args:
+        quantized: calibrated.
+        reference: the float network, captured.
+        settings: of the recipe.
+        entries: images; a few of them judge and do not train.
+        partial: folder for the state of an interrupted run, which goes on there.
+        tell: of progress, and of what the guard finds.
+
+    Raises:
+        DataError: too few images can be read, or the recipe trains on labels and there are none.
+        RecipeError: the augmentation names no hyperparameter, or its value is not allowed.
+    """
+    judging, training = split(entries, settings.judge_images)
+    if settings.teacher == "labels" and not any(label_path(entry.path).is_file() for entry in entries):
+        raise DataError("training on labels needs label files beside the calibration images: add them, or train with a teacher")
+    side = max(quantized.input_size)
+    with tell.step(f"Read {len(training)} images to train on") as update:
+        samples = _samples(quantized, training, side)
+        update(1, 2)
+        judges = _samples(quantized, judging, side)
+        update(2, 2)
+    loader = TrainingLoader(samples, settings.size or side, settings.batch_size, _hyperparameters(settings), settings.seed)
+    objective = _objective(quantized, reference, settings)
+    checkpoint = None
+    if partial is not None:
+        checkpoint = partial / f"train-{state_key(quantized, settings, [entry.path.name for entry in entries])[:16]}.safetensors"
+    judge = _judge(quantized, reference, objective, judges, side)
+    training_run = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
+    with tell.step(f"Train {settings.epochs} epochs") as update:
+        result = training_run.run(update)
+    tell.note(f"training left {result.after / max(result.before, 1e-12):.0%} of the error of {len(judges)} images it did not see")
+    return result
+
+
+def split(entries: Sequence[ImageEntry], judging: int) -> tuple[list[ImageEntry], list[ImageEntry]]:
+    """Images that judge, spread over all of them, and the others, which train.
+
+    Raises:
+        DataError: fewer than two images are left to train on.
+    """
+    if len(entries) - judging < 2:
+        raise DataError(
+            f"{len(entries)} calibration images are too few to train on while {judging} of them judge: give more of them"
+        )
+    chosen = {round((index + 0.5) * len(entries) / judging - 0.5) for index in range(judging)}
+    return [entries[index] for index in sorted(chosen)], [entry for index, entry in enumerate(entries) if index not in chosen]
+
+
+def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: int) -> list[Sample]:
+    return load_samples(DetectionDataset(quantized.names, tuple(entries)), side)
+
+
+def _hyperparameters(settings: Train) -> Hyperparameters:
+    unknown = sorted(set(settings.augmentation) - set(Hyperparameters.model_fields))
+    if unknown:
+        known = ", ".join(_AS_THEY_ARE)
+        raise RecipeError(f"augmentation {unknown[0]!r} is not known: choose from {known}")
+    try:
+        return Hyperparameters.model_validate({**_AS_THEY_ARE, **settings.augmentation})
+    except ValueError as error:
+        raise RecipeError(f"augmentation: {str(error).splitlines()[2].strip()}") from error
+
+
+def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train) -> Objective:
+    if settings.teacher == "features":
+        return FeatureTeacher(quantized, reference, settings.stride)
+    if settings.teacher == "detections":
+        return DetectionTeacher(quantized, reference)
+    return LabelObjective(quantized, _label_loss(quantized))
+
+
+def _judge(
+    quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: list[Sample], side: int
+) -> Callable[[], float]:
+    """Error of boxes and scores; the objective's own loss where it needs labels, or where a head's boxes cannot be compared."""
+    comparable = not LAYOUTS[quantized.head.layout].suppressed or hasattr(quantized.head, "decoder")
+    measured = DetectionTeacher(quantized, reference) if comparable and not isinstance(objective, LabelObjective) else objective
+    batch = min(_JUDGE_BATCH, len(samples))
+    loader = TrainingLoader(samples, side, batch, Hyperparameters.model_validate(_AS_THEY_ARE))
+
+    def judge() -> float:
+        with torch.no_grad():
+            losses = [float(measured(to_input(images), targets)) for images, targets in loader.epoch(0)]
+        return sum(losses) / len(losses)
+
+    return judge
