@@ -53,7 +53,9 @@ def _preprocessing(words: str | None) -> Preprocessing | None:
 @app.command()
 def quantize(
     model: Checkpoint,
-    data: Data,
+    data: Annotated[
+        Path | None, typer.Option(help="data.yaml or COCO JSON; not needed where --calibration names images.")
+    ] = None,
     target: TargetName = None,
     recipe: Annotated[str, typer.Option(help="Preset or YAML file; see `yoloquant recipes`.")] = "int8",
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out"),

@@ -26,8 +26,8 @@ class Train(BaseModel):
         shape: how the rate falls to `last_rate` of itself over the run.
         last_rate: share of the rate that is left in the end.
         train_weights: change weights and biases, too, and not the quantizers alone.
-        weights: what becomes of weight scales: "fixed", "observed" (they follow the weights), "lsq" (learned), or "dorefa" (fixed,
-            the weights pass through a hyperbolic tangent).
+        weights: what becomes of weight scales: "fixed", "observed" (they follow the weights), "lsq" (learned), or "dorefa"
+            (fixed, while weights pass through a hyperbolic tangent).
         activations: what becomes of activation scales: "fixed", "observed", "lsq", "lsq+" (zero points are learned, too), or
             "pact" (learned from saturated values alone).
         scale_rate: learning rate of scales, in octaves: their logarithm to the base 2 is learned.

@@ -122,7 +122,8 @@ def _sums_of_products(a: Tensor, b: Tensor, scale: Tensor, axis: int, group_size
     """Sum `a * b` over all elements that one scale serves."""
     if axis == PER_TENSOR:
         # One pass without a temporary, in the order in which the values lie in memory.
-        order = sorted(range(b.dim()), key=lambda dimension: -b.stride(dimension))
+        strides = b.stride()
+        order = sorted(range(b.dim()), key=lambda dimension: -strides[dimension])
         flat = (tensor.permute(order).reshape(-1) for tensor in (a, b))
         return torch.dot(next(flat), next(flat)).view(scale.shape)
     return _reduce_to(a * b, scale, axis, group_size)

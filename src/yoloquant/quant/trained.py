@@ -111,8 +111,10 @@ class ObservedScale(TrainedQuantization):
         """Start from given values."""
         super().__init__(spec, name)
         self.momentum = momentum
-        for end, level in (("low", spec.quant_min), ("high", spec.quant_max)):
-            self.register_buffer(end, ((level - zero_point) * scale).detach().float())
+        high = ((spec.quant_max - zero_point) * scale).detach().float()
+        # The lowest integer of a signed symmetric tensor lies beyond its range.
+        self.register_buffer("low", -high if spec.symmetric else ((spec.quant_min - zero_point) * scale).detach().float())
+        self.register_buffer("high", high)
 
     def parameters_now(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point of the averages."""
@@ -127,10 +129,10 @@ class ObservedScale(TrainedQuantization):
 
 
 class TangentWeight(nn.Module):
-    """DoReFa's transform of a weight: its hyperbolic tangent, stretched to the largest value again (Zhou et al. 2016, section 2.3).
+    """DoReFa's transform of a weight: its hyperbolic tangent, stretched to the largest value again (Zhou et al. 2016).
 
-    The paper's weights end within -1..1, where BatchNorm makes up for their size. It is folded here, so weights keep their largest
-    absolute value, and training starts where the transform gives the weight as it is.
+    The paper's weights end within -1..1 (section 2.3), where BatchNorm makes up for their size. It is folded here, so weights
+    keep their largest absolute value, and training starts where the transform gives the weight as it is.
 
     Attributes:
         largest: buffer, the largest absolute value.

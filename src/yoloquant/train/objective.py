@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
 from yoloquant.algorithms.detection_error import detection_error
-from yoloquant.algorithms.reconstruction.regions import Region, computing_nodes, find_regions, region_module, value_of
+from yoloquant.algorithms.reconstruction.regions import find_regions
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.train.trainer import Loss
+from yoloquant.train.protocols import Loss
 
 
 class Objective(Protocol):
@@ -53,14 +53,14 @@ class FeatureTeacher:
     def __init__(self, detector: QuantizedDetector, reference: GraphModule, stride: int = 1) -> None:
         """Compare every `stride`-th top-level block and the last before the head."""
         self.blocks = block_outputs(reference, stride)
-        self._student = _answering(detector.network, self.blocks)
-        self._teacher = _answering(reference, self.blocks)
+        self._student = _Recording(detector.network, self.blocks)
+        self._teacher = _Recording(reference, self.blocks)
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Sum of mean squared errors."""
         with torch.no_grad():
-            expected = self._teacher(images)
-        pairs = zip(self._student(images), expected, strict=True)
+            expected = self._teacher.values(images)
+        pairs = zip(self._student.values(images), expected, strict=True)
         return torch.stack([torch.nn.functional.mse_loss(found, wanted) for found, wanted in pairs]).sum()
 
 
@@ -86,15 +86,21 @@ def block_outputs(reference: GraphModule, stride: int) -> list[str]:
     return [node.name for index, node in enumerate(blocks) if index % stride == 0 or index == len(blocks) - 1]
 
 
-def _answering(network: GraphModule, names: list[str]) -> GraphModule:
-    """A network as one that answers with the values of some nodes, and computes no more than these need."""
-    nodes: dict[str, Node] = {node.name: node for node in network.graph.nodes}
-    wanted = tuple(nodes[name] for name in names)
-    needed = set(wanted)
-    for node in reversed(list(network.graph.nodes)):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    inside = tuple(node for node in computing_nodes(network) if node in needed)
-    inputs = tuple(node for node in network.graph.nodes if node.op == "placeholder")
-    assert all(value_of(node) is node for node in wanted)
-    return region_module(network, Region("", inside, inputs, wanted))
+class _Recording(Interpreter):
+    """Runs a network, and answers with the values of some nodes instead of its own."""
+
+    def __init__(self, network: GraphModule, names: list[str]) -> None:
+        super().__init__(network)
+        self._names = names
+        self._kept: dict[str, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        answer = super().run_node(n)
+        if n.name in self._names:
+            self._kept[n.name] = answer
+        return answer
+
+    def values(self, images: Tensor) -> list[Tensor]:
+        self._kept.clear()
+        self.run(images)
+        return [self._kept.pop(name) for name in self._names]

@@ -81,7 +81,7 @@ class QuantizedTraining:
         self.detector, self.objective, self.judge, self.loader, self.settings = detector, objective, judge, loader, settings
         self._checkpoint, self._note = checkpoint, note
         # Images come channels last, see `to_input`; weights in the same order save a conversion in each layer.
-        detector.network.to(memory_format=torch.channels_last)
+        detector.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts = begin_training(detector, settings)
         self.optimizer = _optimizer(self.parts, settings)
         self.guard = Guard(self.parts.trained)

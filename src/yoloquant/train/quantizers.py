@@ -88,7 +88,7 @@ def _trained(quantizer: FakeQuantize, method: str) -> TrainedQuantization | None
 def finish_training(detector: QuantizedDetector, parts: TrainedParts) -> None:
     """Make everything a constant again, in place; what the network answers stays the same."""
     for owner in parts.owners:
-        for name in list(owner.parametrizations):  # type: ignore[arg-type, union-attr]
+        for name in list(owner.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(owner, name)
     for _, quantizer in detector.quantizers():
         quantizer.finish_training()

@@ -14,6 +14,9 @@ from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.labels import label_path
 from yoloquant.errors import DataError, RecipeError
 from yoloquant.models.layouts import LAYOUTS
+from yoloquant.models.onnx.head import OnnxHead
+from yoloquant.models.yolov5.loss import YOLOv5Loss
+from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
@@ -21,6 +24,7 @@ from yoloquant.train.augment import Sample
 from yoloquant.train.data import TrainingLoader, load_samples
 from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, LabelObjective, Objective
+from yoloquant.train.protocols import Loss
 from yoloquant.train.quantized import QuantizedTraining, TrainResult
 
 # Images that judge are compared in batches, since an image without objects alone has no error worth the name.
@@ -113,12 +117,29 @@ def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: T
     return LabelObjective(quantized, _label_loss(quantized))
 
 
+def _label_loss(quantized: QuantizedDetector) -> Loss:
+    """The family's loss with YOLOv5's gains, scaled for classes, levels and image size as its training does."""
+    head, levels = quantized.head, len(quantized.strides)
+    if not isinstance(head, AnchorHead):
+        raise RecipeError(f"training {quantized.family} on labels is not known: train with a teacher")
+    share, gains = 3.0 / levels, Hyperparameters()
+    area = (max(quantized.input_size) / 640.0) ** 2
+    return YOLOv5Loss(
+        head.anchors,
+        quantized.strides,
+        head.class_count,
+        box=gains.box * share,
+        obj=gains.obj * area * share,
+        cls=gains.cls * head.class_count / 80.0 * share,
+    )
+
+
 def _judge(
     quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: list[Sample], side: int
 ) -> Callable[[], float]:
     """Error of boxes and scores; the objective's own loss where it needs labels, or where a head's boxes cannot be compared."""
-    comparable = not LAYOUTS[quantized.head.layout].suppressed or hasattr(quantized.head, "decoder")
-    measured = DetectionTeacher(quantized, reference) if comparable and not isinstance(objective, LabelObjective) else objective
+    suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
+    measured = objective if suppressing or isinstance(objective, LabelObjective) else DetectionTeacher(quantized, reference)
     batch = min(_JUDGE_BATCH, len(samples))
     loader = TrainingLoader(samples, side, batch, Hyperparameters.model_validate(_AS_THEY_ARE))
 
