@@ -1,14 +1,14 @@
 """Seconds and peak memory of a training step of YOLOv5n, float and quantized, the same batch and loss.
 
-`YOLOQUANT_SHARED=... python benchmarks/train_step.py [BATCH [SIZE]]`. Each run is a process of its own, in turns; peak memory is
-that of the process, less what it had before its first step. The float network is trained as it is, with BatchNorm, and with
-BatchNorm folded, which is what quantizers stand in.
+`YOLOQUANT_SHARED=... python benchmarks/train_step.py [BATCH [SIZE]]`; Linux only. Each run is a process of its own, in turns;
+memory is the peak of the process over its steps, less what it had before the first. The float network is trained as it is, with
+BatchNorm, and with BatchNorm folded, which is what quantizers stand in.
 """
 
 from __future__ import annotations
 
+import gc
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -76,7 +76,10 @@ def child(row: str, batch: int, size: int) -> None:
     x = to_input(torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8))
     targets = torch.rand(8 * batch, 6) * torch.tensor([batch, 80, 1.0, 1.0, 0.3, 0.3])
     targets[:, :2] = targets[:, :2].floor()
-    start_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gc.collect()
+    # Capture and calibration had a peak of their own, which Linux forgets on request.
+    Path("/proc/self/clear_refs").write_text("5")
+    start_memory = memory("VmRSS")
     times = []
     for _ in range(WARM + STEPS):
         start = time.perf_counter()
@@ -84,16 +87,21 @@ def child(row: str, batch: int, size: int) -> None:
         loss(list(network(x)), targets).total.backward()
         optimizer.step()
         times.append(time.perf_counter() - start)
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start_memory) / 1024
-    print(f"RESULT {statistics.median(times[WARM:])} {memory}")
+    print(f"RESULT {statistics.median(times[WARM:])} {memory('VmHWM') - start_memory}")
+
+
+def memory(key: str) -> float:
+    """MiB of this process: resident now (VmRSS) or at its peak (VmHWM)."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return float(next(line for line in status.splitlines() if line.startswith(key)).split()[1]) / 1024
 
 
 def run(row: str, batch: int, size: int) -> tuple[float, float]:
     """Seconds and MiB of one process."""
     command = [sys.executable, __file__, "child", row, str(batch), str(size)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    seconds, memory = next(line for line in output.splitlines() if line.startswith("RESULT")).split()[1:]
-    return float(seconds), float(memory)
+    seconds, added = next(line for line in output.splitlines() if line.startswith("RESULT")).split()[1:]
+    return float(seconds), float(added)
 
 
 def main() -> None:
