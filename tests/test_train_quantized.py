@@ -321,7 +321,7 @@ def test_what_cannot_be_trained_is_told_first(tmp_path):
         train_quantized(detector, reference, Train(**FAST, teacher="labels"), entries, None, Silent())
     with pytest.raises(DataError, match="too few to train"):
         train_quantized(detector, reference, Train(), entries, None, Silent())
-    with pytest.raises(RecipeError, match="'flip'"):
+    with pytest.raises(RecipeError, match="flip"):
         train_quantized(detector, reference, Train(**FAST, augmentation={"flip": 0.5}), entries, None, Silent())
     with pytest.raises(RecipeError, match="nothing is trained"):
         load_recipe(

@@ -12,19 +12,17 @@ from yoloquant.algorithms.calibrate import to_input
 from yoloquant.algorithms.reconstruction.checkpoints import state_key
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.labels import label_path
-from yoloquant.errors import DataError, RecipeError
+from yoloquant.errors import DataError
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
-from yoloquant.models.yolov5.loss import YOLOv5Loss
-from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
 from yoloquant.train.augment import Sample
 from yoloquant.train.data import TrainingLoader, load_samples
-from yoloquant.train.hyperparameters import Hyperparameters
+from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
+from yoloquant.train.losses import loss_for
 from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, LabelObjective, Objective
-from yoloquant.train.protocols import Loss
 from yoloquant.train.quantized import QuantizedTraining, TrainResult
 
 # Images that judge are compared in batches, since an image without objects alone has no error worth the name.
@@ -57,6 +55,7 @@ def train_quantized(
     Raises:
         DataError: too few images can be read, or the recipe trains on labels and there are none.
         RecipeError: the augmentation names no hyperparameter, or its value is not allowed.
+        YoloquantError: the recipe trains on labels, and the family has no loss here.
     """
     judging, training = split(entries, settings.judge_images)
     if settings.teacher == "labels" and not any(label_path(entry.path).is_file() for entry in entries):
@@ -67,8 +66,9 @@ def train_quantized(
         update(1, 2)
         judges = _samples(quantized, judging, side)
         update(2, 2)
-    loader = TrainingLoader(samples, settings.size or side, settings.batch_size, _hyperparameters(settings), settings.seed)
-    objective = _objective(quantized, reference, settings)
+    parameters = hyperparameters_for(quantized.family, (), **{**_AS_THEY_ARE, **settings.augmentation})
+    loader = TrainingLoader(samples, settings.size or side, settings.batch_size, parameters, settings.seed)
+    objective = _objective(quantized, reference, settings, parameters)
     checkpoint = None
     if partial is not None:
         checkpoint = partial / f"train-{state_key(quantized, settings, [entry.path.name for entry in entries])[:16]}.safetensors"
@@ -98,40 +98,13 @@ def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: 
     return load_samples(DetectionDataset(quantized.names, tuple(entries)), side)
 
 
-def _hyperparameters(settings: Train) -> Hyperparameters:
-    unknown = sorted(set(settings.augmentation) - set(Hyperparameters.model_fields))
-    if unknown:
-        known = ", ".join(_AS_THEY_ARE)
-        raise RecipeError(f"augmentation {unknown[0]!r} is not known: choose from {known}")
-    try:
-        return Hyperparameters.model_validate({**_AS_THEY_ARE, **settings.augmentation})
-    except ValueError as error:
-        raise RecipeError(f"augmentation: {str(error).splitlines()[2].strip()}") from error
-
-
-def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train) -> Objective:
+def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train, parameters: Hyperparameters) -> Objective:
     if settings.teacher == "features":
         return FeatureTeacher(quantized, reference, settings.stride)
     if settings.teacher == "detections":
         return DetectionTeacher(quantized, reference)
-    return LabelObjective(quantized, _label_loss(quantized))
-
-
-def _label_loss(quantized: QuantizedDetector) -> Loss:
-    """The family's loss with YOLOv5's gains, scaled for classes, levels and image size as its training does."""
-    head, levels = quantized.head, len(quantized.strides)
-    if not isinstance(head, AnchorHead):
-        raise RecipeError(f"training {quantized.family} on labels is not known: train with a teacher")
-    share, gains = 3.0 / levels, Hyperparameters()
-    area = (max(quantized.input_size) / 640.0) ** 2
-    return YOLOv5Loss(
-        head.anchors,
-        quantized.strides,
-        head.class_count,
-        box=gains.box * share,
-        obj=gains.obj * area * share,
-        cls=gains.cls * head.class_count / 80.0 * share,
-    )
+    side = settings.size or max(quantized.input_size)
+    return LabelObjective(quantized, loss_for(quantized, parameters, side))  # type: ignore[arg-type]
 
 
 def _judge(
