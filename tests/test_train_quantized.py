@@ -14,6 +14,7 @@ from yoloquant.data.dataset import ImageEntry
 from yoloquant.errors import DataError, RecipeError
 from yoloquant.graph.capture import capture
 from yoloquant.progress import Silent
+from yoloquant.quant.arithmetic import expand_parameter
 from yoloquant.quant.module import FakeQuantize
 from yoloquant.quant.trained import LearnedScale, ObservedScale
 from yoloquant.recipe import load_recipe
@@ -25,7 +26,7 @@ from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, block_outputs
 from yoloquant.train.oscillation import Oscillations, damp
 from yoloquant.train.quantized import QuantizedTraining
-from yoloquant.train.quantizers import begin_training, finish_training
+from yoloquant.train.quantizers import begin_training, finish_training, remember_float, weight_quantizers
 from yoloquant.train.run import split, train_quantized
 
 AS_THEY_ARE = Hyperparameters(
@@ -353,3 +354,26 @@ def test_begin_and_finish_change_nothing_that_is_answered():
     teacher = DetectionTeacher(detector, reference)
     expected = [detector.head.candidates(list(network(x))) for network in (reference, detector.network)]
     torch.testing.assert_close(teacher(x, x), sum(detection_error(*expected)))
+
+
+def test_rounded_weights_remember_where_they_came_from_and_round_to_the_same_integers():
+    detector, reference = few_bits()
+    with torch.no_grad():
+        for quantizer, owner, name in weight_quantizers(detector):
+            weight = getattr(owner, name)
+            # As learned rounding leaves it: a quarter of the weights are not rounded to the nearest integer.
+            steps = quantizer(weight) / expand_parameter(quantizer.scale, weight, quantizer.axis, quantizer.group_size)
+            moved = (steps.round() + (torch.rand_like(steps) < 0.25)).clamp(-4, 3)
+            weight.copy_(moved * expand_parameter(quantizer.scale, weight, quantizer.axis, quantizer.group_size))
+        x = to_input(images(2))
+        before = detector.network(x)
+        rounded = {name: value.clone() for name, value in detector.network.named_parameters()}
+        remember_float(detector, reference)
+        for one, other in zip(detector.network(x), before, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        distances = [
+            [float((values[name] - plain).abs().mean()) for values in (dict(detector.network.named_parameters()), rounded)]
+            for name, plain in reference.named_parameters()
+            if name.endswith("weight")
+        ]
+    assert all(near < far for near, far in distances)

@@ -44,7 +44,9 @@ class DetectionTeacher:
 
 
 class FeatureTeacher:
-    """Squared error of what blocks of the network answer, as NVIDIA's yolov7_qat trains: mean over each block, sum over blocks.
+    """Squared error of what blocks of the network answer, as NVIDIA's yolov7_qat trains, each over its mean square.
+
+    Without the division the blocks with large values would be all that counts.
 
     Attributes:
         blocks: names of the nodes that are compared.
@@ -57,11 +59,12 @@ class FeatureTeacher:
         self._teacher = _Recording(reference, self.blocks)
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Sum of mean squared errors."""
+        """Mean of the blocks' errors, each as a share of the block's mean square."""
         with torch.no_grad():
             expected = self._teacher.values(images)
         pairs = zip(self._student.values(images), expected, strict=True)
-        return torch.stack([torch.nn.functional.mse_loss(found, wanted) for found, wanted in pairs]).sum()
+        errors = [(found - wanted).square().mean() / wanted.square().mean() for found, wanted in pairs]
+        return torch.stack(errors).mean()
 
 
 class LabelObjective:

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 from torch.nn.utils import parametrize
 
+from yoloquant.quant.arithmetic import expand_parameter
 from yoloquant.quant.module import FakeQuantize
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quant.trained import ClippingScale, LearnedScale, ObservedScale, TangentWeight, TrainedQuantization
 from yoloquant.recipe_train import Train
+
+# How far from the middle of its step a weight may begin, in steps; half a step would round it to the next integer.
+_REACH = 0.45
 
 
 @dataclass
@@ -42,12 +47,37 @@ class TrainedParts:
 
 def weight_quantizers(detector: QuantizedDetector) -> Iterator[tuple[FakeQuantize, nn.Module, str]]:
     """Quantizers of weights, the module that owns each weight, and its name there."""
+    for node, quantizer in _weight_nodes(detector):
+        owner, _, name = str(node.target).rpartition(".")
+        yield quantizer, detector.network.get_submodule(owner), name
+
+
+def _weight_nodes(detector: QuantizedDetector) -> Iterator[tuple[Node, FakeQuantize]]:
     for node in detector.network.graph.nodes:
         if node.op == "call_module" and node.args[0].op == "get_attr":
             quantizer = detector.network.get_submodule(node.target)
             assert isinstance(quantizer, FakeQuantize)
-            owner, _, name = node.args[0].target.rpartition(".")
-            yield quantizer, detector.network.get_submodule(owner), name
+            yield node.args[0], quantizer
+
+
+@torch.no_grad()
+def remember_float(detector: QuantizedDetector, reference: GraphModule) -> None:
+    """Give each weight that was rounded earlier its float value back, as far as it rounds to the same integer, in place.
+
+    A rounded weight lies in the middle of its step, where training does not know which way it would rather go, and where the
+    scale's gradient vanishes (that of rounding errors, which are all 0).
+
+    Args:
+        detector: whose weights an earlier step of the recipe rounded.
+        reference: the float network, captured.
+    """
+    for node, quantizer in _weight_nodes(detector):
+        weight, plain = detector.network.get_parameter(str(node.target)), reference.get_parameter(str(node.target))
+        scale = expand_parameter(quantizer.scale, weight, quantizer.axis, quantizer.group_size)
+        middle = (weight / scale).round()
+        is_rounded = ((weight / scale) - middle).abs() < 1e-3
+        near = torch.minimum(torch.maximum(plain / scale, middle - _REACH), middle + _REACH) * scale
+        weight.copy_(torch.where(is_rounded, near, weight))
 
 
 def begin_training(detector: QuantizedDetector, settings: Train) -> TrainedParts:

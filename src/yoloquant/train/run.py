@@ -24,6 +24,7 @@ from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
 from yoloquant.train.losses import loss_for
 from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, LabelObjective, Objective
 from yoloquant.train.quantized import QuantizedTraining, TrainResult
+from yoloquant.train.quantizers import remember_float
 
 # Images that judge are compared in batches, since an image without objects alone has no error worth the name.
 _JUDGE_BATCH = 8
@@ -73,6 +74,7 @@ def train_quantized(
     if partial is not None:
         checkpoint = partial / f"train-{state_key(quantized, settings, [entry.path.name for entry in entries])[:16]}.safetensors"
     judge = _judge(quantized, reference, objective, judges, side)
+    remember_float(quantized, reference)
     training_run = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
     with tell.step(f"Train {settings.epochs} epochs") as update:
         result = training_run.run(update)
