@@ -183,14 +183,14 @@ def test_a_run_that_collapses_steps_back_and_ends_near_its_best(kind, told):
     detector, reference = few_bits()
     notes, runs = [], []
     objective = collapsing(kind, detector, reference, runs)
-    runs.append(training(detector, reference, objective=objective, epochs=8, note=notes.append))
+    runs.append(training(detector, reference, objective=objective, epochs=8, rate=5e-4, note=notes.append))
     result = runs[0].run()
     assert any(told in note and "stepped back" in note for note in notes)
     clean, reference = few_bits()
-    untouched = training(clean, reference, epochs=8).run()
-    assert result.after < 0.5 * (result.before + untouched.after)
+    untouched = training(clean, reference, epochs=8, rate=5e-4).run()
+    assert result.after < 0.4 * result.before + 0.6 * untouched.after, (result, untouched)
     if kind == "scale":
-        assert "output_quantizer" in result.faults[0]
+        assert any("output_quantizer" in fault for fault in result.faults)
 
 
 def test_power_of_two_observers_that_keep_moving_are_stopped():

@@ -25,6 +25,7 @@ class Train(BaseModel):
         rate: learning rate of weights and biases, or epoch -> rate from there on.
         shape: how the rate falls to `last_rate` of itself over the run.
         last_rate: share of the rate that is left in the end.
+        warm_up: share of the run in which the rate rises, since Adam's first steps move everything alike.
         train_weights: change weights and biases, too, and not the quantizers alone.
         weights: what becomes of weight scales: "fixed", "observed" (they follow the weights), "lsq" (learned), or "dorefa"
             (fixed, while weights pass through a hyperbolic tangent).
@@ -55,6 +56,7 @@ class Train(BaseModel):
     rate: Rate | dict[Annotated[int, Field(ge=0)], Rate] = 2e-5
     shape: Literal["linear", "cosine"] = "cosine"
     last_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    warm_up: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     train_weights: bool = True
     weights: Literal["fixed", "observed", "lsq", "dorefa"] = "lsq"
     activations: Literal["fixed", "observed", "lsq", "lsq+", "pact"] = "lsq"

@@ -135,6 +135,8 @@ class QuantizedTraining:
         """One optimizer step; `done` counts epochs."""
         settings, share = self.settings, done / self.settings.epochs
         factor = decay(settings.shape, settings.epochs, settings.last_rate)(done) * self._slowdown
+        if share < settings.warm_up:
+            factor *= (share + 1.0 / (settings.epochs * self._batches)) / settings.warm_up
         for group in self.optimizer.param_groups:
             group["lr"] = factor * (settings.scale_rate if group["role"] == "scale" else settings.rate_at(int(done)))
         self.optimizer.zero_grad()
