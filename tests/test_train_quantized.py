@@ -23,6 +23,7 @@ from yoloquant.targets.registry import get_target
 from yoloquant.train.data import TrainingLoader
 from yoloquant.train.guard import Guard
 from yoloquant.train.hyperparameters import Hyperparameters
+from yoloquant.train.memory import memory_format
 from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, block_outputs
 from yoloquant.train.oscillation import Oscillations, damp
 from yoloquant.train.quantized import QuantizedTraining
@@ -289,6 +290,25 @@ def test_features_of_the_float_network_are_learned_through_any_transform_of_weig
     run.run()
     with torch.no_grad():
         assert float(teacher(x, x)) < 0.9 * before
+
+
+def test_strided_convolutions_of_one_pixel_are_found_in_captured_networks():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 1))
+    strided = nn.Sequential(nn.Conv2d(3, 4, 1, 2), nn.SiLU())
+    for module, expected in ((network, torch.channels_last), (strided, torch.contiguous_format)):
+        assert memory_format(module, torch.device("cpu")) is expected
+        assert memory_format(capture(OneMap(module), SIZE, 8), torch.device("cpu")) is expected
+
+
+class OneMap(nn.Module):
+    """A network with one detection level."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return [self.layers(x)]
 
 
 def photographs(folder, count, labels=False):

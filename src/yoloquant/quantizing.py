@@ -243,7 +243,7 @@ def _compares_boxes(step: Algorithm) -> bool:
     if isinstance(step, Reconstruct):
         return step.loss != "mse"
     if isinstance(step, Train):
-        return step.teacher == "detections"
+        return step.teacher in ("detections", "both")
     return isinstance(step, KeepFloat | MixedPrecision | DetectionRanges)
 
 

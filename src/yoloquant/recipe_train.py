@@ -19,8 +19,9 @@ class Train(BaseModel):
         size: side of square training images, pixels; smaller ones than the network's input are cut from images of its size. None
             for the network's own.
         teacher: what gives the loss: "detections" (boxes and scores of the float network, each weighted by its score),
-            "features" (squared error of the outputs of the network's blocks), or "labels".
+            "features" (squared error of the outputs of the network's blocks), "both", or "labels".
         stride: "features" takes every so many blocks, and the last before the head.
+        detection_share: weight of "detections" in "both"; their gradients are far larger than those of features.
         optimizer: "adam" or "sgd" (Nesterov's momentum 0.937).
         rate: learning rate of weights and biases, or epoch -> rate from there on.
         shape: how the rate falls to `last_rate` of itself over the run.
@@ -50,8 +51,9 @@ class Train(BaseModel):
     batches: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 8
     size: Annotated[int, Field(ge=32)] | None = None
-    teacher: Literal["detections", "features", "labels"] = "detections"
+    teacher: Literal["detections", "features", "both", "labels"] = "both"
     stride: Annotated[int, Field(ge=1)] = 1
+    detection_share: Annotated[float, Field(gt=0.0)] = 0.05
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: Rate | dict[Annotated[int, Field(ge=0)], Rate] = 2e-5
     shape: Literal["linear", "cosine"] = "cosine"

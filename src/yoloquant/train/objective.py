@@ -60,11 +60,36 @@ class FeatureTeacher:
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean of the blocks' errors, each as a share of the block's mean square."""
+        return self.compare(*self.values(images))
+
+    def values(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What the student and what the float network answers at the blocks, and then as raw maps."""
         with torch.no_grad():
             expected = self._teacher.values(images)
-        pairs = zip(self._student.values(images), expected, strict=True)
+        return self._student.values(images), expected
+
+    def compare(self, found: list[Tensor], expected: list[Tensor]) -> Tensor:
+        """Mean of the blocks' errors."""
+        count = len(self.blocks)
+        pairs = zip(found[:count], expected[:count], strict=True)
         errors = [(found - wanted).square().mean() / wanted.square().mean() for found, wanted in pairs]
         return torch.stack(errors).mean()
+
+
+class BothTeachers(FeatureTeacher):
+    """Features, whose gradients are dense, and boxes and scores, which are what counts; one pass for both."""
+
+    def __init__(self, detector: QuantizedDetector, reference: GraphModule, stride: int, share: float) -> None:
+        """As the base; `share` weighs boxes and scores."""
+        super().__init__(detector, reference, stride)
+        self._head, self._share = detector.head, share
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Error of features, and that of boxes and scores by its share."""
+        found, expected = self.values(images)
+        count = len(self.blocks)
+        boxes, scores = detection_error(self._head.candidates(expected[count:]), self._head.candidates(found[count:]))
+        return self.compare(found, expected) + self._share * (boxes + scores)
 
 
 class LabelObjective:
@@ -90,7 +115,7 @@ def block_outputs(reference: GraphModule, stride: int) -> list[str]:
 
 
 class _Recording(Interpreter):
-    """Runs a network, and answers with the values of some nodes instead of its own."""
+    """Runs a network, and answers with the values of some nodes and then its own."""
 
     def __init__(self, network: GraphModule, names: list[str]) -> None:
         super().__init__(network)
@@ -105,5 +130,5 @@ class _Recording(Interpreter):
 
     def values(self, images: Tensor) -> list[Tensor]:
         self._kept.clear()
-        self.run(images)
-        return [self._kept.pop(name) for name in self._names]
+        maps = self.run(images)
+        return [*(self._kept[name] for name in self._names), *maps]

@@ -18,6 +18,7 @@ from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
 from yoloquant.train.data import TrainingLoader
 from yoloquant.train.guard import Fault, Guard
+from yoloquant.train.memory import memory_format
 from yoloquant.train.objective import Objective
 from yoloquant.train.oscillation import Oscillations, damp
 from yoloquant.train.quantizers import TrainedParts, begin_training, finish_training
@@ -82,8 +83,8 @@ class QuantizedTraining:
         self.detector, self.objective, self.judge, self.loader, self.settings = detector, objective, judge, loader, settings
         self._checkpoint, self._note = checkpoint, note
         self._device = device_of(detector.network)
-        # Images come channels last, see `to_input`; weights in the same order save a conversion in each layer.
-        detector.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._order = memory_format(detector.network, torch.device("cpu"))
+        detector.network.to(memory_format=self._order)  # type: ignore[call-overload]
         self.parts = begin_training(detector, settings)
         self.optimizer = _optimizer(self.parts, settings)
         self.guard = Guard(self.parts.trained)
@@ -124,7 +125,7 @@ class QuantizedTraining:
         for number in range(self._batches):
             images, targets = next(batches)
             done = self.epoch + number / self._batches
-            loss, fault = self._step(to_input(images, self._device), targets.to(self._device), done)
+            loss, fault = self._step(to_input(images, self._device).contiguous(memory_format=self._order), targets, done)
             if fault is not None:
                 self._step_back(fault)
                 if len(self._faults) > self.settings.recoveries:
@@ -135,6 +136,7 @@ class QuantizedTraining:
 
     def _step(self, images: Tensor, targets: Tensor, done: float) -> tuple[float, Fault | None]:
         """One optimizer step; `done` counts epochs."""
+        targets = targets.to(self._device)
         settings, share = self.settings, done / self.settings.epochs
         factor = decay(settings.shape, settings.epochs, settings.last_rate)(done) * self._slowdown
         if share < settings.warm_up:

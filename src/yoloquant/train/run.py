@@ -24,7 +24,7 @@ from yoloquant.train.augment import Sample
 from yoloquant.train.data import TrainingLoader, load_samples
 from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
 from yoloquant.train.losses import loss_for
-from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, LabelObjective, Objective
+from yoloquant.train.objective import BothTeachers, DetectionTeacher, FeatureTeacher, LabelObjective, Objective
 from yoloquant.train.quantized import QuantizedTraining, TrainResult
 from yoloquant.train.quantizers import remember_float
 
@@ -110,6 +110,8 @@ def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: 
 def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train, parameters: Hyperparameters) -> Objective:
     if settings.teacher == "features":
         return FeatureTeacher(quantized, reference, settings.stride)
+    if settings.teacher == "both":
+        return BothTeachers(quantized, reference, settings.stride, settings.detection_share)
     if settings.teacher == "detections":
         return DetectionTeacher(quantized, reference)
     side = settings.size or max(quantized.input_size)
