@@ -33,6 +33,7 @@ RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime or ope
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
 Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]
 Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]
+Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
 ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
 Pixels = Annotated[
     str | None,
@@ -64,6 +65,9 @@ def quantize(
     limit: Limit = None,
     image_size: ImageSize = None,
     pixels: Pixels = None,
+    report: Annotated[bool, typer.Option(help="Write report.html and the figures of every layer.")] = True,
+    analysis: Annotated[Path | None, typer.Option(help="Folder of `yoloquant analyze`, for the report.")] = None,
+    plots: Plots = None,
 ) -> None:
     """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
     from yoloquant.pipeline import quantize as run
@@ -82,6 +86,9 @@ def quantize(
         limit=limit,
         input_size=image_size,
         preprocessing=_preprocessing(pixels),
+        report=report,
+        analysis=analysis,
+        plots=plots,
         reporter=RichReporter(),
     )
     for parity in result.parity:
@@ -89,7 +96,9 @@ def quantize(
             OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
     if result.rows:
         OUT.print(result_table(result.rows))
-    OUT.print(f"written to {output}: model.onnx, quantized.safetensors, recipe.yaml, metrics.json, report.html", markup=False)
+    written = ("report.html, layers.csv, classes.csv" if report else "") + (", plots/" if report and plots else "")
+    files = ", ".join(filter(None, ("model.onnx, quantized.safetensors, recipe.yaml, metrics.json", written)))
+    OUT.print(f"written to {output}: {files}", markup=False)
 
 
 @app.command()
