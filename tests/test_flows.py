@@ -106,7 +106,9 @@ def test_search_reaches_its_goal_with_few_evaluations(data, tmp_path):
 def test_search_for_latency_may_take_all_layers_and_times_whole_files(data):
     found = search(demo_weights(), data, max_drop=15.0, recipe="8w8f", target="onnxruntime", optimize_latency=True, images=2)
     assert found.found_map >= found.float_map - 15.0
-    assert set(found.latency) == {"float", "all in integers", "found"}
+    assert found.runtime == "onnxruntime"
+    assert set(found.latency) == set(found.curve)
+    assert found.ratio(len(found.layers)) == pytest.approx(found.latency[len(found.layers)].median / found.float_latency.median)
     assert found.recipe.output_layers == "quantized"
     with pytest.raises(YoloquantError, match="another machine"):
         search(demo_weights(), data, max_drop=1.0, target="tensorrt", optimize_latency=True)

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,12 @@ def map_cost(detector: QuantizedDetector, dataset: DetectionDataset, recipe: Rec
     return lambda _: plain - evaluate(runner, dataset, options).map50_95
 
 
-def noise_along(detector: QuantizedDetector, pictures: torch.Tensor) -> dict[str, float]:
-    """Weighted layer -> signal-to-noise ratio of its answer, dB, in the graph's order."""
+def noise_along(
+    detector: QuantizedDetector, pictures: torch.Tensor, reference: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, float]:
+    """Weighted layer -> signal-to-noise ratio of its answer, dB, in the graph's order; `reference` as for `lockstep`."""
     found = {}
-    for node, plain, quantized in lockstep(detector.network, to_input(pictures)):
+    for node, plain, quantized in lockstep(detector.network, to_input(pictures), reference):
         if kind(node) in WEIGHTED:
             noise = (quantized[node] - plain[node]).square().sum().clamp(min=1e-30)
             found[layer_name(node)] = float(10.0 * torch.log10(plain[node].square().sum().clamp(min=1e-30) / noise))
@@ -201,9 +203,7 @@ def write_analysis(found: Analysis, folder: Path) -> None:
 
     (folder / "analysis.json").write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")
     _csv(folder / "sensitivity.csv", [asdict(result) for result in found.sensitivities])
-    left_out = ("counts", "edges")
-    rows = [{k: v for k, v in asdict(entry).items() if k not in left_out} for entry in found.statistics]
-    _csv(folder / "statistics.csv", rows)
+    _csv(folder / "statistics.csv", [entry.figures() for entry in found.statistics])
     write_analysis_page(found, folder / "analysis.html")
 
 

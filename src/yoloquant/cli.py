@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from yoloquant.errors import YoloquantError
 
 if TYPE_CHECKING:
     from yoloquant.models.preprocessing import Preprocessing
+    from yoloquant.report.charts import Chart
 
 app = typer.Typer(
     name="yoloquant",
@@ -38,6 +40,7 @@ NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least scor
 NmsIou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of the file's suppression.")]
 NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers with.")]
 NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
+Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
 ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
 Pixels = Annotated[
     str | None,
@@ -77,6 +80,9 @@ def quantize(
     nms_iou: NmsIou = 0.45,
     nms_max: NmsMost = 300,
     nms_agnostic: NmsAgnostic = False,
+    report: Annotated[bool, typer.Option(help="Write report.html and the figures of every layer.")] = True,
+    analysis: Annotated[Path | None, typer.Option(help="Folder of `yoloquant analyze`, for the report.")] = None,
+    plots: Plots = None,
 ) -> None:
     """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
     from yoloquant.export.nms import NmsOptions
@@ -98,6 +104,9 @@ def quantize(
         preprocessing=_preprocessing(pixels),
         device=device,
         nms=NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None,
+        report=report,
+        analysis=analysis,
+        plots=plots,
         reporter=RichReporter(),
     )
     for parity in result.parity:
@@ -105,7 +114,9 @@ def quantize(
             OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
     if result.rows:
         OUT.print(result_table(result.rows))
-    OUT.print(f"written to {output}: model.onnx, quantized.safetensors, recipe.yaml, metrics.json, report.html", markup=False)
+    written = ("report.html, layers.csv, classes.csv" if report else "") + (", plots/" if report and plots else "")
+    files = ", ".join(filter(None, ("model.onnx, quantized.safetensors, recipe.yaml, metrics.json", written)))
+    OUT.print(f"written to {output}: {files}", markup=False)
     if result.recipe.target == "tensorrt":
         _tell_trtexec(output / "model.onnx")
 
@@ -114,6 +125,16 @@ def _tell_trtexec(model: Path, cache: Path | None = None) -> None:
     from yoloquant.export.tensorrt_command import trtexec_command
 
     OUT.print(f"build the engine where the GPU is: {trtexec_command(model, cache)}", markup=False, soft_wrap=True)
+
+
+def _save_plots(charts: Sequence[Chart], folder: Path, suffix: str | None) -> None:
+    """Charts as files of their own, where they are asked for."""
+    if suffix is not None:
+        from yoloquant.report.plots import save_charts
+
+        with RichReporter().step("Draw plots") as update:
+            files = save_charts(charts, folder, suffix, update)
+        OUT.print(f"{len(files)} plots in {folder}", markup=False)
 
 
 @app.command()
@@ -131,11 +152,15 @@ def analyze(
     calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
     annotations: Annotations = None,
     top: Annotated[int, typer.Option(min=1, help="Layers to show.")] = 15,
+    plots: Plots = None,
 ) -> None:
     """Show what each layer's quantization costs, and what to do about it."""
     from yoloquant.analysis import analyze as run
+    from yoloquant.report.analysis_page import analysis_charts
+    from yoloquant.report.formats import check_format
     from yoloquant.report.tables import sensitivity_table
 
+    check_format(plots)
     found = run(
         model,
         data,
@@ -155,6 +180,7 @@ def analyze(
     for sentence in found.advice[:top]:
         OUT.print(sentence, markup=False)
     OUT.print(f"written to {output}: analysis.html, analysis.json, sensitivity.csv, statistics.csv", markup=False)
+    _save_plots(analysis_charts(found), output / "plots", plots)
 
 
 @app.command()
@@ -191,15 +217,19 @@ def bench(
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `yoloquant quantize` wrote.")],
     output: Annotated[Path | None, typer.Option(help="Page to write, with accuracy drawn against latency and size.")] = None,
+    plots: Plots = None,
 ) -> None:
     """Put several quantized folders into one table, and one picture of what is worth having."""
-    from yoloquant.report.comparison import comparison_table, read_entries, write_comparison
+    from yoloquant.report.comparison import comparison_charts, comparison_table, read_entries, write_comparison
+    from yoloquant.report.formats import check_format
 
+    check_format(plots)
     entries = read_entries(folders)
     OUT.print(comparison_table(entries))
     if output is not None:
         write_comparison(entries, output)
         OUT.print(f"written to {output}", markup=False)
+    _save_plots(comparison_charts(entries), (output or Path("comparison")).with_suffix(""), plots)
 
 
 @app.command()
@@ -256,12 +286,16 @@ def search(
     ] = False,
     target: TargetName = None,
     recipe: Annotated[str, typer.Option(help="Preset or YAML file to start from.")] = "int8-mse",
-    output: Annotated[Path, typer.Option(help="Recipe to write.")] = Path("found.yaml"),
+    output: Annotated[Path, typer.Option(help="Recipe to write; the curve stands beside it.")] = Path("found.yaml"),
+    model_folder: Annotated[Path | None, typer.Option("--model", help="Also write the quantized folder of the recipe.")] = None,
     overrides: Set = None,
     calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
     annotations: Annotations = None,
 ) -> None:
     """Find the fewest layers in float that keep an accuracy, and write the recipe."""
+    from yoloquant.pipeline import quantize
+    from yoloquant.report.search_page import write_search_page
+    from yoloquant.report.tables import search_table
     from yoloquant.search import search as run
 
     found = run(
@@ -280,18 +314,18 @@ def search(
         reporter=RichReporter(),
     )
     output.write_text(found.recipe.to_yaml(), encoding="utf-8")
+    page = output.with_suffix(".html")
+    write_search_page(found, page)
     change = "in float" if raise_bits is None else f"at {raise_bits} bit"
-    table = Table("layers changed", "mAP50-95", "drop")
-    for count, value in found.curve.items():
-        table.add_row(str(count), f"{value:.2f}", f"{found.float_map - value:.2f}")
-    OUT.print(table)
+    OUT.print(search_table(found))
     OUT.print(f"{len(found.layers)} layers {change}: {', '.join(found.layers) or 'none'}", markup=False)
     reached = f"{found.found_map:.2f} of the float model's {found.float_map:.2f} mAP50-95"
     OUT.print(f"{reached}, in {found.evaluations} evaluations", markup=False)
-    for label, latency in found.latency.items():
-        ratio = latency.median / found.latency["float"].median
-        OUT.print(f"{label}: {latency.median:.1f} ms, {ratio:.2f} of float, fastest call {latency.minimum:.1f}", markup=False)
-    OUT.print(f"written to {output}: `yoloquant quantize ... --recipe {output}` makes the model", markup=False)
+    if model_folder is not None:
+        quantize(model, data, recipe=found.recipe, output=model_folder, calibration=calibration, annotations=annotations)
+        OUT.print(f"the model is in {model_folder}", markup=False)
+    how = f": `yoloquant quantize ... --recipe {output}` makes the model" if model_folder is None else ""
+    OUT.print(f"written to {output} and {page}{how}", markup=False)
 
 
 @app.command()

@@ -43,7 +43,8 @@ def run_demo(
     with tempfile.TemporaryDirectory() as scratch:
         with tell.step("Draw the data set") as update:
             data = write_generated_dataset(Path(scratch) / "dataset", train=128, val=IMAGES, progress=update)
-        result = quantize(demo_weights(), data, target=target, output=output, reporter=tell)
+        again = f"yoloquant demo --target {target}"
+        result = quantize(demo_weights(), data, target=target, output=output, commands=(again,), reporter=tell)
         tell.note("for contrast, INT8 without care:")
         careless = quantize(demo_weights(), data, recipe="int8-mse", overrides=CARELESS, reporter=tell, runtimes=())
     evaluation = careless.rows[1].evaluation

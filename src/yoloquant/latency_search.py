@@ -14,7 +14,7 @@ from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.runtime.layer_times import PROFILED
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.runtime.loading import RUNTIMES, open_onnx
 
 
 def runtime_to_time(target: str) -> str:
@@ -29,6 +29,11 @@ def runtime_to_time(target: str) -> str:
             f"choose one of the targets {', '.join(PROFILED)}"
         )
     return target
+
+
+def can_be_timed(target: str) -> bool:
+    """The target is a runtime that is installed here."""
+    return target in RUNTIMES and target in PROFILED and RUNTIMES[target].is_installed()
 
 
 def measured_times(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from yoloquant.algorithms.layer_figures import LayerFigures, float_reasons, layer_figures
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
+from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
+from yoloquant.analysis import noise_along
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.devices import checked_device
@@ -21,7 +26,7 @@ from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluat
 from yoloquant.evaluate.parity import Parity, check_parity, require_parity
 from yoloquant.export.nms import NmsOptions, add_nms_to_file
 from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, REPORT, WEIGHTS, save_quantized
+from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, WEIGHTS, save_quantized
 from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.progress import Reporter, Silent
@@ -35,10 +40,12 @@ from yoloquant.quantizing import (
     prepare,
     quantized_layer_count,
     run_algorithms,
+    spread_images,
     to_detector,
     weight_bits,
 )
 from yoloquant.recipe import Recipe, resolve_recipe
+from yoloquant.report.formats import check_format
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -47,6 +54,8 @@ from yoloquant.targets.registry import get_target
 
 # Photographs that parity is checked on.
 PARITY_IMAGES = 4
+# Calibration images that the report's figures of layers and tensors are taken from.
+REPORT_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,10 @@ class QuantizationResult:
         layer_count: all of them.
         seconds: wall time of each step.
         output: the folder, if one was written.
+        layers: figures of every layer with weights; none without a report.
+        statistics: of every quantized tensor; none without a report.
+        commands: to repeat it and to go on.
+        analysis: what `yoloquant analyze` wrote into analysis.json, if it was given.
     """
 
     detector: QuantizedDetector
@@ -105,6 +118,10 @@ class QuantizationResult:
     layer_count: int
     seconds: dict[str, float]
     output: Path | None
+    layers: tuple[LayerFigures, ...] = ()
+    statistics: tuple[TensorStatistics, ...] = ()
+    commands: tuple[str, ...] = ()
+    analysis: dict[str, Any] | None = None
 
     def row(self, model: str, runtime: str) -> Row:
         """The table's line for a model ("float" or "int8") and a runtime.
@@ -128,7 +145,10 @@ class QuantizationResult:
             "weight_bits": weight_bits(self.detector),
             "quantized_layers": self.quantized_layers,
             "layers": self.layer_count,
+            "per_layer": [layer.to_dict() for layer in self.layers],
+            "per_tensor": [entry.figures() for entry in self.statistics],
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "commands": list(self.commands),
             "versions": versions(),
         }
 
@@ -150,6 +170,10 @@ def quantize(
     runtimes: tuple[str, ...] | None = None,
     device: str = "cpu",
     nms: NmsOptions | None = None,
+    report: bool = True,
+    analysis: str | Path | None = None,
+    plots: str | None = None,
+    commands: tuple[str, ...] | None = None,
     reporter: Reporter | None = None,
 ) -> QuantizationResult:
     """Quantize a detector, export it, verify the file, and measure what it cost.
@@ -170,6 +194,10 @@ def quantize(
         runtimes: that verify and measure the file beside torch; all installed ones by default.
         device: that the steps which learn run on: `cpu`, `cuda`, `cuda:1`.
         nms: puts suppression into the file after it was verified and measured without.
+        report: write report.html and the figures of layers and tensors into the folder.
+        analysis: folder of `yoloquant analyze`, whose ranking the report shows.
+        plots: "png" or "pdf": every chart of the report as a file, too.
+        commands: that the report names to repeat it; by default what these arguments are on the command line.
         reporter: told about progress.
 
     Returns:
@@ -181,6 +209,8 @@ def quantize(
     tell = reporter or Silent()
     folder = _checked_output(output)
     settings = resolve_recipe(recipe, overrides, target)
+    ranking = None if analysis is None else _read_analysis(Path(analysis))
+    check_format(plots)
     chosen = get_target(settings.target)
     checked_device(device)
     detector = to_detector(model, preprocessing)
@@ -229,8 +259,16 @@ def quantize(
             layer_count,
             clock.seconds,
             folder,
+            commands=_commands(model, data, settings, output, calibration, annotations, limit, input_size, preprocessing)
+            if commands is None
+            else commands,
+            analysis=ranking,
         )
         if folder is not None:
+            if report:
+                result = _with_figures(result, dict(reference.named_parameters()), entries, tell)
+                _write_report(result, work, dataset, plots, tell)
+                clock.stop("report")
             _write(result, detector, work)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -332,13 +370,80 @@ def precision_label(detector: QuantizedDetector) -> str:
     return f"int{common['w']}" if common["w"] == common["a"] else f"w{common['w']}a{common['a']}"
 
 
-def _write(result: QuantizationResult, detector: Detector, folder: Path) -> None:
-    from yoloquant.report.html import write_report
+def _with_figures(
+    result: QuantizationResult, reference: Mapping[str, torch.Tensor], entries: list[ImageEntry], tell: Reporter
+) -> QuantizationResult:
+    """The result with figures of every layer and tensor, from a few calibration images."""
+    detector, recipe = result.detector, result.recipe
+    images = spread_images(detector, entries, REPORT_IMAGES)
+    with tell.step("Gather statistics") as update:
+        statistics = tensor_statistics(detector, iter(images.split(1)), len(images), update, reference)
+    reasons = float_reasons(detector.network, recipe, get_target(recipe.target), result.float_layers)
+    layers = layer_figures(detector.network, statistics, noise_along(detector, images[:2], reference), reasons)
+    return replace(result, layers=tuple(layers), statistics=tuple(statistics))
 
+
+def _write_report(
+    result: QuantizationResult, folder: Path, dataset: DetectionDataset | None, plots: str | None, tell: Reporter
+) -> None:
+    from yoloquant.report.quantization_page import report_charts, write_report
+
+    with tell.step("Write the report") as update:
+        write_report(result, folder, dataset)
+        if plots is not None:
+            from yoloquant.report.plots import save_charts
+
+            save_charts(report_charts(result), folder / "plots", plots, update)
+        update(1, 1)
+
+
+def _commands(
+    model: Any,
+    data: str | Path | None,
+    recipe: Recipe,
+    output: str | Path | None,
+    calibration: str | Path | None,
+    annotations: str | Path | None,
+    limit: int | None,
+    input_size: int | tuple[int, int] | None,
+    preprocessing: Preprocessing | None,
+) -> tuple[str, ...]:
+    """What to type to do it again, to evaluate the folder, and to see what each layer costs; none for objects in memory."""
+    if not isinstance(model, str | Path) or output is None or data is None:
+        return ()
+
+    def command(name: str, subject: str | Path, **options: Any) -> str:
+        given = [(f"--{option.replace('_', '-')}", str(value)) for option, value in options.items() if value is not None]
+        return shlex.join(["yoloquant", name, str(subject), *(word for pair in given for word in pair)])
+
+    images = preprocessing.words() if preprocessing else None
+    side = max(input_size) if isinstance(input_size, tuple) else input_size
+    sources = {"data": data, "calibration": calibration, "annotations": annotations}
+    chosen = {"recipe": Path(output) / RECIPE, "output": f"{output}-again"}
+    return (
+        command("quantize", model, **sources, **chosen, limit=limit, image_size=side, images=images),
+        command("eval", output, data=data, annotations=annotations, limit=limit),
+        command("analyze", model, **sources, target=recipe.target),
+    )
+
+
+def _read_analysis(folder: Path) -> dict[str, Any]:
+    """What an analysis found; only its ranking is kept.
+
+    Raises:
+        YoloquantError: the folder holds none.
+    """
+    try:
+        content = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
+        return {name: content[name] for name in ("measure", "mode", "sensitivities")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise YoloquantError(f"{folder} has no readable analysis.json: name a folder that `yoloquant analyze` wrote") from error
+
+
+def _write(result: QuantizationResult, detector: Detector, folder: Path) -> None:
     save_quantized(result.detector, detector, folder / WEIGHTS)
     (folder / RECIPE).write_text(result.recipe.to_yaml(), encoding="utf-8")
     (folder / METRICS).write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
-    write_report(result, folder / REPORT)
 
 
 def versions() -> dict[str, str]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from yoloquant.algorithms.sensitivity import ranked_layers, sensitivities
 from yoloquant.analysis import error_cost
 from yoloquant.benchmark.latency import Latency
-from yoloquant.data.dataset import load_dataset
+from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
-from yoloquant.latency_search import by_value, measured_gains, runtime_to_time, whole_latency
+from yoloquant.latency_search import by_value, can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
@@ -30,21 +30,37 @@ class SearchResult:
 
     Attributes:
         recipe: that reaches the goal; its `ignore` or `overrides` name the layers.
+        detector: that it makes.
         layers: that were changed, the costliest first.
+        raise_bits: what they were changed to; none for float.
+        goal: mAP50-95 that was to be reached, percent.
         float_map: mAP50-95 of the float detector, percent.
         found_map: of the recipe's.
         curve: number of changed layers -> mAP50-95, of everything that was measured.
         evaluations: of whole detectors, the float one's included.
-        latency: "float", "all in integers" and "found", where latency was searched, too.
+        runtime: that latency was measured in; none if the target's is not installed here.
+        latency: number of changed layers -> latency of whole files, all in turns; those that this run made.
+        float_latency: of the float file in the same turns.
     """
 
     recipe: Recipe
+    detector: QuantizedDetector
     layers: tuple[str, ...]
+    raise_bits: int | None
+    goal: float
     float_map: float
     found_map: float
     curve: dict[int, float]
     evaluations: int
-    latency: dict[str, Latency] = field(default_factory=dict)
+    runtime: str | None = None
+    latency: dict[int, Latency] = field(default_factory=dict)
+    float_latency: Latency | None = None
+
+    def ratio(self, count: int) -> float | None:
+        """Latency with so many changed layers as a share of float's, by medians."""
+        if self.float_latency is None or count not in self.latency:
+            return None
+        return self.latency[count].median / self.float_latency.median
 
 
 def search(
@@ -75,8 +91,8 @@ def search(
         max_drop: of mAP50-95 against the float detector, percent points; or
         target_map: mAP50-95 to reach, percent.
         raise_bits: give the layers' weights so many bits instead of leaving them in float.
-        optimize_latency: all layers may be integers, the last ones too; layers go into float in the order of error mended for
-            each millisecond lost on this machine, those that float runs faster first.
+        optimize_latency: leave first in float what is faster so in the target's runtime on this machine, then the layers whose
+            error is largest for each millisecond that float costs; the last layers are quantized, too.
         target: deployment target.
         recipe: to start from; `int8-mse` by default.
         overrides: `key=value` changes to the recipe.
@@ -93,67 +109,105 @@ def search(
         raise YoloquantError("a search needs one goal: --max-drop or --target-map")
     if optimize_latency and raise_bits is not None:
         raise YoloquantError("more weight bits do not change latency: leave out --raise-bits or --optimize-latency")
-    tell = reporter or Silent()
     start = resolve_recipe(recipe, overrides, target, default="int8-mse")
     if optimize_latency:
-        runtime = runtime_to_time(start.target)
-        start = start.model_copy(update={"input_layers": "quantized", "output_layers": "quantized"})
+        runtime_to_time(start.target)
+        start = start.model_copy(update={"output_layers": "quantized"})
     detector = to_detector(model)
     entries = calibration_entries(start, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")
-    options = EvaluationSettings(**start.evaluation.model_dump())
-    known = _Known(record, start)
-
-    def measured(name: str, runner: Callable[[], TorchRunner]) -> float:
-        if name not in known.values:
-            model_to_run = runner()
-            with tell.step(f"Evaluate: {name}") as update:
-                known.add(name, evaluate(model_to_run, dataset, options, update).map50_95)
-        return known.values[name]
-
-    plain = measured("float", lambda: TorchRunner(detector))
+    run = _Search(detector, start, entries, dataset, _Known(record, start), reporter or Silent(), raise_bits)
+    plain = run.measured("float", lambda: TorchRunner(detector))
     goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
     if goal > plain:
         raise YoloquantError(f"the goal of {goal:.2f} mAP50-95 is above the float model's own {plain:.2f}: ask for less")
-
-    def quantized(changed: Recipe) -> QuantizedDetector:
-        return quantized_in_memory(detector, changed, entries, tell)
-
-    base = quantized(start)
-    cost = error_cost(base, spread_images(base, entries, images))
-    with tell.step("Rank layers") as update:
-        found = sensitivities(base, cost, "one", ("both",), progress=update)
-    ranking, free = list(ranked_layers(found)), 0
-    if optimize_latency:
-        gains = measured_gains(detector, base, runtime, ranking, tell)
-        ranking, free = by_value({result.name: result.cost for result in found}, gains)
-
-    def reached(count: int) -> float:
-        changed = with_layers(start, ranking[:count], raise_bits)
-        return measured(f"{count} layers", lambda: TorchRunner(base if count == 0 else quantized(changed)))
-
-    count = _least(len(ranking), lambda number: reached(number) >= goal, free)
+    free = run.rank(images, optimize_latency)
+    most = len(run.ranking)
+    count = _least(most, lambda number: run.reached(number) >= goal, free)
     if count is None:
-        at_best = f"{reached(len(ranking)):.2f} with all {len(ranking)} layers changed"
+        at_best = f"{run.reached(most):.2f} with all {most} layers changed"
         raise YoloquantError(
             f"the goal of {goal:.2f} mAP50-95 is not reached: {at_best}; ask for less, or start from another recipe"
         )
-    latency: dict[str, Latency] = {}
-    if optimize_latency:
-        best = quantized(with_layers(start, ranking[:count], None)) if count else base
-        latency = whole_latency({"float": detector, "all in integers": base, "found": best}, runtime, tell)
-    curve = {int(name.split()[0]): value for name, value in known.values.items() if name != "float"}
-    return SearchResult(
-        with_layers(start, ranking[:count], raise_bits),
-        tuple(ranking[:count]),
-        plain,
-        reached(count),
-        dict(sorted(curve.items())),
-        len(known.values),
-        latency,
-    )
+    return run.result(count, goal, plain)
+
+
+class _Search:
+    """What a search knows."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        start: Recipe,
+        entries: list[ImageEntry],
+        dataset: DetectionDataset,
+        known: _Known,
+        tell: Reporter,
+        raise_bits: int | None,
+    ) -> None:
+        self.detector, self.start, self.entries, self.dataset = detector, start, entries, dataset
+        self.known, self.tell, self.raise_bits = known, tell, raise_bits
+        self.options = EvaluationSettings(**start.evaluation.model_dump())
+        self.ranking: list[str] = []
+        self.made: dict[int, QuantizedDetector] = {}
+
+    def measured(self, name: str, runner: Callable[[], TorchRunner]) -> float:
+        """mAP50-95, measured once."""
+        if name not in self.known.values:
+            model_to_run = runner()
+            with self.tell.step(f"Evaluate: {name}") as update:
+                self.known.add(name, evaluate(model_to_run, self.dataset, self.options, update).map50_95)
+        return self.known.values[name]
+
+    def rank(self, images: int, optimize_latency: bool) -> int:
+        """Order the layers; answers how many of the first are changed in any case, since float is faster there."""
+        base = self.with_changed(0)
+        cost = error_cost(base, spread_images(base, self.entries, images))
+        with self.tell.step("Rank layers") as update:
+            found = sensitivities(base, cost, "one", ("both",), progress=update)
+        self.ranking = list(ranked_layers(found))
+        if not optimize_latency:
+            return 0
+        gains = measured_gains(self.detector, base, self.start.target, self.ranking, self.tell)
+        self.ranking, free = by_value({result.name: result.cost for result in found}, gains)
+        return free
+
+    def changed(self, count: int) -> Recipe:
+        """The recipe with the first layers changed."""
+        return with_layers(self.start, self.ranking[:count], self.raise_bits)
+
+    def with_changed(self, count: int) -> QuantizedDetector:
+        """The detector with the first layers changed, made once."""
+        if count not in self.made:
+            self.made[count] = quantized_in_memory(self.detector, self.changed(count), self.entries, self.tell)
+        return self.made[count]
+
+    def reached(self, count: int) -> float:
+        """mAP50-95 with the first layers changed."""
+        return self.measured(f"{count} layers", lambda: TorchRunner(self.with_changed(count)))
+
+    def result(self, count: int, goal: float, plain: float) -> SearchResult:
+        """All that was found; detectors that were made are timed, where the target's runtime is installed."""
+        curve = {int(name.split()[0]): value for name, value in self.known.values.items() if name != "float"}
+        found = SearchResult(
+            self.changed(count),
+            self.with_changed(count),
+            tuple(self.ranking[:count]),
+            self.raise_bits,
+            goal,
+            plain,
+            self.reached(count),
+            dict(sorted(curve.items())),
+            len(self.known.values),
+        )
+        if not can_be_timed(self.start.target):
+            return found
+        files: dict[str, Detector | QuantizedDetector] = {str(number): made for number, made in sorted(self.made.items())}
+        times = whole_latency({"float": self.detector, **files}, self.start.target, self.tell)
+        latency = {int(name): value for name, value in times.items() if name != "float"}
+        return replace(found, runtime=self.start.target, latency=latency, float_latency=times["float"])
 
 
 def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:

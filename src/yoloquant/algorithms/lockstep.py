@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ class _OneNode(Interpreter):
         return getattr(self, node.op)(node.target, arguments, keywords)
 
 
-def lockstep(network: GraphModule, images: Tensor) -> Iterator[tuple[Node, dict[Node, Any], dict[Node, Any]]]:
+def lockstep(
+    network: GraphModule, images: Tensor, reference: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[Node, dict[Node, Any], dict[Node, Any]]]:
     """Compute each node twice: with quantizers passing (float), and with quantizers as they are set.
 
     Values are freed as soon as no later node reads them, so memory is that of the widest cut through the graph. The caller
@@ -31,6 +33,7 @@ def lockstep(network: GraphModule, images: Tensor) -> Iterator[tuple[Node, dict[
     Args:
         network: with quantizers.
         images: `(N, 3, H, W)` float, 0..1.
+        reference: the float network's parameters by name, where the network's own were changed.
 
     Yields:
         After each computing node: the node, the float environment, the quantized environment.
@@ -52,6 +55,8 @@ def lockstep(network: GraphModule, images: Tensor) -> Iterator[tuple[Node, dict[
             is_quantizer = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), FakeQuantize)
             plain[node] = plain[node.args[0]] if is_quantizer else runner.evaluate(node, plain)
             quantized[node] = plain[node] if node.op == "get_attr" else runner.evaluate(node, quantized)
+            if reference and node.op == "get_attr":
+                plain[node] = reference[str(node.target)]
             yield node, plain, quantized
             for source in node.all_input_nodes:
                 if last_reader[source] is node:

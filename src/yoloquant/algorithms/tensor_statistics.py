@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,15 @@ _COARSER = 8
 OUTLIER = 8.0
 # Values that count as the bulk of a tensor.
 BULK = 0.999
+# Values of one channel that its quartiles are taken from.
+_SAMPLED = 512
+# Attributes that only pictures need: many numbers each.
+PICTURED = ("counts", "quantized_counts", "edges", "channels", "quantized_channels")
+# Observers that answer with extremes, so that single values decide the range.
+_EXTREMES = frozenset({"minmax", "absmax", "average", "moving_average"})
+
+# Least value, quartiles and greatest value.
+FiveNumbers = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,10 @@ class TensorStatistics:
     Attributes:
         name: of its quantizer, without the suffix.
         is_weight: a weight, or an activation.
+        spec: how it is quantized, in words.
         bits: of its integers.
+        observer: that chose the range.
+        scales: least and greatest scale.
         low: least value; high: greatest value.
         range_low: least value that its integers represent, of the widest channel; range_high: the greatest.
         clipped: share of values outside of the represented range, 0..1.
@@ -42,11 +54,17 @@ class TensorStatistics:
         outlier_channels: numbers of channels that reach `OUTLIER` times as far as the median channel.
         median_levels: integers that the median channel's values spread over; all of a channel's own where each has its scale.
         counts: histogram of the values, 128 bins at most; edges: of its bins.
+        quantized_counts: of the quantized values, in the same bins.
+        channels: of each channel's values, the quartiles from a sample of the first batch.
+        quantized_channels: of the quantized values.
     """
 
     name: str
     is_weight: bool
+    spec: str
     bits: int
+    observer: str
+    scales: tuple[float, float]
     low: float
     high: float
     range_low: float
@@ -59,30 +77,52 @@ class TensorStatistics:
     median_levels: float
     counts: tuple[float, ...]
     edges: tuple[float, ...]
+    quantized_counts: tuple[float, ...]
+    channels: tuple[FiveNumbers, ...]
+    quantized_channels: tuple[FiveNumbers, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON values, without what only pictures need."""
+        return {name: value for name, value in asdict(self).items() if name not in PICTURED}
 
     def advice(self) -> str | None:
         """A sentence to act on; none where nothing is wrong."""
         rest = 1.0 - BULK
         if self.bulk < 0.25 and self.signal_to_noise < 40.0:
-            where = f", by channels {_listed(self.outlier_channels)}" if self.outlier_channels else ""
-            cure = "use weight_ranges or equalize" if self.is_weight else "use the observer mse or percentile, or fix the scale"
-            return f"{self.name}: {1.0 - self.bulk:.0%} of the range is used by {rest:.1%} of the values{where}; {cure}"
+            where = f", most of them in {_listed(self.outlier_channels)}" if self.outlier_channels else ""
+            span = f"the range {self.range_low:.3g} to {self.range_high:.3g}"
+            return f"{self.name}: {1.0 - self.bulk:.0%} of {span} is used by {rest:.1%} of the values{where}; {self._narrower()}"
         if self.outlier_channels and self.median_levels < 16.0:
             return (
-                f"{self.name}: channels {_listed(self.outlier_channels)} reach so far that the median channel has "
-                f"{self.median_levels:.0f} of {1 << self.bits} levels; use equalize, or keep the layer in float"
+                f"{self.name}: {_listed(self.outlier_channels)} reach so far that the median channel has "
+                f"{self.median_levels:.0f} of {1 << self.bits} levels; {self._apart()}"
             )
         if self.signal_to_noise < 15.0:
             what = "more bits, groups, or learned rounding" if self.is_weight else "more bits, or keep the layer in float"
             return f"{self.name}: quantization leaves a signal-to-noise ratio of {self.signal_to_noise:.0f} dB; use {what}"
         if self.clipped > 0.02:
-            return f"{self.name}: {self.clipped:.1%} of the values lie outside the range; use a wider one (minmax)"
+            span = f"{self.range_low:.3g} to {self.range_high:.3g} (they reach from {self.low:.3g} to {self.high:.3g})"
+            return f"{self.name}: {self.clipped:.1%} of the values lie outside {span}; use a wider range (observer minmax)"
         return None
+
+    def _narrower(self) -> str:
+        """What helps where few values make the range wide."""
+        if self.is_weight:
+            return "use one scale for each channel, weight_ranges, or equalize"
+        if self.observer in _EXTREMES:
+            return "fix the scale, or use the observer percentile or mse"
+        return f"the observer {self.observer} chose it: try percentile or detection_ranges, or keep the layer in float"
+
+    def _apart(self) -> str:
+        """What helps where a few channels are far greater than the others."""
+        if self.is_weight:
+            return "use one scale for each channel, or equalize"
+        return "use equalize (ReLU networks), more bits, or keep the layer in float"
 
 
 def _listed(channels: tuple[int, ...]) -> str:
-    shown = ", ".join(map(str, channels[:4]))
-    return f"{shown} and {len(channels) - 4} more" if len(channels) > 4 else shown
+    shown = ", ".join(map(str, channels[:4])) + (f" and {len(channels) - 4} more" if len(channels) > 4 else "")
+    return f"channels {shown}" if len(channels) > 1 else f"channel {shown}"
 
 
 class _Tally:
@@ -90,15 +130,17 @@ class _Tally:
 
     def __init__(self, quantizer: FakeQuantize, axis: int) -> None:
         self.quantizer, self.axis = quantizer, axis
-        self.histogram = Histogram(1, BINS)
+        self.histogram, self.after = Histogram(1, BINS), Histogram(1, BINS)
         self.total = self.clipped = self.zeros = self.nonzero = 0.0
         self.signal = self.noise = 0.0
         # A shared quantizer sees values of different numbers of channels.
         self.reaches: dict[Node, Tensor] = {}
+        self.channels: dict[Node, tuple[Tensor, Tensor]] = {}
 
-    def see(self, x: Tensor, source: Node) -> None:
+    def see(self, x: Tensor, source: Node, rounded: Tensor | None = None) -> None:
+        """Count a tensor; `rounded` is what is quantized in its place, where that is not the tensor itself."""
         quantizer = self.quantizer
-        quantized = quantizer(x)
+        quantized = quantizer(x if rounded is None else rounded)
         scale = expand_parameter(quantizer.scale, x, quantizer.axis, quantizer.group_size)
         zero = expand_parameter(quantizer.zero_point, x, quantizer.axis, quantizer.group_size).to(x.dtype)
         # Half a step beyond the ends is still rounded, not clipped.
@@ -113,6 +155,9 @@ class _Tally:
         known = self.reaches.get(source)
         self.reaches[source] = reach if known is None else torch.maximum(known, reach)
         self.histogram.update(x.reshape(1, -1).float())
+        self.after.update(quantized.reshape(1, -1).float())
+        if source not in self.channels:
+            self.channels[source] = (_five_numbers(x, self.axis), _five_numbers(quantized, self.axis))
 
     def result(self) -> TensorStatistics:
         quantizer = self.quantizer
@@ -139,10 +184,14 @@ class _Tally:
         counts, edge = counts.view(-1, _COARSER).sum(1), edge[::_COARSER]
         used = torch.nonzero(counts).flatten()
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        channels = self.channels[max(self.channels, key=lambda node: len(self.channels[node][0]))]
         return TensorStatistics(
             quantizer.name.removesuffix("_quantizer"),
             quantizer.of_weight,
+            str(spec),
             spec.bits,
+            spec.observer,
+            (float(scale.min()), float(scale.max())),
             low,
             high,
             range_low,
@@ -155,29 +204,56 @@ class _Tally:
             levels,
             tuple(counts[first:last].tolist()),
             tuple(edge[first : last + 1].tolist()),
+            tuple(_rebinned(self.after, edge[first : last + 1])),
+            *(tuple(tuple(float(f"{value:.4g}") for value in channel) for channel in part.tolist()) for part in channels),  # type: ignore[arg-type]
         )
+
+
+def _five_numbers(x: Tensor, axis: int) -> Tensor:
+    """Least value, quartiles and greatest value of each channel, `(C, 5)`."""
+    rows = x.transpose(0, axis).flatten(1)
+    sample = rows[:, :: max(1, rows.shape[1] // _SAMPLED)].sort(1).values
+    last = sample.shape[1] - 1
+    quartiles = [sample[:, round(last * share)] for share in (0.25, 0.5, 0.75)]
+    return torch.stack([rows.amin(1), *quartiles, rows.amax(1)], 1)
+
+
+def _rebinned(histogram: Histogram, edges: Tensor) -> list[float]:
+    """Counts of a histogram in other bins; what lies outside goes to the first and the last."""
+    used = torch.nonzero(histogram.counts[0]).flatten()
+    index = torch.bucketize(histogram.centers[0, used], edges.double()[1:-1])
+    return torch.zeros(len(edges) - 1, dtype=torch.float64).index_add_(0, index, histogram.counts[0, used]).tolist()
 
 
 class _Watching(Interpreter):
     """Runs the float network and shows every quantizer's input to its tally."""
 
-    def __init__(self, network: GraphModule, tallies: dict[str, _Tally]) -> None:
+    def __init__(self, network: GraphModule, tallies: dict[str, _Tally], reference: Mapping[str, Tensor]) -> None:
         super().__init__(network)
-        self.tallies = tallies
+        self.tallies, self.reference = tallies, reference
         self.weights_seen = False
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.reference[target] if target in self.reference else super().get_attr(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
         if kind(n) == "quantizer":
             source = n.args[0]
             assert isinstance(source, Node)
-            if source.op != "get_attr" or not self.weights_seen:
+            if source.op != "get_attr":
                 self.tallies[str(n.target)].see(self.env[source], source)
+            elif not self.weights_seen:
+                self.tallies[str(n.target)].see(self.env[source], source, super().get_attr(source.target, (), {}))
             return self.env[source]
         return super().run_node(n)
 
 
 def tensor_statistics(
-    detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None
+    detector: QuantizedDetector,
+    batches: Iterable[Tensor],
+    total: int = 0,
+    progress: Progress | None = None,
+    reference: Mapping[str, Tensor] | None = None,
 ) -> list[TensorStatistics]:
     """Watch every quantized tensor of the float network while images run through it.
 
@@ -186,6 +262,7 @@ def tensor_statistics(
         batches: images, uint8 `(N, 3, H, W)`, RGB.
         total: number of batches, for `progress`.
         progress: called with (batches done, total).
+        reference: the float network's parameters by name, where the detector's own were changed, as learned rounding does.
 
     Returns:
         In the graph's order; a quantizer that several values share is one entry.
@@ -199,7 +276,7 @@ def tensor_statistics(
             value = node.meta.get("val")
             axis = quantizer.spec.axis if is_weight else (value.dim() - 1 if value is not None and value.dim() == 3 else 1)
             tallies[str(node.target)] = _Tally(quantizer, axis)
-    watcher = _Watching(detector.network, tallies)
+    watcher = _Watching(detector.network, tallies, reference or {})
     with torch.no_grad():
         for count, images in enumerate(batches, start=1):
             watcher.run(to_input(images))

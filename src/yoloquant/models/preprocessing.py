@@ -42,6 +42,11 @@ class Preprocessing:
         """As JSON values."""
         return asdict(self)
 
+    def words(self) -> str:
+        """As `parse_preprocessing` reads it."""
+        order, place = "bgr" if self.bgr else "rgb", "top-left" if self.top_left else "centered"
+        return f"{order},0..{self.maximum:g},{place}"
+
 
 PLAIN = Preprocessing()
 

@@ -1,84 +1,72 @@
-"""An analysis as one HTML file that needs nothing else: ranking, advice, noise along the network, a histogram of every tensor."""
+"""An analysis as one HTML file: advice, ranking, noise along the network, statistics and pictures of every tensor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from yoloquant.algorithms.sensitivity import Sensitivity
-from yoloquant.algorithms.tensor_statistics import TensorStatistics
+from yoloquant.report import charts
+from yoloquant.report.page import Column, PageTable, TableRow, distributions, number, tensor_table, write_page
 
 if TYPE_CHECKING:
     from yoloquant.analysis import Analysis
 
-# Bars of a histogram picture, and its size in SVG units.
-_BARS, _WIDTH, _HEIGHT = 96, 192, 48
+_SECTIONS = {
+    "advice": "What to do",
+    "ranking": "Costliest first",
+    "noise": "Noise along the network",
+    "tensors": "Every quantized tensor",
+    "pictures": "Values before and after",
+    "recipe": "Recipe",
+}
 
 
-@dataclass(frozen=True)
-class _Bar:
-    """One layer of the ranking; lengths in percent of the longest."""
-
-    name: str
-    cost: float
-    length: float
-    weights: float | None
-    activations: float | None
+def cost_unit(measure: str) -> str:
+    """What costs of a measure are, in words."""
+    return "mAP50-95 lost" if measure == "map" else "error of boxes and scores"
 
 
 def write_analysis_page(found: Analysis, path: Path) -> None:
     """Write the page."""
-    from yoloquant.pipeline import versions
-
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("yoloquant.report", "."), autoescape=True)
-    page = environment.get_template("analysis.html.j2").render(
+    write_page(
+        "analysis.html.j2",
+        path,
+        title="Where the accuracy goes",
+        sections=_SECTIONS,
         found=found,
-        unit="mAP50-95 lost" if found.measure == "map" else "error of boxes and scores",
-        bars=_bars(found.sensitivities),
-        noise=list(found.noise.items()),
-        tensors=[(entry, histogram_path(entry)) for entry in found.statistics],
-        width=_WIDTH,
-        height=_HEIGHT,
+        unit=cost_unit(found.measure),
+        chart=charts.ranking(found.sensitivities, cost_unit(found.measure)),
+        ranking=_ranking_table(found),
+        noise=charts.noise(found.noise),
+        tensors=tensor_table(found.statistics),
+        entries=distributions(found.statistics),
         recipe=found.recipe.to_yaml(),
-        versions=versions(),
     )
-    path.write_text(page, encoding="utf-8")
 
 
-def _bars(results: tuple[Sensitivity, ...]) -> list[_Bar]:
-    by_part = {(result.name, result.part): result.cost for result in results}
-    whole = [result for result in results if result.part == "both"] or list(results)
-    longest = max((abs(result.cost) for result in whole), default=0.0) or 1.0
-    return [
-        _Bar(
-            result.name,
-            result.cost,
-            100.0 * max(result.cost, 0.0) / longest,
-            by_part.get((result.name, "weights")),
-            by_part.get((result.name, "activations")),
-        )
-        for result in whole
-    ]
+def analysis_charts(found: Analysis) -> list[charts.Chart]:
+    """Every chart of the page."""
+    unit = cost_unit(found.measure)
+    return [charts.ranking(found.sensitivities, unit), charts.noise(found.noise), *charts.of_tensors(found.statistics)]
 
 
-def histogram_path(entry: TensorStatistics) -> str:
-    """The outline of a tensor's histogram as the data of an SVG path, heights on a logarithmic scale."""
-    import math
+def _ranking_table(found: Analysis) -> PageTable:
+    columns = (
+        Column("layer", True),
+        Column("cost"),
+        Column("weights alone"),
+        Column("activations alone"),
+        Column("dB", meaning="signal-to-noise ratio of its answer in the whole quantized network"),
+    )
+    by_part = {(result.name, result.part): result.cost for result in found.sensitivities}
+    rows = []
+    for result in _whole(found.sensitivities):
+        parts = (by_part.get((result.name, part)) for part in ("weights", "activations"))
+        figures = (number(value, 4) for value in (result.cost, *parts))
+        rows.append(TableRow((result.name, *figures, number(found.noise.get(result.name), 1))))
+    return PageTable("ranking-table", "Costliest first", columns, tuple(rows), "model.2")
 
-    counts, edges = entry.counts, entry.edges
-    if len(edges) < 2 or edges[-1] <= edges[0]:
-        return ""
-    bars = [0.0] * _BARS
-    span = edges[-1] - edges[0]
-    for count, left, right in zip(counts, edges, edges[1:], strict=False):
-        bars[min(_BARS - 1, int(((left + right) / 2 - edges[0]) / span * _BARS))] += count
-    top = math.log1p(max(bars)) or 1.0
-    step = _WIDTH / _BARS
-    points = []
-    for index, bar in enumerate(bars):
-        y = _HEIGHT * (1.0 - math.log1p(bar) / top)
-        points.append(f"L{index * step:.1f} {y:.1f}L{(index + 1) * step:.1f} {y:.1f}")
-    return f"M0 {_HEIGHT}{''.join(points)}L{_WIDTH} {_HEIGHT}Z"
+
+def _whole(results: tuple[Sensitivity, ...]) -> list[Sensitivity]:
+    return [result for result in results if result.part == "both"] or list(results)

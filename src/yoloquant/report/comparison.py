@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.table import Table
 
 from yoloquant.errors import YoloquantError
 from yoloquant.export.quantized_folder import METRICS
-
-_WIDTH, _HEIGHT, _MARGIN = 640, 320, 48
+from yoloquant.report.charts import Point, Points
+from yoloquant.report.page import Column, PageTable, TableRow, write_page
 
 
 @dataclass(frozen=True)
@@ -110,51 +109,27 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(c <= cost and w >= worth and (c < cost or w > worth) for c, w in points) for cost, worth in points]
 
 
-@dataclass(frozen=True)
-class _Dot:
-    x: float
-    y: float
-    label: str
-    is_best: bool
-
-
-def _plot(entries: Sequence[Entry], attribute: str) -> tuple[list[_Dot], tuple[str, ...]]:
-    """Dots of one picture in SVG units, and the ends of both axes."""
-    chosen = [entry for entry in entries if entry.map50_95 is not None and getattr(entry, attribute) is not None]
-    points = [(float(getattr(entry, attribute)), float(entry.map50_95 or 0.0)) for entry in chosen]
-    if not points:
-        return [], ("", "", "", "")
-    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
-    low_y, high_y = min(y for _, y in points), max(y for _, y in points)
-
-    def along(value: float, low: float, high: float, length: float) -> float:
-        return length * ((value - low) / (high - low) if high > low else 0.5)
-
-    dots = [
-        _Dot(
-            _MARGIN + along(x, low_x, high_x, _WIDTH - 2 * _MARGIN),
-            _HEIGHT - _MARGIN - along(y, low_y, high_y, _HEIGHT - 2 * _MARGIN),
-            f"{entry.folder}, {entry.runtime}: {y:.2f} mAP50-95, {x:.2f}",
-            best,
-        )
-        for entry, (x, y), best in zip(chosen, points, pareto_front(points), strict=True)
+def comparison_charts(entries: Sequence[Entry]) -> list[Points]:
+    """Accuracy against latency and against size, the Pareto front marked."""
+    charts = [
+        _pareto(entries, "ratio", "latency, as a share of float's in the same runtime"),
+        _pareto(entries, "megabytes", "file size, MB"),
     ]
-    return dots, (f"{low_x:.2f}", f"{high_x:.2f}", f"{low_y:.2f}", f"{high_y:.2f}")
+    return [chart for chart in charts if chart.points]
+
+
+def _pareto(entries: Sequence[Entry], attribute: str, label: str) -> Points:
+    chosen = [entry for entry in entries if entry.map50_95 is not None and getattr(entry, attribute) is not None]
+    values = [(float(getattr(entry, attribute)), float(entry.map50_95 or 0.0)) for entry in chosen]
+    points = tuple(
+        Point(x, y, f"{entry.folder}, {entry.runtime}: {y:.2f} mAP50-95, {x:.2f}", best)
+        for entry, (x, y), best in zip(chosen, values, pareto_front(values), strict=True)
+    )
+    return Points(f"pareto-{attribute}", f"Accuracy against {label}", label, "mAP50-95", points)
 
 
 def write_comparison(entries: Sequence[Entry], path: Path) -> None:
     """Write the page."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("yoloquant.report", "."), autoescape=True)
-    plots = [
-        ("Accuracy against latency, as a share of float's in the same runtime", *_plot(entries, "ratio")),
-        ("Accuracy against file size, MB", *_plot(entries, "megabytes")),
-    ]
-    page = environment.get_template("comparison.html.j2").render(
-        headers=HEADERS,
-        rows=[cells(entry) for entry in entries],
-        plots=[plot for plot in plots if plot[1]],
-        width=_WIDTH,
-        height=_HEIGHT,
-        margin=_MARGIN,
-    )
-    path.write_text(page, encoding="utf-8")
+    columns = tuple(Column(header, header in ("folder", "model", "target", "runtime")) for header in HEADERS)
+    table = PageTable("comparison", "All folders", columns, tuple(TableRow(cells(entry)) for entry in entries))
+    write_page("comparison.html.j2", path, title="Comparison", table=table, charts=comparison_charts(entries))

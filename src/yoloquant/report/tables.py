@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from yoloquant.pipeline import Row
     from yoloquant.runtime.executed import Executed
     from yoloquant.runtime.layer_times import LayerTime
+    from yoloquant.search import SearchResult
 
 HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "against float", "file MB")
 
@@ -82,6 +83,16 @@ def sensitivity_table(found: Analysis, top: int) -> Table:
         cells = ["" if cost is None else f"{cost:.4f}" for cost in parts]
         noise = found.noise.get(result.name)
         table.add_row(result.name, f"{result.cost:.4f}", *cells, "" if noise is None else f"{noise:.1f}")
+    return table
+
+
+def search_table(found: SearchResult) -> Table:
+    """The curve of a search."""
+    table = Table("layers changed", "mAP50-95", "drop", *([f"latency in {found.runtime} of float's"] if found.runtime else []))
+    for count, value in found.curve.items():
+        ratio = found.ratio(count)
+        cells = [f"{value:.2f}", f"{found.float_map - value:.2f}", *([] if ratio is None else [f"{ratio:.2f}"])]
+        table.add_row(str(count), *cells)
     return table
 
 

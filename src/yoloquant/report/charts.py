@@ -1,0 +1,179 @@
+"""Charts as data: what is drawn, not how. `svg.py` draws them into pages, `plots.py` into PNG and PDF files.
+
+One frozen class for each kind of chart, and the functions that make them from results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from yoloquant.algorithms.sensitivity import Sensitivity
+from yoloquant.algorithms.tensor_statistics import FiveNumbers, TensorStatistics
+
+# Bars of a histogram, and channels of a box plot, that are told apart in a picture.
+BARS, CHANNELS = 64, 96
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Horizontal bars, one a name.
+
+    Attributes:
+        name: of the chart, unique in a page and good for a file.
+        title: in words.
+        unit: of the values.
+        values: name -> value, in the order to draw.
+        digits: after the decimal point.
+    """
+
+    name: str
+    title: str
+    unit: str
+    values: Mapping[str, float]
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement.
+
+    Attributes:
+        x: value along the horizontal axis; y: along the vertical one.
+        label: what it is.
+        marked: worth more attention than the others.
+    """
+
+    x: float
+    y: float
+    label: str
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points, joined in the order of x where they are a curve.
+
+    Attributes:
+        name: of the chart.
+        title: in words.
+        x_label: horizontal axis; y_label: vertical axis.
+        points: to draw.
+        joined: with a line.
+        goal: a level of y to reach; drawn as a line across.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    points: tuple[Point, ...]
+    joined: bool = False
+    goal: float | None = None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Values before and after quantization, in the same bins.
+
+    Attributes:
+        name: of the chart.
+        title: in words.
+        low: left end of the first bin; high: right end of the last.
+        before: counts of each bin; after: of the quantized values.
+        limits: ends of the range that integers represent.
+    """
+
+    name: str
+    title: str
+    low: float
+    high: float
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    limits: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Box plots of channels: extremes as a line, quartiles as a box, the median across it.
+
+    Attributes:
+        name: of the chart.
+        title: in words.
+        numbers: of the channels that are drawn.
+        before: five numbers of each; after: of the quantized values.
+    """
+
+    name: str
+    title: str
+    numbers: tuple[int, ...]
+    before: tuple[FiveNumbers, ...]
+    after: tuple[FiveNumbers, ...]
+
+
+Chart = Bars | Points | Histogram | Boxes
+
+
+def ranking(results: Sequence[Sensitivity], unit: str, count: int = 30) -> Bars:
+    """The costliest layers."""
+    whole = [result for result in results if result.part == "both"] or list(results)
+    return Bars("sensitivity", "Costliest layers", unit, {result.name: result.cost for result in whole[:count]}, 4)
+
+
+def noise(ratios: Mapping[str, float]) -> Points:
+    """Signal-to-noise ratio of each layer's answer along the network."""
+    points = tuple(Point(float(number), value, f"{name}: {value:.1f} dB") for number, (name, value) in enumerate(ratios.items()))
+    return Points("noise", "Noise along the network", "layer, in the network's order", "dB", points, joined=True)
+
+
+def histogram(entry: TensorStatistics) -> Histogram:
+    """A tensor before and after quantization."""
+    low, high = (entry.edges[0], entry.edges[-1]) if len(entry.edges) > 1 else (0.0, 1.0)
+    before, after = _bars(entry.counts, entry.edges), _bars(entry.quantized_counts, entry.edges)
+    return Histogram(f"histogram-{entry.name}", entry.name, low, high, before, after, (entry.range_low, entry.range_high))
+
+
+def _bars(counts: Sequence[float], edges: Sequence[float]) -> tuple[float, ...]:
+    """Counts in `BARS` equal bars."""
+    bars = [0.0] * BARS
+    span = edges[-1] - edges[0] if len(edges) > 1 else 0.0
+    for count, (left, right) in zip(counts, pairwise(edges), strict=True):
+        bars[min(BARS - 1, int(((left + right) / 2.0 - edges[0]) / span * BARS)) if span > 0.0 else 0] += count
+    return tuple(bars)
+
+
+def boxes(entry: TensorStatistics) -> Boxes:
+    """A tensor's channels; of many, those that reach furthest."""
+
+    def reach(number: int) -> float:
+        return max(abs(entry.channels[number][0]), abs(entry.channels[number][-1]))
+
+    count = len(entry.channels)
+    numbers = tuple(sorted(sorted(range(count), key=reach)[-CHANNELS:]))
+    shown = f"{count} channels" if count <= CHANNELS else f"the {CHANNELS} of {count} channels that reach furthest"
+    before, after = (tuple(part[number] for number in numbers) for part in (entry.channels, entry.quantized_channels))
+    return Boxes(f"channels-{entry.name}", f"{entry.name}: {shown}", numbers, before, after)
+
+
+def of_tensors(statistics: Iterable[TensorStatistics]) -> list[Chart]:
+    """Histogram and box plots of every tensor."""
+    return [chart for entry in statistics for chart in (histogram(entry), boxes(entry))]
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers in a range."""
+    span = high - low
+    if not span > 0.0:
+        return [low]
+    raw = span / max(count - 1, 1)
+    power = 10.0 ** _exponent(raw)
+    step = next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= raw * 0.999)
+    first = -int(-low // step)
+    return [step * number for number in range(first, int(high // step + 1e-9) + 1)]
+
+
+def _exponent(value: float) -> int:
+    from math import floor, log10
+
+    return floor(log10(value))
