@@ -32,6 +32,10 @@ ROWS: dict[str, tuple[str | None, str]] = {
     "4w8f-first-six": (None, "4w8f-first-six"),
     "4w8f-channel": (None, "4w8f-channel"),
     "4w4f": (None, "4w4f"),
+    "tensorrt qat-distillation": ("tensorrt", "qat-distillation"),
+    "qat-aligned": (None, "qat-aligned"),
+    "qat-4w8f": (None, "qat-4w8f"),
+    "qat-4w4f": (None, "qat-4w4f"),
 }
 SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
 
