@@ -38,6 +38,10 @@ ROWS: dict[str, tuple[str | None, str]] = {
     "4w8f-channel": (None, "4w8f-channel"),
     "4w4f": (None, "4w4f"),
     "mixed-4-8": (None, "mixed-4-8"),
+    "tensorrt qat-distillation": ("tensorrt", "qat-distillation"),
+    "qat-aligned": (None, "qat-aligned"),
+    "qat-4w8f": (None, "qat-4w8f"),
+    "qat-4w4f": (None, "qat-4w4f"),
 }
 SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
 

@@ -143,7 +143,29 @@ def test_a_range_that_few_values_need_is_named():
     quantizer = dict(detector.quantizers())["stem.act.output_quantizer"]
     quantizer.set_parameters(quantizer.scale * 30, quantizer.zero_point)
     (advice,) = (entry.advice() for entry in tensor_statistics(detector, [pictures]) if entry.name == "stem.act.output")
-    assert re.fullmatch(r"stem.act.output: 9\d% of the range is used by 0.1% of the values.*; use the observer mse .*", advice)
+    span = r"the range -8.3 to 55.8 is used by 0.1% of the values"
+    assert re.fullmatch(rf"stem.act.output: 9\d% of {span}; the observer mse chose it: try percentile .*", advice)
+
+
+def test_logits_that_no_box_needs_are_named():
+    class Logits(nn.Module):
+        """Answers between -18 and 6, as a detector that sees mostly background."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Conv2d(3, 9, 1)
+            with torch.no_grad():
+                self.head.weight.fill_(8.0)
+                self.head.bias.fill_(-18.0)
+
+        def forward(self, x):
+            return [self.head(x)]
+
+    detector = quantized_detector(get_target("npu-pow2"), Logits().eval())
+    calibrate(detector, [images(2)])
+    (advice,) = (entry.advice() for entry in tensor_statistics(detector, [images(2)]) if entry.name == "head.output")
+    # Of -16 to 15.9, which are powers of two, -4.6 to about 5 matters.
+    assert re.fullmatch(r"head.output: 69% of the range -16 to 15.9 is for logits below -4.6.*fix the scale", advice)
 
 
 def test_noise_piles_up_along_the_network():
@@ -164,9 +186,10 @@ def test_files_of_an_analysis_stand_alone(tmp_path):
     write_analysis(found, tmp_path)
     page = (tmp_path / "analysis.html").read_text()
     assert "&lt;mind this&gt;" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "http" not in page
-    assert page.count("<svg") == len(statistics)
+    # The ranking, the noise along the network, and for each tensor its histogram and its channels.
+    assert page.count("<svg") == 2 + 2 * len(statistics)
     content = json.loads((tmp_path / "analysis.json").read_text())
     assert len(content["sensitivities"]) == len(results)
     lines = (tmp_path / "sensitivity.csv").read_text().splitlines()

@@ -61,9 +61,9 @@ def test_table_and_page(tmp_path):
     assert "0.60" in result.output
     text = page.read_text()
     assert "a&lt;b&gt;" in text
-    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert text.count("<circle") == 4
-    assert text.count('class="best"') == 2
+    assert text.count('class="a best"') == 2
 
 
 def test_folders_without_figures_are_refused(tmp_path):

@@ -1,6 +1,8 @@
 """The whole flow on the shipped detector and a small generated set, and on official files."""
 
+import csv
 import json
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.export.quantized_folder import load_quantized
 from yoloquant.loading import open_model
 from yoloquant.pipeline import quantize
+from yoloquant.report.plots import save_charts
+from yoloquant.report.quantization_page import report_charts
 from yoloquant.runtime.torch_runner import TorchRunner
 
 
@@ -43,17 +47,80 @@ def test_the_table_compares_float_and_int8_in_each_runtime(finished):
 def test_the_folder_holds_what_is_promised(finished):
     folder = finished.output
     assert sorted(path.name for path in folder.iterdir()) == [
-        "metrics.json", "model.onnx", "quantized.safetensors", "recipe.yaml", "report.html",
+        "classes.csv", "layers.csv", "metrics.json", "model.onnx", "quantized.safetensors", "recipe.yaml", "report.html",
     ]  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["rows"][1]["evaluation"]["figures"]["mAP50-95"] == pytest.approx(finished.rows[1].evaluation.map50_95)
     assert metrics["calibration_images"] == 16
-    page = (folder / "report.html").read_text()
-    assert "onnxruntime" in page
-    assert "model.9.cv1.conv.weight_quantizer" in page
-    assert "http" not in page
     # Nothing is left beside the folder.
     assert list(folder.parent.iterdir()) == [folder]
+
+
+class Page(HTMLParser):
+    """Ids, links, resources and table rows of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.resources, self.rows, self.inside = [], [], [], [], None
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [given["href"]] if tag == "a" else []
+        self.resources += [given[key] for key in ("src", "href") if key in given and tag != "a"]
+        if tag == "tr":
+            self.rows.append([])
+        self.inside = tag
+
+    def handle_data(self, data):
+        if self.rows and data.strip():
+            self.rows[-1].append(data.strip())
+
+
+def test_the_report_stands_alone_and_says_what_was_measured(finished):
+    folder = finished.output
+    page = Page(folder / "report.html")
+    assert len(page.ids) == len(set(page.ids))
+    assert page.links
+    assert all(target.startswith("#") and target[1:] in page.ids for target in page.links)
+    assert all(resource.startswith("data:") for resource in page.resources)
+    assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
+    assert sum(resource.startswith("data:image/jpeg") for resource in page.resources) >= 2
+    text = [" ".join(row) for row in page.rows]
+    for row in json.loads((folder / "metrics.json").read_text())["rows"]:
+        figure = f"{row['evaluation']['figures']['mAP50-95']:.2f}"
+        assert any(row["runtime"] in line and figure in line for line in text)
+    layers = list(csv.DictReader((folder / "layers.csv").open(encoding="utf-8")))
+    assert len(layers) == finished.layer_count
+    kept = {layer.name for layer in finished.float_layers}
+    assert {row["layer"] for row in layers if row["precision"] == "float"} >= kept
+    assert all(any(row["layer"] in line for line in text) for row in layers)
+    classes = list(csv.DictReader((folder / "classes.csv").open(encoding="utf-8")))
+    assert {row["class"] for row in classes} == set(finished.detector.names)
+
+
+def test_without_a_report_the_folder_holds_the_model_alone(data, tmp_path):
+    quantize(demo_weights(), data, output=tmp_path / "out", measure=False, runtimes=(), report=False, recipe="int8-minmax")
+    assert not {"report.html", "layers.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_plots_are_files_of_their_own(suffix, finished, tmp_path):
+    charts = report_charts(finished)
+    names = [chart.name for chart in charts]
+    assert len(names) == len(set(names))
+    kinds = {type(chart): chart for chart in charts}
+    files = save_charts(kinds.values(), tmp_path, suffix)
+    assert len(files) == len(kinds) >= 4
+    magic = {"png": b"\x89PNG", "pdf": b"%PDF"}[suffix]
+    assert all(path.read_bytes().startswith(magic) for path in files)
+
+
+def test_other_formats_of_plots_are_refused(data, tmp_path):
+    with pytest.raises(YoloquantError, match="png or pdf"):
+        quantize(demo_weights(), data, output=tmp_path / "out", plots="gif")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_answers_as_before(finished):

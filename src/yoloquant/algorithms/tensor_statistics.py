@@ -27,6 +27,8 @@ BULK = 0.999
 _SAMPLED = 512
 # Attributes that only pictures need: many numbers each.
 PICTURED = ("counts", "quantized_counts", "edges", "channels", "quantized_channels")
+# A class or an object with this logit has a score of one in a hundred: what lies below is of no box that counts.
+NO_BOX = -4.6
 # Observers that answer with extremes, so that single values decide the range.
 _EXTREMES = frozenset({"minmax", "absmax", "average", "moving_average"})
 
@@ -57,6 +59,7 @@ class TensorStatistics:
         quantized_counts: of the quantized values, in the same bins.
         channels: of each channel's values, the quartiles from a sample of the first batch.
         quantized_channels: of the quantized values.
+        answers: the network itself answers with it: logits.
     """
 
     name: str
@@ -80,6 +83,7 @@ class TensorStatistics:
     quantized_counts: tuple[float, ...]
     channels: tuple[FiveNumbers, ...]
     quantized_channels: tuple[FiveNumbers, ...]
+    answers: bool = False
 
     def figures(self) -> dict[str, Any]:
         """As JSON values, without what only pictures need."""
@@ -92,6 +96,13 @@ class TensorStatistics:
             where = f", most of them in {_listed(self.outlier_channels)}" if self.outlier_channels else ""
             span = f"the range {self.range_low:.3g} to {self.range_high:.3g}"
             return f"{self.name}: {1.0 - self.bulk:.0%} of {span} is used by {rest:.1%} of the values{where}; {self._narrower()}"
+        used = min(self.high, self.range_high) - max(self.low, self.range_low, NO_BOX)
+        wanted = used / max(self.range_high - self.range_low, 1e-30)
+        if self.answers and self.bulk < 1.0 and wanted < 0.5:
+            return (
+                f"{self.name}: {1.0 - wanted:.0%} of the range {self.range_low:.3g} to {self.range_high:.3g} is for logits below "
+                f"{NO_BOX}, scores under 1 %, or for nothing; let those saturate: use detection_ranges, or fix the scale"
+            )
         if self.outlier_channels and self.median_levels < 16.0:
             return (
                 f"{self.name}: {_listed(self.outlier_channels)} reach so far that the median channel has "
@@ -128,8 +139,8 @@ def _listed(channels: tuple[int, ...]) -> str:
 class _Tally:
     """Sums over batches for one quantizer."""
 
-    def __init__(self, quantizer: FakeQuantize, axis: int) -> None:
-        self.quantizer, self.axis = quantizer, axis
+    def __init__(self, quantizer: FakeQuantize, axis: int, answers: bool) -> None:
+        self.quantizer, self.axis, self.answers = quantizer, axis, answers
         self.histogram, self.after = Histogram(1, BINS), Histogram(1, BINS)
         self.total = self.clipped = self.zeros = self.nonzero = 0.0
         self.signal = self.noise = 0.0
@@ -205,7 +216,9 @@ class _Tally:
             tuple(counts[first:last].tolist()),
             tuple(edge[first : last + 1].tolist()),
             tuple(_rebinned(self.after, edge[first : last + 1])),
-            *(tuple(tuple(float(f"{value:.4g}") for value in channel) for channel in part.tolist()) for part in channels),  # type: ignore[arg-type]
+            _as_numbers(channels[0]),
+            _as_numbers(channels[1]),
+            self.answers,
         )
 
 
@@ -216,6 +229,11 @@ def _five_numbers(x: Tensor, axis: int) -> Tensor:
     last = sample.shape[1] - 1
     quartiles = [sample[:, round(last * share)] for share in (0.25, 0.5, 0.75)]
     return torch.stack([rows.amin(1), *quartiles, rows.amax(1)], 1)
+
+
+def _as_numbers(channels: Tensor) -> tuple[FiveNumbers, ...]:
+    """Rows of five, with the digits that a picture shows."""
+    return tuple(tuple(float(f"{value:.4g}") for value in channel) for channel in channels.tolist())  # type: ignore[misc]
 
 
 def _rebinned(histogram: Histogram, edges: Tensor) -> list[float]:
@@ -275,7 +293,8 @@ def tensor_statistics(
             is_weight = quantizer.of_weight
             value = node.meta.get("val")
             axis = quantizer.spec.axis if is_weight else (value.dim() - 1 if value is not None and value.dim() == 3 else 1)
-            tallies[str(node.target)] = _Tally(quantizer, axis)
+            answers = any(kind(user) == "output" for user in node.users)
+            tallies[str(node.target)] = _Tally(quantizer, axis, answers)
     watcher = _Watching(detector.network, tallies, reference or {})
     with torch.no_grad():
         for count, images in enumerate(batches, start=1):

@@ -75,7 +75,7 @@ def plot(chart: Any, axes: Axes) -> None:
     raise TypeError(f"no drawing for {type(chart).__name__}")
 
 
-@plot.register
+@plot.register(Bars)
 def _(chart: Bars, axes: Axes) -> None:
     colors = [_BEFORE if value >= 0 else _AFTER for value in chart.values.values()]
     drawn = axes.barh(list(chart.values), list(chart.values.values()), color=colors)
@@ -86,7 +86,7 @@ def _(chart: Bars, axes: Axes) -> None:
     axes.margins(x=0.12)
 
 
-@plot.register
+@plot.register(Points)
 def _(chart: Points, axes: Axes) -> None:
     points = sorted(chart.points, key=lambda point: point.x)
     if chart.joined:
@@ -102,7 +102,7 @@ def _(chart: Points, axes: Axes) -> None:
     axes.set_ylabel(chart.y_label)
 
 
-@plot.register
+@plot.register(Histogram)
 def _(chart: Histogram, axes: Axes) -> None:
     width = (chart.high - chart.low) / len(chart.before)
     edges = [chart.low + width * number for number in range(len(chart.before) + 1)]
@@ -114,7 +114,7 @@ def _(chart: Histogram, axes: Axes) -> None:
     axes.legend(fontsize=7)
 
 
-@plot.register
+@plot.register(Boxes)
 def _(chart: Boxes, axes: Axes) -> None:
     for channels, color, shift in ((chart.before, _BEFORE, -0.2), (chart.after, _AFTER, 0.2)):
         names = ("whislo", "q1", "med", "q3", "whishi")
@@ -130,7 +130,7 @@ def _(chart: Boxes, axes: Axes) -> None:
     axes.set_xlabel("channel")
 
 
-@plot.register
+@plot.register(NetworkDrawing)
 def _(chart: NetworkDrawing, axes: Axes) -> None:
     for edge, route in chart.layout.routes.items():
         axes.plot([x for x, _ in route], [rank for _, rank in route], color="#7d8590", linewidth=0.8, zorder=1)

@@ -85,6 +85,7 @@ class QuantizedTraining:
         self._device = device_of(detector.network)
         self._order = memory_format(detector.network, torch.device("cpu"))
         detector.network.to(memory_format=self._order)  # type: ignore[call-overload]
+        self._original = self._state()
         self.parts = begin_training(detector, settings)
         self.optimizer = _optimizer(self.parts, settings)
         self.guard = Guard(self.parts.trained)
@@ -115,6 +116,9 @@ class QuantizedTraining:
                 self._save()
         self._load(self._best)
         finish_training(self.detector, self.parts)
+        if not self.best_error < self._start_error:
+            # To the last bit: the logarithm of a scale and back is not the scale.
+            self._load(self._original)
         return TrainResult(self._start_error, self.best_error, tuple(self._faults))
 
     def _train_epoch(self, progress: Progress) -> None:
