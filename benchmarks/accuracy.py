@@ -83,7 +83,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "out"
             command = [sys.executable, __file__, "child", name, str(folder)]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             cost = json.loads(next(line for line in output.splitlines() if line.startswith("RESULT")).removeprefix("RESULT "))
             runtimes = ["torch", "openvino"] if ROWS[name][0] == "openvino" else ["torch", "onnxruntime"]
             for runtime, (strict, loose) in scores(folder, runtimes).items():

@@ -17,7 +17,7 @@ from yoloquant.algorithms.bias_correction import correct_biases, correct_biases_
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
-from yoloquant.algorithms.mixed_precision import IN_FLOAT, choose_bits, float_choices, layer_choices, total_weights
+from yoloquant.algorithms.mixed_precision import IN_FLOAT, at_width, choose_bits, float_choices, layer_choices, total_weights
 from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer, most_sensitive_layers
@@ -203,7 +203,7 @@ def run_algorithms(
                 quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
                 _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, MixedPrecision):
-            recipe = _with_bits(recipe, _chosen_bits(detector, quantized, step, recipe.target, entries, tell))
+            recipe = _with_bits(recipe, quantized, _chosen_bits(detector, quantized, step, recipe.target, entries, tell))
             quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
             _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, BiasCorrection):
@@ -275,13 +275,15 @@ def _chosen_bits(
     return bits
 
 
-def _with_bits(recipe: Recipe, bits: dict[str, int]) -> Recipe:
-    quantized = {glob.escape(name): width for name, width in bits.items() if width != IN_FLOAT}
-    chosen = tuple(
-        Override(match=name, weights=TensorSettings.model_validate({"bits": width})) for name, width in quantized.items()
+def _with_bits(recipe: Recipe, quantized: QuantizedDetector, bits: dict[str, int]) -> Recipe:
+    specs = {layer_name(layer.node): layer.quantizer.spec for layer in quantized.quantized_weights()}
+    chosen = {name: at_width(specs[name], width) for name, width in bits.items() if width != IN_FLOAT}
+    overrides = tuple(
+        Override(match=glob.escape(name), weights=TensorSettings(bits=spec.bits, granularity=spec.granularity))
+        for name, spec in chosen.items()
     )
     in_float = tuple(glob.escape(name) for name, width in bits.items() if width == IN_FLOAT)
-    return recipe.model_copy(update={"overrides": (*recipe.overrides, *chosen), "ignore": (*recipe.ignore, *in_float)})
+    return recipe.model_copy(update={"overrides": (*recipe.overrides, *overrides), "ignore": (*recipe.ignore, *in_float)})
 
 
 def _reconstruct(

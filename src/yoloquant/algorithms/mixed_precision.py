@@ -22,6 +22,7 @@ from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector, QuantizedWeight
+from yoloquant.spec import TensorSpec
 
 # The width of a layer that is not quantized.
 IN_FLOAT = 32
@@ -152,10 +153,16 @@ def total_weights(detector: QuantizedDetector) -> int:
     return sum(layer.weight.numel() for layer in detector.quantized_weights())
 
 
+def at_width(spec: TensorSpec, bits: int) -> TensorSpec:
+    """A weight spec with other bits; from 8 on, groups become channels: they exist for few bits, and runtimes want no others."""
+    changes = {"granularity": "channel", "group_size": 0} if spec.granularity == "group" and bits >= 8 else {}
+    return spec.with_changes(bits=bits, **changes)
+
+
 @contextmanager
 def _only_at(detector: QuantizedDetector, layer: QuantizedWeight, bits: int) -> Iterator[None]:
     """Let one layer's weight be quantized with `bits`, in a network whose quantizers pass."""
-    other = FakeQuantize(layer.quantizer.spec.with_changes(bits=bits), layer.quantizer.name)
+    other = FakeQuantize(at_width(layer.quantizer.spec, bits), layer.quantizer.name)
     other.observe(layer.weight.detach())
     other.freeze_observer()
     parent, _, leaf = layer.path.rpartition(".")

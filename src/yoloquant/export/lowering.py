@@ -8,6 +8,7 @@ their values get the quantizer's name, so that a reader of the file finds the la
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 import onnx_ir as ir
@@ -200,14 +201,21 @@ def _dequantized_constant(
     wide_scale, wide_zero = (_broadcast(part, weight.shape, axis, group_size) for part in (scale, zero))
     quantized = np.clip(np.rint(weight / wide_scale) + wide_zero, *integers)
     attributes: dict[str, int] = {}
-    if group_size:
-        # ONNX blocks run along one axis and have a scale for each kernel position (DequantizeLinear-21).
+    if group_size >= weight.shape[1]:
+        # One group holds all: a scale for each output channel.
+        scale, zero = scale[:, 0], zero[:, 0]
+        attributes = {"axis": 0}
+    elif group_size:
+        # ONNX blocks run along one axis and have a scale for each kernel position (DequantizeLinear-21). OpenVINO refuses a last
+        # block that is shorter than the others, so blocks are as long as divides both: neighbours then have the same scale.
         spatial = (1,) * (weight.ndim - 2)
+        block = gcd(group_size, weight.shape[1])
+        scale, zero = (np.repeat(part, group_size // block, axis=1)[:, : weight.shape[1] // block] for part in (scale, zero))
         scale, zero = (
             np.ascontiguousarray(np.broadcast_to(part.reshape(part.shape + spatial), part.shape + weight.shape[2:]))
             for part in (scale, zero)
         )
-        attributes = {"axis": 1, "block_size": group_size}
+        attributes = {"axis": 1, "block_size": block}
     elif axis >= 0:
         attributes = {"axis": axis}
     base = place.removesuffix("_quantizer")
