@@ -16,6 +16,8 @@ from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.report.layout import Layout, layered_layout
 
+# A signal-to-noise ratio, dB, beyond which there was no error to speak of.
+NO_NOISE = 200.0
 # Least signal-to-noise ratios, dB, of the colours for errors, the best first; what is below the last is the worst.
 ERROR_STEPS = (40.0, 30.0, 20.0, 10.0)
 
@@ -53,7 +55,7 @@ class LayerBox:
     def second_line(self) -> str:
         """Operators, precision and error."""
         words = [" → ".join(self.operators), *([] if self.precision == "none" else [self.precision])]
-        return " · ".join([*words, *([] if self.noise is None else [f"{self.noise:.0f} dB"])])
+        return " · ".join([*words, *([] if self.noise is None or self.noise > NO_NOISE else [f"{self.noise:.0f} dB"])])
 
 
 @dataclass(frozen=True)

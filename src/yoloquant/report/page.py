@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from yoloquant.algorithms.tensor_statistics import TensorStatistics
 from yoloquant.report.charts import Boxes, Histogram, boxes, histogram
+from yoloquant.report.network_graph import NO_NOISE
 from yoloquant.report.svg import draw
 
 
@@ -71,6 +72,11 @@ def write_page(template: str, path: Path, **values: Any) -> None:
 def number(value: float | None, digits: int = 2) -> str:
     """A figure as text; nothing where there is none."""
     return "" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def decibel(ratio: float | None, digits: int = 1) -> str:
+    """A signal-to-noise ratio as text; without noise to speak of, in words."""
+    return "equal" if ratio is not None and ratio > NO_NOISE else number(ratio, digits)
 
 
 def link(target: str, text: str) -> Markup:

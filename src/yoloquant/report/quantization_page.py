@@ -11,7 +11,7 @@ from yoloquant.algorithms.sensitivity import Sensitivity
 from yoloquant.data.dataset import DetectionDataset
 from yoloquant.report import charts
 from yoloquant.report.network_graph import ERROR_STEPS, NetworkDrawing, network_drawing
-from yoloquant.report.page import Column, PageTable, TableRow, distributions, link, number, tensor_table, write_page
+from yoloquant.report.page import Column, PageTable, TableRow, decibel, distributions, link, number, tensor_table, write_page
 from yoloquant.report.photographs import Photograph, differing_photographs
 from yoloquant.report.tables import HEADERS, result_cells
 
@@ -128,7 +128,7 @@ def _summary(result: QuantizationResult) -> PageTable:
 def _parity(result: QuantizationResult) -> PageTable:
     columns = (Column("runtime", True), Column("agreement with torch, dB"), Column("first layer that disagrees", True))
     rows = [
-        TableRow((parity.runtime, _decibel(parity.signal_to_noise), parity.first_layer or "none"))
+        TableRow((parity.runtime, decibel(parity.signal_to_noise), parity.first_layer or "none"))
         for parity in result.parity
     ]  # fmt: skip
     return PageTable("parity-table", "Agreement with torch", columns, tuple(rows))
@@ -224,11 +224,7 @@ def _layer_cells(layer: LayerFigures) -> tuple[str, ...]:
         figures = (number(entry.signal_to_noise, 1), number(100.0 * entry.zeros, 1), number(100.0 * entry.clipped))
         cells += [link(f"tensor-{entry.name}", entry.spec), f"{entry.scales[1]:.3g}", *figures]
     shape = " x ".join(map(str, layer.shape))
-    return (layer.name, layer.kind, shape, layer.precision, number(layer.signal_to_noise, 1), *cells, layer.reason)
-
-
-def _decibel(ratio: float) -> str:
-    return "equal" if ratio > 999.0 else number(ratio, 1)
+    return (layer.name, layer.kind, shape, layer.precision, decibel(layer.signal_to_noise), *cells, layer.reason)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
