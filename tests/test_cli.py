@@ -11,7 +11,7 @@ from yoloquant.cli import app
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "yoloquant.cli", *arguments], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "yoloquant", *arguments], capture_output=True, text=True, check=False, timeout=120
     )
 
 

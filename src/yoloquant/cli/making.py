@@ -1,0 +1,216 @@
+"""Commands that make models: quantize, train, export, and what they need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yoloquant.cli.options import (
+    Annotations,
+    Checkpoint,
+    Data,
+    ImageSize,
+    Limit,
+    Nms,
+    NmsAgnostic,
+    NmsConfidence,
+    NmsIou,
+    NmsMost,
+    Pixels,
+    Plots,
+    Set,
+    TargetName,
+    app,
+    preprocessing,
+)
+from yoloquant.console import OUT, RichReporter
+
+
+@app.command()
+def quantize(
+    model: Checkpoint,
+    data: Annotated[
+        Path | None, typer.Option(help="data.yaml or COCO JSON; not needed where --calibration names images.")
+    ] = None,
+    target: TargetName = None,
+    recipe: Annotated[str, typer.Option(help="Preset or YAML file; see `yoloquant recipes`.")] = "int8",
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out"),
+    overrides: Set = None,
+    calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
+    annotations: Annotations = None,
+    evaluate: Annotated[bool, typer.Option(help="Evaluate and time float and quantized models.")] = True,
+    limit: Limit = None,
+    image_size: ImageSize = None,
+    pixels: Pixels = None,
+    device: Annotated[str, typer.Option(help="Where steps that learn run: cpu, cuda, cuda:1.")] = "cpu",
+    nms: Nms = False,
+    nms_confidence: NmsConfidence = 0.25,
+    nms_iou: NmsIou = 0.45,
+    nms_max: NmsMost = 300,
+    nms_agnostic: NmsAgnostic = False,
+    report: Annotated[bool, typer.Option(help="Write report.html and the figures of every layer.")] = True,
+    analysis: Annotated[Path | None, typer.Option(help="Folder of `yoloquant analyze`, for the report.")] = None,
+    plots: Plots = None,
+) -> None:
+    """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
+    from yoloquant.export.nms import NmsOptions
+    from yoloquant.pipeline import quantize as run
+    from yoloquant.report.tables import result_table
+
+    result = run(
+        model,
+        data,
+        target=target,
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        output=output,
+        calibration=calibration,
+        annotations=annotations,
+        measure=evaluate,
+        limit=limit,
+        input_size=image_size,
+        preprocessing=preprocessing(pixels),
+        device=device,
+        nms=NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None,
+        report=report,
+        analysis=analysis,
+        plots=plots,
+        reporter=RichReporter(),
+    )
+    for parity in result.parity:
+        if parity.agrees:
+            OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
+    if result.rows:
+        OUT.print(result_table(result.rows))
+    written = ("report.html, layers.csv, classes.csv" if report else "") + (", plots/" if report and plots else "")
+    files = ", ".join(filter(None, ("model.onnx, quantized.safetensors, recipe.yaml, metrics.json", written)))
+    OUT.print(f"written to {output}: {files}", markup=False)
+    if result.recipe.target == "tensorrt":
+        _tell_trtexec(output / "model.onnx")
+
+
+def _tell_trtexec(model: Path, cache: Path | None = None) -> None:
+    from yoloquant.export.tensorrt_command import trtexec_command
+
+    OUT.print(f"build the engine where the GPU is: {trtexec_command(model, cache)}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="Checkpoint, or fresh weights: yolov5n, yolov6n, yolov7-tiny, yolov8n, ...")],
+    data: Annotated[Path, typer.Option(help="data.yaml with a train and a val split.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("run"),
+    epochs: Annotated[int, typer.Option(min=1, help="In all.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, of all processes together.")] = 16,
+    image_size: ImageSize = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Hyperparameter, as lr0=0.01; repeatable.")] = None,
+    cosine: Annotated[bool, typer.Option(help="Let the learning rate fall in a cosine.")] = False,
+    patience: Annotated[int | None, typer.Option(min=1, help="End after so many epochs without a better mAP.")] = None,
+    evaluate_every: Annotated[int, typer.Option(min=1, help="Epochs between evaluations.")] = 1,
+    clip: Annotated[float, typer.Option(min=0.0, help="Largest norm of the gradient.")] = 10.0,
+    amp: Annotated[bool, typer.Option(help="Mixed precision: fp16 on CUDA, bf16 on a CPU.")] = False,
+    activation: Annotated[str | None, typer.Option(help="Swap activations: relu, relu6, hardswish, leaky_relu, silu.")] = None,
+    distill: Annotated[bool, typer.Option(help="The detector as it was given teaches.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process takes its own GPU.")] = "cpu",
+    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's event files, too.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and augment images.")] = 2,
+) -> None:
+    """Train a float detector, and keep the best by mAP50-95."""
+    from yoloquant.training import TrainingOptions
+    from yoloquant.training import train as run
+
+    options = TrainingOptions(
+        epochs=epochs,
+        batch_size=batch,
+        image_size=image_size,
+        overrides=tuple(overrides or ()),
+        cosine=cosine,
+        patience=patience,
+        evaluate_every=evaluate_every,
+        gradient_clip=clip,
+        amp=amp,
+        activation=activation,
+        distill=distill,
+        seed=seed,
+        device=device,
+        tensorboard=tensorboard,
+        workers=workers,
+    )
+    result = run(model, data, output, options, resume=resume, reporter=RichReporter())
+    if result.path is not None:
+        OUT.print(f"best mAP50-95 {result.map50_95:.2f} in epoch {result.epoch + 1}, written to {result.path}", markup=False)
+
+
+@app.command()
+def export(
+    model: Checkpoint,
+    output: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    image_size: ImageSize = None,
+    dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = True,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 or later.")] = None,
+    nms: Nms = False,
+    nms_confidence: NmsConfidence = 0.25,
+    nms_iou: NmsIou = 0.45,
+    nms_max: NmsMost = 300,
+    nms_agnostic: NmsAgnostic = False,
+    calibration_cache: Annotated[
+        Path | None, typer.Option(help="For TensorRT: write a float file, and the quantized folder's scales into this cache.")
+    ] = None,
+) -> None:
+    """Export a float checkpoint, or a quantized folder again, to ONNX."""
+    from yoloquant.checkpoint.read import read_detector
+    from yoloquant.export.calibration_cache import write_calibration_cache
+    from yoloquant.export.nms import NmsOptions, add_nms_to_file
+    from yoloquant.export.onnx_file import export_onnx
+    from yoloquant.export.quantized_folder import RECIPE, load_quantized
+    from yoloquant.recipe import load_recipe
+
+    size = (image_size, image_size) if image_size else None
+    detector = load_quantized(model) if model.is_dir() else read_detector(model)
+    target = load_recipe(model / RECIPE).target if model.is_dir() else "float"
+    export_onnx(detector, output, target=target, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
+    if nms:
+        options = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic)
+        add_nms_to_file(output, options, tensorrt=target == "tensorrt")
+    if calibration_cache is not None:
+        write_calibration_cache(output, output, calibration_cache)
+    OUT.print(f"written to {output}", markup=False)
+    if target == "tensorrt":
+        _tell_trtexec(output, calibration_cache)
+
+
+@app.command("sample-calibration")
+def sample_calibration(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="List file to write.")] = Path("calibration.txt"),
+    count: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 42,
+) -> None:
+    """Draw calibration images from the train split and write their list."""
+    from yoloquant.data.sample import calibration_images, write_image_list
+
+    entries = calibration_images(data, count, seed)
+    write_image_list(entries, output)
+    OUT.print(f"{len(entries)} images written to {output}", markup=False)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("yoloquant-demo"),
+    target: Annotated[str, typer.Option(help="Deployment target.")] = "onnxruntime",
+) -> None:
+    """Quantize the shipped detector on a generated data set: no download, no data, under two minutes."""
+    from yoloquant.demo import run_demo
+    from yoloquant.report.tables import result_table
+
+    result, careless = run_demo(output, target, RichReporter())
+    OUT.print(result_table(result.rows))
+    OUT.print(
+        f"careless INT8 (extremes, one scale for each tensor) would have kept {careless.map50_95:.2f} mAP50-95; "
+        f"this one keeps {result.rows[1].evaluation.map50_95:.2f}"  # type: ignore[union-attr]
+    )
+    OUT.print(f"written to {output}: open {output / 'report.html'}", markup=False)

@@ -1,0 +1,66 @@
+"""The application, and the arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from yoloquant.console import OUT, RichReporter
+
+if TYPE_CHECKING:
+    from yoloquant.models.preprocessing import Preprocessing
+    from yoloquant.report.charts import Chart
+
+app = typer.Typer(
+    name="yoloquant",
+    help="Quantize YOLO detectors for integer runtimes, and see what it costs and where.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONNX file, or quantized folder.")]
+Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors) or float ONNX file.")]
+Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
+Annotations = Annotated[Path | None, typer.Option(help="COCO JSON with the ground truth of the val split.")]
+TargetName = Annotated[str | None, typer.Option(help="Deployment target; see `yoloquant targets`.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.")]
+RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime or openvino.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
+Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]
+Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]
+Nms = Annotated[bool, typer.Option("--nms", help="Put non-maximum suppression into the file.")]
+NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score that the file's suppression keeps.")]
+NmsIou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of the file's suppression.")]
+NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers with.")]
+NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
+Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
+ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
+Pixels = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="WORDS",
+        help="How an ONNX file wants its images, as bgr,0..255,top-left; known of this project's files and of known exporters.",
+    ),
+]
+
+
+def preprocessing(words: str | None) -> Preprocessing | None:
+    """How an ONNX file wants its images, from the words of `--images`."""
+    from yoloquant.models.preprocessing import parse_preprocessing
+
+    return None if words is None else parse_preprocessing(words)
+
+
+def save_plots(charts: Sequence[Chart], folder: Path, suffix: str | None) -> None:
+    """Charts as files of their own, where they are asked for."""
+    if suffix is not None:
+        from yoloquant.report.plots import save_charts
+
+        with RichReporter().step("Draw plots") as update:
+            files = save_charts(charts, folder, suffix, update)
+        OUT.print(f"{len(files)} plots in {folder}", markup=False)
