@@ -9,7 +9,7 @@ from yoloquant.assets import demo_weights
 from yoloquant.data.generated import write_generated_dataset
 from yoloquant.errors import YoloquantError
 from yoloquant.pipeline import quantize
-from yoloquant.recipe import Reconstruct, load_recipe, presets
+from yoloquant.recipe import DetectionRanges, MixedPrecision, Reconstruct, load_recipe, presets
 from yoloquant.runtime.executed import executed_layers
 from yoloquant.search import search
 
@@ -20,12 +20,10 @@ def data(tmp_path_factory):
 
 
 def short(name):
-    """A preset whose learning takes two steps."""
+    """A preset whose learning takes two steps, and that measures on two images."""
     recipe = load_recipe(name)
-    steps = tuple(
-        step.model_copy(update={"iterations": 2, "images": 4}) if isinstance(step, Reconstruct) else step
-        for step in recipe.algorithms
-    )
+    changes = {Reconstruct: {"iterations": 2, "images": 4}, DetectionRanges: {"images": 2}, MixedPrecision: {"images": 2}}
+    steps = tuple(step.model_copy(update=changes.get(type(step), {})) for step in recipe.algorithms)
     return recipe.model_copy(update={"algorithms": steps})
 
 
@@ -109,7 +107,8 @@ def test_search_for_latency_may_take_all_layers_and_times_whole_files(data):
     found = search(demo_weights(), data, max_drop=15.0, recipe="8w8f", target="onnxruntime", optimize_latency=True, images=2)
     assert found.found_map >= found.float_map - 15.0
     assert found.runtime == "onnxruntime"
-    assert set(found.latency) == set(found.curve)
+    # The file with nothing changed is timed in any case.
+    assert set(found.latency) == {0, *found.curve}
     assert found.ratio(len(found.layers)) == pytest.approx(found.latency[len(found.layers)].median / found.float_latency.median)
     assert found.recipe.output_layers == "quantized"
     with pytest.raises(YoloquantError, match="another machine"):

@@ -151,7 +151,7 @@ def test_a_finished_run_is_not_overwritten_and_a_run_resumes(data, tmp_path):
         ("yolov5n", TrainingOptions(image_size=100), False, "give 128"),
         ("yolov5n", TrainingOptions(image_size=SIZE, activation="tanh"), False, "choose from relu"),
         ("yolov5n", FAST, True, "no run to resume"),
-        ("yolov5n", TrainingOptions(device="abacus"), False, "no device 'abacus'"),
+        ("yolov5n", TrainingOptions(device="abacus"), False, "'abacus' is no device"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(model, options, resume, words, data, tmp_path):
