@@ -95,10 +95,11 @@ def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDraw
 
 
 def compared_rows(result: QuantizationResult) -> tuple[Row, Row] | None:
-    """The float and the quantized model in the first runtime of the target, or in torch where none is installed."""
+    """The float and the quantized model in the runtime that the target is named after, else in the first one beside torch."""
     measured = [row for row in result.rows if row.evaluation]
     pairs = [(a, b) for a in measured for b in measured if a.model == "float" != b.model and a.runtime == b.runtime]
-    return next((pair for pair in pairs if pair[0].runtime != "torch"), pairs[0] if pairs else None)
+    # False sorts first.
+    return min(pairs, key=lambda pair: (pair[0].runtime != result.recipe.target, pair[0].runtime == "torch"), default=None)
 
 
 def _facts(pair: tuple[Row, Row] | None) -> dict[str, str]:
