@@ -19,7 +19,7 @@ from yoloquant import quantize, read_detector
 from yoloquant.console import RichReporter
 from yoloquant.data.generated import CLASS_NAMES, write_generated_dataset
 from yoloquant.models.build import build_detector
-from yoloquant.pipeline import QuantizationResult
+from yoloquant.results import QuantizationResult
 from yoloquant.training import BEST, TrainingOptions, train
 
 SIZE, IMAGES, VALIDATION = 192, 4000, 256

@@ -8,8 +8,9 @@ from pathlib import Path
 from yoloquant.assets import demo_weights
 from yoloquant.data.generated import write_generated_dataset
 from yoloquant.evaluate.evaluator import Evaluation
-from yoloquant.pipeline import QuantizationResult, quantize
+from yoloquant.pipeline import quantize
 from yoloquant.progress import Reporter, Silent
+from yoloquant.results import QuantizationResult
 
 IMAGES = 256
 

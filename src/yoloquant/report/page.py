@@ -60,7 +60,7 @@ class PageTable:
 
 def write_page(template: str, path: Path, **values: Any) -> None:
     """Render one of the templates into a file that needs nothing else."""
-    from yoloquant.pipeline import versions
+    from yoloquant.results import versions
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("yoloquant.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True

@@ -17,7 +17,7 @@ from yoloquant.report.tables import HEADERS, result_cells
 
 if TYPE_CHECKING:
     from yoloquant.algorithms.layer_figures import LayerFigures
-    from yoloquant.pipeline import QuantizationResult, Row
+    from yoloquant.results import QuantizationResult, Row
 
 CLASSES, LAYERS = "classes.csv", "layers.csv"
 
@@ -46,7 +46,7 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
         dataset: that was evaluated, for its photographs; none are shown without.
     """
     from yoloquant.export.quantized_folder import REPORT
-    from yoloquant.pipeline import precision_label
+    from yoloquant.results import precision_label
 
     label = precision_label(result.detector)
     pair = compared_rows(result)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from yoloquant.analysis import Analysis
     from yoloquant.benchmark.latency import Latency
     from yoloquant.check.findings import Finding
-    from yoloquant.pipeline import Row
+    from yoloquant.results import Row
     from yoloquant.runtime.executed import Executed
     from yoloquant.runtime.layer_times import LayerTime
     from yoloquant.search import SearchResult
