@@ -27,7 +27,9 @@ def short(name):
     return recipe.model_copy(update={"algorithms": steps})
 
 
-@pytest.mark.parametrize("name", ["4w8f", "4w8f-channel", "4w4f", "mixed-4-8", "int8-power-of-two"])
+@pytest.mark.parametrize(
+    "name", ["4w8f", pytest.param("4w8f-channel", marks=pytest.mark.slow), "4w4f", "mixed-4-8", "int8-power-of-two"]
+)
 def test_low_bit_presets_make_files_that_onnxruntime_runs(name, data, tmp_path):
     # Groups that do not divide the channels, and 8-bit layers beside them, are what OpenVINO has to read, too.
     runtimes = ("onnxruntime", "openvino") if name in ("4w8f", "mixed-4-8") else ("onnxruntime",)
@@ -103,6 +105,7 @@ def test_search_reaches_its_goal_with_few_evaluations(data, tmp_path):
         search(demo_weights(), data, **options)
 
 
+@pytest.mark.slow
 def test_search_for_latency_may_take_all_layers_and_times_whole_files(data):
     found = search(demo_weights(), data, max_drop=15.0, recipe="8w8f", target="onnxruntime", optimize_latency=True, images=2)
     assert found.found_map >= found.float_map - 15.0

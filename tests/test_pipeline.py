@@ -100,6 +100,7 @@ def test_the_report_stands_alone_and_says_what_was_measured(finished):
     assert {row["class"] for row in classes} == set(finished.detector.names)
 
 
+@pytest.mark.slow
 def test_without_a_report_the_folder_holds_the_model_alone(data, tmp_path):
     quantize(demo_weights(), data, output=tmp_path / "out", measure=False, runtimes=(), report=False, recipe="int8-minmax")
     assert not {"report.html", "layers.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
