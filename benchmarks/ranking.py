@@ -46,6 +46,7 @@ def ranking(measure: str, fast: int | None, bits: int) -> tuple[Analysis, float]
         overrides=settings(bits),
         measure=measure,
         parts=("both",),
+        images=24,
         fast=fast,
     )
     return found, time.perf_counter() - start
