@@ -17,7 +17,7 @@ from small_networks import SIZE, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, to_input
 from yoloquant.algorithms.sensitivity import Record, block_quantizers, ranked_layers, select, sensitivities
 from yoloquant.algorithms.tensor_statistics import tensor_statistics
-from yoloquant.analysis import Analysis, error_cost, noise_along, write_analysis
+from yoloquant.analysis import Analysis, analyze, error_cost, noise_along, write_analysis
 from yoloquant.graph.capture import block_name, capture
 from yoloquant.quant.module import State
 from yoloquant.recipe import Override, Recipe
@@ -300,3 +300,25 @@ def test_processes_share_the_layers_and_all_know_every_cost(tmp_path, count):
         assert costs == pytest.approx({(result.name, result.part): result.cost for result in alone}, rel=1e-4, abs=1e-7)
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     assert len(lines) == len({(line["name"], line["part"]) for line in lines}) == len(alone)
+
+
+def test_output_convolutions_come_first_under_powers_of_two_and_the_sentence_says_why(shared):
+    # What eight experiments with YOLOv5 and power-of-two ranges by extremes found: the last convolutions cost most, since
+    # their scale must reach large negative logits.
+    found = analyze(
+        shared / "weights" / "yolov5n.pt",
+        shared / "coco" / "data.yaml",
+        target="npu-pow2",
+        recipe="int8-minmax",
+        overrides=("calibration.images=24",),
+        mode="block",
+        parts=("both", "weights", "activations"),
+        images=4,
+    )
+    whole = [result for result in found.sensitivities if result.part == "both"]
+    assert whole[0].name == "model.24"
+    assert whole[0].cost > 1.5 * whole[1].cost
+    costs = {result.part: result.cost for result in found.sensitivities if result.name == "model.24"}
+    assert costs["activations"] > 2.0 * costs["weights"]
+    first = [sentence for sentence in found.advice[:3] if "logits below -4.6" in sentence]
+    assert {sentence.split(":")[0] for sentence in first} == {f"model.24.m.{level}.output" for level in range(3)}

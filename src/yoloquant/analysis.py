@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import DetectionCost
+from yoloquant.algorithms.detection_error import DetectionCost, ranking_error
 from yoloquant.algorithms.lockstep import lockstep
 from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensitivity, sensitivities
 from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
@@ -146,7 +146,7 @@ def analyze(
 
 def error_cost(detector: QuantizedDetector, pictures: torch.Tensor) -> Measure:
     """Error of boxes and scores against the detector with all quantizers passing."""
-    cost = DetectionCost(detector, pictures)
+    cost = DetectionCost(detector, pictures, ranking_error)
     return lambda _: cost()
 
 
@@ -187,12 +187,12 @@ def _advice(results: Sequence[Sensitivity], statistics: Sequence[TensorStatistic
     """Sentences on tensors, those of the costliest layers first."""
     rank: dict[str, int] = {}
     for result in results:
-        rank.setdefault(result.name, len(rank))
+        # A convolution and its activation have one parent: model.1.conv, model.1.act.
+        unit = result.name if result.mode == "block" else (result.name.rpartition(".")[0] or result.name)
+        rank.setdefault(unit + ".", len(rank))
 
     def place_of(entry: TensorStatistics) -> int:
-        # A convolution and its activation have one parent: model.1.conv, model.1.act.
-        layers = [index for name, index in rank.items() if entry.name.startswith((name, name.rpartition(".")[0] + "."))]
-        return min(layers, default=len(rank))
+        return min((place for unit, place in rank.items() if entry.name.startswith(unit)), default=len(rank))
 
     return tuple(sentence for entry in sorted(statistics, key=place_of) if (sentence := entry.advice()))
 

@@ -6,7 +6,8 @@ that the float detector gives it, as it does in mAP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from yoloquant.quant.network import QuantizedDetector
 LEAST_SCORE = 0.01
 _SMALLEST = 1e-6
 
+# What the float detector answers for batches of images, and what the quantized one does -> their distance.
+Distance = Callable[[Sequence[Candidates], Sequence[Candidates]], float]
+
 
 def detection_error(expected: Candidates, found: Candidates) -> tuple[Tensor, Tensor]:
     """Error of boxes and error of scores, each an average over objects.
@@ -33,14 +37,9 @@ def detection_error(expected: Candidates, found: Candidates) -> tuple[Tensor, Te
         Box error, 1 - GIoU averaged with the float scores as weights, 0..2 (Rezatofighi et al. 2019); score error, the sum of all
         scores' Kullback-Leibler divergences, in nats, over the sum of the weights.
     """
-    weights = expected.scores.amax(-1)
+    weights, boxes = _weighted_box_errors(expected, found)
     total = weights.sum().clamp(min=_SMALLEST)
-    kept = weights > LEAST_SCORE
-    overlap = generalized_iou(expected.boxes[kept], found.boxes[kept])
-    boxes = ((1.0 - overlap) * weights[kept]).sum() / total
-    p, q = (scores.clamp(_SMALLEST, 1.0 - _SMALLEST) for scores in (expected.scores, found.scores))
-    divergence = p * (p.log() - q.log()) + (1.0 - p) * ((1.0 - p).log() - (1.0 - q).log())
-    return boxes, divergence.sum() / total
+    return boxes.sum() / total, _divergences(expected.scores, found.scores).sum() / total
 
 
 def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:
@@ -49,25 +48,59 @@ def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> 
     return sum(errors) / len(errors)
 
 
+def ranking_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:
+    """What orders networks as mAP does: each box's error and its scores' divergence, both weighted by its float score.
+
+    `detection_error` counts all divergences alike, as learning needs it: scores of the background must not rise. Tens of
+    thousands of boxes that no detection comes from then outweigh those that mAP counts; and images with few objects, whose sum
+    of weights is small, outweigh the others, where averages of images are averaged. Here sums are over all images first.
+    """
+    error, weight = sum(starmap(ranking_sums, zip(expected, found, strict=True)), torch.zeros(2)).tolist()
+    return error / max(weight, _SMALLEST)
+
+
+def ranking_sums(expected: Candidates, found: Candidates) -> Tensor:
+    """Of one batch for `ranking_error`: the sum of weighted errors and the sum of weights, `(2,)`."""
+    weights, boxes = _weighted_box_errors(expected, found)
+    divergence = weights * _divergences(expected.scores, found.scores).sum(-1)
+    return torch.stack([boxes.sum() + divergence.sum(), weights.sum()])
+
+
+def _weighted_box_errors(expected: Candidates, found: Candidates) -> tuple[Tensor, Tensor]:
+    """Each box's float score, and its 1 - GIoU times that, of boxes above the least score alone."""
+    weights = expected.scores.amax(-1)
+    kept = weights > LEAST_SCORE
+    overlap = generalized_iou(expected.boxes[kept], found.boxes[kept])
+    return weights, (1.0 - overlap) * weights[kept]
+
+
+def _divergences(expected: Tensor, found: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of each score, nats."""
+    p, q = (scores.clamp(_SMALLEST, 1.0 - _SMALLEST) for scores in (expected, found))
+    return p * (p.log() - q.log()) + (1.0 - p) * ((1.0 - p).log() - (1.0 - q).log())
+
+
 class DetectionCost:
     """What a detector's quantizers, in whatever state they are at that moment, cost on a few images."""
 
-    def __init__(self, detector: QuantizedDetector, images: Tensor) -> None:
+    def __init__(self, detector: QuantizedDetector, images: Tensor, distance: Distance = total_error) -> None:
         """Keep what the detector answers with all quantizers passing.
 
         Args:
             detector: calibrated; its quantizers, or modules in their place, may change between measurements.
             images: uint8 `(N, 3, H, W)`, RGB.
+            distance: of two detectors' answers.
         """
+        self._distance = distance
         # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
         self._detector, self._batches = detector, [to_input(image[None]) for image in images]
         with passing([quantizer for _, quantizer in detector.quantizers()]):
             self._expected = self._candidates(range(len(self._batches)))
 
     def __call__(self, images: Sequence[int] | None = None) -> float:
-        """Box and score error together, an average over images; of some of them by their numbers, or of all."""
+        """The distance on some of the images, by their numbers, or on all."""
         numbers = range(len(self._batches)) if images is None else images
-        return total_error([self._expected[number] for number in numbers], self._candidates(numbers))
+        return self._distance([self._expected[number] for number in numbers], self._candidates(numbers))
 
     def _candidates(self, numbers: Sequence[int]) -> list[Candidates]:
         with torch.inference_mode():

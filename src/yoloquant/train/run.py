@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from yoloquant.algorithms.calibrate import to_input
+from yoloquant.algorithms.detection_error import ranking_sums
 from yoloquant.algorithms.reconstruction.checkpoints import state_key
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.labels import label_path
@@ -124,17 +125,23 @@ def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: T
 def _judge(
     quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: list[Sample], side: int
 ) -> Callable[[], float]:
-    """Error of boxes and scores; the objective's own loss where it needs labels, or where a head's boxes cannot be compared."""
+    """What ranks networks as mAP does; the objective's own loss where it needs labels, or where boxes cannot be compared."""
     suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
-    measured = objective if suppressing or isinstance(objective, LabelObjective) else DetectionTeacher(quantized, reference)
+    by_objective = suppressing or isinstance(objective, LabelObjective)
     batch = min(_JUDGE_BATCH, len(samples))
     loader = TrainingLoader(samples, side, batch, Hyperparameters.model_validate(_AS_THEY_ARE))
+    device, head = device_of(quantized.network), quantized.head
 
-    device = device_of(quantized.network)
+    def sums(images: Tensor, targets: Tensor) -> Tensor:
+        """Of a batch: errors, and what they are to be divided by."""
+        if by_objective:
+            return torch.stack([objective(images, targets), torch.ones((), device=device)])
+        return ranking_sums(head.candidates(list(reference(images))), head.candidates(list(quantized.network(images))))
 
     def judge() -> float:
         with torch.no_grad():
-            losses = [float(measured(to_input(images, device), targets.to(device))) for images, targets in loader.epoch(0)]
-        return sum(losses) / len(losses)
+            found = [sums(to_input(images, device), targets.to(device)) for images, targets in loader.epoch(0)]
+        error, weight = torch.stack(found).sum(0).tolist()
+        return error / weight
 
     return judge
