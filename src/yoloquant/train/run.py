@@ -17,6 +17,7 @@ from yoloquant.devices import device_of, on_device
 from yoloquant.errors import DataError
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
+from yoloquant.processes import process_count, sum_over_processes, take_from_first
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
@@ -46,7 +47,7 @@ def train_quantized(
     tell: Reporter,
     device: str = "cpu",
 ) -> TrainResult:
-    """Train a calibrated detector on images, in place.
+    """Train a calibrated detector on images, in place; several processes share each batch, and begin with what the first holds.
 
     Args:
         quantized: calibrated.
@@ -73,13 +74,16 @@ def train_quantized(
         update(2, 2)
     parameters = hyperparameters_for(quantized.family, (), **{**_AS_THEY_ARE, **settings.augmentation})
     loader = TrainingLoader(samples, settings.size or side, settings.batch_size, parameters, settings.seed)
-    checkpoint = None
-    if partial is not None:
-        checkpoint = partial / f"train-{state_key(quantized, settings, [entry.path.name for entry in entries])[:16]}.safetensors"
     with (
         on_device(device, quantized.network, quantized.head, reference),
         tell.step(f"Train {settings.epochs} epochs") as update,
     ):
+        # Each process has done the steps before for itself; the last bits may differ between GPUs.
+        take_from_first(quantized.network.state_dict().values())
+        checkpoint = None
+        if partial is not None:
+            key = state_key(quantized, settings, [entry.path.name for entry in entries])
+            checkpoint = partial / f"train-{key[:16]}.safetensors"
         objective = _objective(quantized, reference, settings, parameters)
         judge = _judge(quantized, reference, objective, judges, side)
         remember_float(quantized, reference)
@@ -115,7 +119,7 @@ def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: T
     if settings.teacher == "detections":
         return DetectionTeacher(quantized, reference)
     side = settings.size or max(quantized.input_size)
-    loss = loss_for(quantized, parameters, side)  # type: ignore[arg-type]
+    loss = loss_for(quantized, parameters, side)
     if isinstance(loss, nn.Module):
         loss.to(device_of(quantized.network))
     return LabelObjective(quantized, loss)
@@ -127,14 +131,14 @@ def _judge(
     """Error of boxes and scores; the objective's own loss where it needs labels, or where a head's boxes cannot be compared."""
     suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
     measured = objective if suppressing or isinstance(objective, LabelObjective) else DetectionTeacher(quantized, reference)
-    batch = min(_JUDGE_BATCH, len(samples))
+    batch = min(max(_JUDGE_BATCH, process_count()), len(samples))
     loader = TrainingLoader(samples, side, batch, Hyperparameters.model_validate(_AS_THEY_ARE))
 
     device = device_of(quantized.network)
 
     def judge() -> float:
         with torch.no_grad():
-            losses = [float(measured(to_input(images, device), targets.to(device))) for images, targets in loader.epoch(0)]
-        return sum(losses) / len(losses)
+            shares = [measured(to_input(images, device), targets.to(device)) for images, targets in loader.epoch(0)]
+        return float(sum_over_processes(torch.stack(shares)).mean())
 
     return judge
