@@ -30,6 +30,7 @@ from yoloquant.processes import (
     take_from_first,
 )
 from yoloquant.progress import Silent
+from yoloquant.recipe import load_recipe
 from yoloquant.recipe_train import Train
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
@@ -155,17 +156,25 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_command_under_torchrun_writes_one_folder(tmp_path):
+def test_the_whole_commands_under_torchrun_write_one_folder_each(tmp_path):
     data = write_generated_dataset(tmp_path / "data", train=12, val=5)
     recipe = tmp_path / "recipe.yaml"
     steps = "[calibrate, keep_float: {layers: 1, images: 2}, train: {epochs: 2, batches: 1, batch_size: 4, judge_images: 4}]"
     recipe.write_text(f"algorithms: {steps}\ncalibration: {{images: 12}}\n")
     arguments = ["quantize", demo_weights(), "--data", data, "--recipe", recipe, "--output", tmp_path / "out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "yoloquant"]
-    answer = subprocess.run([*torchrun, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("written to") == answer.stdout.count("training left") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "recipe.yaml"]
+    further = ["train", tmp_path / "out", "--data", data, "--output", tmp_path / "run", "--epochs", 1, "--set", "judge_images=4"]
+    for command in (arguments, further):
+        answer = subprocess.run([*torchrun, *map(str, command)], capture_output=True, text=True, timeout=300, check=False)
+        assert answer.returncode == 0, answer.stderr
+        assert answer.stdout.count("written to") == answer.stdout.count("training left") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "recipe.yaml", "run"]
+    assert [step.name for step in load_recipe(tmp_path / "run" / "recipe.yaml").algorithms] == [
+        "calibrate",
+        "keep_float",
+        "train",
+        "train",
+    ]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert len(metrics["float_layers"]) == 1
     assert all(row["evaluation"]["image_count"] == 5 and row["latency_ms"] for row in metrics["rows"])

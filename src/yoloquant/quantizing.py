@@ -193,9 +193,8 @@ def run_algorithms(
     in_float: list[SensitiveLayer] = []
     _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
-    suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
     for step in recipe.algorithms:
-        if suppressing and _compares_boxes(step):
+        if suppresses(quantized) and compares_boxes(step):
             tell.note(f"{step.name} is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
         elif isinstance(step, KeepFloat):
             most = target.costly_layers if step.layers is None else step.layers
@@ -241,7 +240,13 @@ def _correct_biases(
             correct_biases_fast(quantized, (batch.images for batch in loader), len(loader), update)
 
 
-def _compares_boxes(step: Algorithm) -> bool:
+def suppresses(quantized: QuantizedDetector) -> bool:
+    """The head, of an ONNX file, suppresses boxes, so that those of two networks cannot be compared one by one."""
+    return isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
+
+
+def compares_boxes(step: Algorithm) -> bool:
+    """A step compares boxes of the float and the quantized network."""
     if isinstance(step, Reconstruct):
         return step.loss != "mse"
     if isinstance(step, Train):

@@ -22,7 +22,7 @@ from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
 from yoloquant.train.augment import Sample
-from yoloquant.train.data import TrainingLoader, load_samples
+from yoloquant.train.data import TrainingLoader, open_samples
 from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
 from yoloquant.train.losses import loss_for
 from yoloquant.train.objective import BothTeachers, DetectionTeacher, FeatureTeacher, LabelObjective, Objective
@@ -46,6 +46,7 @@ def train_quantized(
     partial: Path | None,
     tell: Reporter,
     device: str = "cpu",
+    remember: bool = True,
 ) -> TrainResult:
     """Train a calibrated detector on images, in place; several processes share each batch, and begin with what the first holds.
 
@@ -57,6 +58,8 @@ def train_quantized(
         partial: folder for the state of an interrupted run, which goes on there.
         tell: of progress, and of what the guard finds.
         device: that trains.
+        remember: weights that were rounded begin at their float values, see `remember_float`; not where channels are scaled
+            otherwise in the reference.
 
     Raises:
         DataError: too few images can be read, or the recipe trains on labels and there are none.
@@ -86,7 +89,8 @@ def train_quantized(
             checkpoint = partial / f"train-{key[:16]}.safetensors"
         objective = _objective(quantized, reference, settings, parameters)
         judge = _judge(quantized, reference, objective, judges, side)
-        remember_float(quantized, reference)
+        if remember:
+            remember_float(quantized, reference)
         training = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
         result = training.run(update)
     tell.note(f"training left {result.after / max(result.before, 1e-12):.0%} of the error of {len(judges)} images it did not see")
@@ -107,8 +111,8 @@ def split(entries: Sequence[ImageEntry], judging: int) -> tuple[list[ImageEntry]
     return [entries[index] for index in sorted(chosen)], [entry for index, entry in enumerate(entries) if index not in chosen]
 
 
-def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: int) -> list[Sample]:
-    return load_samples(DetectionDataset(quantized.names, tuple(entries)), side)
+def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: int) -> Sequence[Sample]:
+    return open_samples(DetectionDataset(quantized.names, tuple(entries)), side)
 
 
 def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train, parameters: Hyperparameters) -> Objective:
@@ -126,7 +130,7 @@ def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: T
 
 
 def _judge(
-    quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: list[Sample], side: int
+    quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: Sequence[Sample], side: int
 ) -> Callable[[], float]:
     """Error of boxes and scores; the objective's own loss where it needs labels, or where a head's boxes cannot be compared."""
     suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
