@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -115,6 +116,35 @@ def test_any_images_do_where_the_float_network_teaches(data, tmp_path):
     assert after < before
     again = train_folder(tmp_path / "run", data, tmp_path / "again", teacher=own_detector(), settings=SHORT, **PLAIN)
     assert [step.name for step in again.recipe.algorithms] == ["calibrate", "train", "train"]
+
+
+class Interrupting(Silent):
+    """Ends the run in the middle of its second epoch, or says how many steps it took."""
+
+    def __init__(self, at):
+        self.at, self.steps = at, []
+
+    @contextmanager
+    def step(self, title):
+        def update(done, total, detail=""):
+            if title.startswith("Train"):
+                self.steps.append(done)
+                if done == self.at:
+                    raise KeyboardInterrupt
+
+        yield update
+
+
+def test_an_interrupted_run_goes_on(data, tmp_path):
+    folder = write_folder(tmp_path / "out", own_detector(), data)
+    options = {"teacher": own_detector(), "settings": SHORT, **PLAIN}
+    with pytest.raises(KeyboardInterrupt):
+        train_folder(folder, data, tmp_path / "run", reporter=Interrupting(4), **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run.partial"]
+    rest = Interrupting(None)
+    train_folder(folder, data, tmp_path / "run", reporter=rest, **options)
+    assert rest.steps == [3, 4, 5, 6, 7, 8]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
 def test_an_equalised_folder_is_taught_by_an_equalised_network(data, tmp_path):

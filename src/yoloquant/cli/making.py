@@ -115,8 +115,10 @@ def train(
     ],
     data: Annotated[Path, typer.Option(help="data.yaml with a train and a val split.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("run"),
-    epochs: Annotated[int, typer.Option(min=1, help="In all.")] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, of all processes together.")] = 16,
+    epochs: Annotated[int, typer.Option(min=1, help="In all; 8 by default for a quantized folder.")] = 100,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images in a batch, of all processes together; 8 by default for a quantized folder.")
+    ] = 16,
     image_size: ImageSize = None,
     overrides: Annotated[
         list[str] | None,
@@ -137,10 +139,12 @@ def train(
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and augment images.")] = 2,
 ) -> None:
     """Train a float detector, and keep the best by mAP50-95; or go on training a quantized folder."""
+    from yoloquant.models.build import ARCHITECTURES
     from yoloquant.training import TrainingOptions
     from yoloquant.training import train as run
 
-    if Path(model).is_dir():
+    # A folder may bear an architecture's name by chance.
+    if Path(model).is_dir() and model not in ARCHITECTURES:
         _train_folder(context)
         return
     if teacher is not None:
