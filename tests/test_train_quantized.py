@@ -359,6 +359,15 @@ def test_rates_may_change_with_the_epoch():
         Train(rate={1: 1e-5})
 
 
+def test_rates_rise_to_what_was_asked_and_not_beyond():
+    detector, reference = few_bits()
+    for warm_up, first in ((0.0, 1.0), (0.01, 1.0), (0.5, 1 / 6)):
+        run, seen = training(detector, reference, warm_up=warm_up, shape="linear", last_rate=1.0), []
+        run.run(lambda done, total, detail, run=run, seen=seen: seen.append(run.optimizer.param_groups[0]["lr"] / 1e-3))
+        assert seen[0] == pytest.approx(first)
+        assert max(seen) == pytest.approx(1.0)
+
+
 def test_begin_and_finish_change_nothing_that_is_answered():
     detector, reference = few_bits()
     x = to_input(images(2))

@@ -1,60 +1,28 @@
-"""The whole flow behind `yoloquant quantize`: read, place, calibrate, export, verify, measure, write."""
+"""The whole flow behind `yoloquant quantize`: read, place, calibrate, learn; `finishing` has the rest."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from yoloquant.algorithms.layer_figures import float_reasons, layer_figures
-from yoloquant.algorithms.tensor_statistics import tensor_statistics
-from yoloquant.analysis import noise_along
-from yoloquant.benchmark.latency import measure_latency
-from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
+from yoloquant.data.dataset import ImageEntry, load_dataset
 from yoloquant.devices import checked_device
 from yoloquant.errors import YoloquantError
-from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
-from yoloquant.evaluate.parity import Parity, check_parity, require_parity
-from yoloquant.export.nms import NmsOptions, add_nms_to_file
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, WEIGHTS, save_quantized
+from yoloquant.export.nms import NmsOptions
+from yoloquant.export.quantized_folder import RECIPE
+from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder
 from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
-from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import (
-    Clock,
-    calibration_entries,
-    loader_for,
-    place,
-    placement_note,
-    prepare,
-    quantized_layer_count,
-    run_algorithms,
-    spread_images,
-    to_detector,
-)
+from yoloquant.quantizing import Clock, calibration_entries, place, placement_note, prepare, run_algorithms, to_detector
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.report.formats import check_format
-from yoloquant.results import QuantizationResult, Row, precision_label
-from yoloquant.runtime.loading import RUNTIMES, open_onnx
-from yoloquant.runtime.runner import Runner
-from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.results import QuantizationResult
 from yoloquant.targets.base import Target
 from yoloquant.targets.registry import get_target
-
-# Photographs that parity is checked on.
-PARITY_IMAGES = 4
-# Calibration images that the report's figures of layers and tensors are taken from.
-REPORT_IMAGES = 4
 
 
 def quantize(
@@ -81,6 +49,8 @@ def quantize(
     reporter: Reporter | None = None,
 ) -> QuantizationResult:
     """Quantize a detector, export it, verify the file, and measure what it cost.
+
+    Under `torchrun` the processes share training and evaluation, and the first one writes.
 
     Args:
         model: checkpoint or ONNX file, a `Detector`, or an object of an original repository (`ultralytics.YOLO("x.pt")`).
@@ -111,7 +81,7 @@ def quantize(
         YoloquantError: something given cannot be used, or the exported file is not right in the target's runtime.
     """
     tell = reporter or Silent()
-    folder = _checked_output(output)
+    folder = checked_output(output)
     settings = resolve_recipe(recipe, overrides, target)
     ranking = None if analysis is None else _read_analysis(Path(analysis))
     check_format(plots)
@@ -125,171 +95,45 @@ def quantize(
     if dataset is not None:
         _ = dataset.ground_truth  # Missing labels are told before anything long begins.
 
-    clock = Clock()
-    partial = None if folder is None else folder.with_name(f"{folder.name}.partial")
-    reference = prepare(detector, settings, entries, tell)
-    quantized, layer_count = place(detector, reference, settings, chosen)
-    clock.stop("capture")
-    quantized, in_float = run_algorithms(quantized, detector, reference, settings, chosen, entries, partial, tell, clock, device)
-    tell.note(placement_note(quantized, chosen, layer_count))
-    # Beside the output, so that the finished folder is moved into place in one step.
-    with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
-        work = Path(scratch) / "output"
-        work.mkdir()
-        with tell.step("Export") as update:
-            export_onnx(quantized, work / MODEL, target=chosen.name)
-            update(1, 2)
-            float_file = Path(scratch) / "float.onnx"
-            export_onnx(detector, float_file)
-            update(2, 2)
-        clock.stop("export")
-        available = installed(runtimes)
-        parity = _verify(quantized, work / MODEL, entries, chosen, available, tell)
-        clock.stop("verify")
-        rows = (
-            _measure(detector, quantized, float_file, work / MODEL, dataset, settings, limit, available, tell) if measure else ()
-        )
-        clock.stop("measure")
-        if nms is not None:
-            add_nms_to_file(work / MODEL, nms, tensorrt=chosen.name == "tensorrt")
-        result = QuantizationResult(
-            quantized,
-            settings,
-            tuple(rows),
-            tuple(parity),
-            tuple(in_float),
-            len(entries),
-            quantized_layer_count(quantized),
-            layer_count,
-            clock.seconds,
-            folder,
-            commands=_commands(model, data, settings, output, calibration, annotations, limit, input_size, preprocessing)
-            if commands is None
-            else commands,
-            analysis=ranking,
-        )
-        if folder is not None:
-            if report:
-                result = _with_figures(result, dict(reference.named_parameters()), entries, tell)
-                _write_report(result, work, dataset, plots, tell)
-                clock.stop("report")
-            _write(result, detector, work)
-            if folder.exists():
-                shutil.rmtree(folder)
-            work.rename(folder)
-    if partial is not None:
-        shutil.rmtree(partial, ignore_errors=True)
-    return result
+    wanted = Wanted(
+        folder,
+        dataset,
+        measure,
+        limit,
+        runtimes,
+        nms,
+        report,
+        plots,
+        _commands(model, data, settings, output, calibration, annotations, limit, input_size, preprocessing)
+        if commands is None
+        else commands,
+        ranking,
+    )
+    with process_group(device) as own_device:
+        own_tell = tell if process_number() == 0 else Silent()
+        return _quantize(detector, settings, chosen, entries, wanted, own_device, own_tell)
 
 
-def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """Those of the runtimes that are installed; all known ones are asked for by default."""
-    return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
-
-
-def _checked_output(output: str | Path | None) -> Path | None:
-    if output is None:
-        return None
-    folder = Path(output).absolute()
-    if folder.is_file():
-        raise YoloquantError(f"the output {folder} is a file: name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
-        raise YoloquantError(f"the output folder {folder} holds other files: name a new folder, or an earlier output to replace")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise YoloquantError(f"the output folder {folder} cannot be made: {error.strerror}") from error
-    return folder
-
-
-def _verify(
-    detector: QuantizedDetector,
-    path: Path,
-    entries: list[ImageEntry],
-    target: Target,
-    runtimes: tuple[str, ...],
-    tell: Reporter,
-) -> list[Parity]:
-    """Check the file in every installed runtime; the target's own must agree, others are told about."""
-    batch = next(iter(loader_for(detector, entries[:PARITY_IMAGES], PARITY_IMAGES)))
-    images = batch.images.numpy().astype(np.float32) / np.float32(255.0)
-    with tell.step("Verify the exported file") as update:
-        results = check_parity(detector, path, images, runtimes)
-        update(1, 1)
-    require_parity(result for result in results if result.runtime in target.runtimes)
-    for result in results:
-        if not result.agrees:
-            tell.note(
-                f"this file is for {target.name}; {result.runtime} does not run it right "
-                f"({result.signal_to_noise:.0f} dB, from {result.first_layer}): for {result.runtime} quantize with its own target"
-            )
-    return results
-
-
-def _measure(
+def _quantize(
     detector: Detector,
-    quantized: QuantizedDetector,
-    float_file: Path,
-    file: Path,
-    dataset: DetectionDataset | None,
     recipe: Recipe,
-    limit: int | None,
-    runtimes: tuple[str, ...],
+    target: Target,
+    entries: list[ImageEntry],
+    wanted: Wanted,
+    device: str,
     tell: Reporter,
-) -> list[Row]:
-    """Evaluate and time float and quantized models in torch and in the runtimes that run the target's files."""
-    label = precision_label(quantized)
-    runners: dict[tuple[str, str], tuple[Runner, Path | None]] = {
-        ("float", "torch"): (TorchRunner(detector), None),
-        (label, "torch"): (TorchRunner(quantized), None),
-    }
-    for name in get_target(recipe.target).runtimes:
-        if name in runtimes:
-            runners["float", name] = (open_onnx(float_file, name), float_file)
-            runners[label, name] = (open_onnx(file, name), file)
-    evaluations: dict[tuple[str, str], Evaluation] = {}
-    settings = EvaluationSettings(**recipe.evaluation.model_dump(), limit=limit)
-    for key, (runner, _) in runners.items() if dataset is not None else ():
-        with tell.step(f"Evaluate {key[0]} in {key[1]}") as update:
-            assert dataset is not None
-            evaluations[key] = evaluate(runner, dataset, settings, update)
-    with tell.step("Measure latency") as update:
-        latency = measure_latency({"/".join(key): runner for key, (runner, _) in runners.items()}, progress=update)
-    rows = [
-        Row(*key, evaluations.get(key), latency["/".join(key)], path.stat().st_size if path else None)
-        for key, (_, path) in runners.items()
-    ]
-    for runner, _ in runners.values():
-        if runner.name != "torch":
-            runner.close()
-    return rows
-
-
-def _with_figures(
-    result: QuantizationResult, reference: Mapping[str, torch.Tensor], entries: list[ImageEntry], tell: Reporter
 ) -> QuantizationResult:
-    """The result with figures of every layer and tensor, from a few calibration images."""
-    detector, recipe = result.detector, result.recipe
-    images = spread_images(detector, entries, REPORT_IMAGES)
-    with tell.step("Gather statistics") as update:
-        statistics = tensor_statistics(detector, iter(images.split(1)), len(images), update, reference)
-    reasons = float_reasons(detector.network, recipe, get_target(recipe.target), result.float_layers)
-    layers = layer_figures(detector.network, statistics, noise_along(detector, images[:2], reference), reasons)
-    return replace(result, layers=tuple(layers), statistics=tuple(statistics))
-
-
-def _write_report(
-    result: QuantizationResult, folder: Path, dataset: DetectionDataset | None, plots: str | None, tell: Reporter
-) -> None:
-    from yoloquant.report.quantization_page import report_charts, write_report
-
-    with tell.step("Write the report") as update:
-        write_report(result, folder, dataset)
-        if plots is not None:
-            from yoloquant.report.plots import save_charts
-
-            save_charts(report_charts(result), folder / "plots", plots, update)
-        update(1, 1)
+    """All that takes long."""
+    clock = Clock()
+    partial = None if wanted.folder is None else partial_folder(wanted.folder)
+    reference = prepare(detector, recipe, entries, tell)
+    quantized, layer_count = place(detector, reference, recipe, target)
+    clock.stop("capture")
+    quantized, in_float = run_algorithms(quantized, detector, reference, recipe, target, entries, partial, tell, clock, device)
+    tell.note(placement_note(quantized, target, layer_count))
+    weights = dict(reference.named_parameters())
+    made = Made(quantized, detector, recipe, entries, layer_count, weights, tuple(in_float))
+    return finish(made, wanted, tell, clock)
 
 
 def _commands(
@@ -333,9 +177,3 @@ def _read_analysis(folder: Path) -> dict[str, Any]:
         return {name: content[name] for name in ("measure", "mode", "sensitivities")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise YoloquantError(f"{folder} has no readable analysis.json: name a folder that `yoloquant analyze` wrote") from error
-
-
-def _write(result: QuantizationResult, detector: Detector, folder: Path) -> None:
-    save_quantized(result.detector, detector, folder / WEIGHTS)
-    (folder / RECIPE).write_text(result.recipe.to_yaml(), encoding="utf-8")
-    (folder / METRICS).write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")

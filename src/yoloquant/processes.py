@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import distributed as dist
 from yoloquant.devices import checked_device
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def process_count() -> int:
@@ -44,6 +45,36 @@ def gathered(values: list[T]) -> list[T]:
     parts: list[list[T]] = [[] for _ in range(process_count())]
     dist.all_gather_object(parts, values)
     return [value for part in parts for value in part]
+
+
+def from_first(make: Callable[P, T], *given: P.args, **options: P.kwargs) -> T:
+    """What a function answers in process 0, in every process; the others wait and do not call it."""
+    if process_count() == 1:
+        return make(*given, **options)
+    held: list[T | None] = [make(*given, **options) if process_number() == 0 else None]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give tensors the values that they have in process 0, in place; all processes hold as many, of the same shapes."""
+    if process_count() > 1:
+        for tensor in tensors:
+            # Some backends only send tensors whose values lie in order.
+            sent = tensor.detach().contiguous()
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
+
+
+@torch.no_grad()
+def extremes_over_processes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Least of all processes' `low` and largest of their `high`, element by element."""
+    if process_count() == 1:
+        return low, high
+    both = torch.stack([-low, high])
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    return -both[0], both[1]
 
 
 @contextmanager

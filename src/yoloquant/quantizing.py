@@ -37,6 +37,7 @@ from yoloquant.models.detector import Detector
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.processes import from_first
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import (
@@ -187,23 +188,23 @@ def run_algorithms(
     """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float.
 
     Long ones keep what they have done in the folder `partial`, if there is one, and go on from there. Those that learn do so on
-    `device`.
+    `device`. Of several processes each repeats them, the first chooses layers for all, and all share the training.
     """
     in_float: list[SensitiveLayer] = []
     _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
-    suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
     for step in recipe.algorithms:
-        if suppressing and _compares_boxes(step):
+        if suppresses(quantized) and compares_boxes(step):
             tell.note(f"{step.name} is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
         elif isinstance(step, KeepFloat):
             most = target.costly_layers if step.layers is None else step.layers
-            in_float = _costliest_layers(quantized, step, most, entries, tell) if most else []
+            in_float = from_first(_costliest_layers, quantized, step, most, entries, tell) if most else []
             if in_float:
                 quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
                 _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, MixedPrecision):
-            recipe = _with_bits(recipe, quantized, _chosen_bits(detector, quantized, step, recipe.target, entries, tell))
+            bits = from_first(_chosen_bits, detector, quantized, step, recipe.target, entries, tell)
+            recipe = _with_bits(recipe, quantized, bits)
             quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
             _calibrate(quantized, recipe, entries, tell)
         elif isinstance(step, BiasCorrection):
@@ -239,7 +240,13 @@ def _correct_biases(
             correct_biases_fast(quantized, (batch.images for batch in loader), len(loader), update)
 
 
-def _compares_boxes(step: Algorithm) -> bool:
+def suppresses(quantized: QuantizedDetector) -> bool:
+    """The head, of an ONNX file, suppresses boxes, so that those of two networks cannot be compared one by one."""
+    return isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
+
+
+def compares_boxes(step: Algorithm) -> bool:
+    """A step compares boxes of the float and the quantized network."""
     if isinstance(step, Reconstruct):
         return step.loss != "mse"
     if isinstance(step, Train):

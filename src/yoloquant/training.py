@@ -198,6 +198,8 @@ def starting_detector(model: str | Path | Detector, names: Sequence[str], image_
         detector = build_detector(str(model), names, image_size or DEFAULT_INPUT_SIZE)
     elif Path(model).is_file():
         detector = read_detector(model)
+    elif Path(model).is_dir():
+        raise CheckpointError(f"{model} is a folder: quantized ones are trained by yoloquant.quantized_training.train_folder")
     else:
         raise CheckpointError(f"there is no file {model} and no architecture of this name: {', '.join(ARCHITECTURES)}")
     side, stride = image_size or max(detector.input_size), max(detector.strides)

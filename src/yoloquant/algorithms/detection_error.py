@@ -15,6 +15,7 @@ from torch import Tensor
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.models.layouts import Candidates
 from yoloquant.models.losses.overlap import generalized_iou
+from yoloquant.processes import sum_over_processes
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
 
@@ -26,19 +27,20 @@ _SMALLEST = 1e-6
 Distance = Callable[[Sequence[Candidates], Sequence[Candidates]], float]
 
 
-def detection_error(expected: Candidates, found: Candidates) -> tuple[Tensor, Tensor]:
+def detection_error(expected: Candidates, found: Candidates, share: bool = False) -> tuple[Tensor, Tensor]:
     """Error of boxes and error of scores, each an average over objects.
 
     Args:
         expected: of the float detector.
         found: of the quantized detector, for the same images.
+        share: the images are this process's share of a batch; the errors of all processes add up to those of the batch.
 
     Returns:
         Box error, 1 - GIoU averaged with the float scores as weights, 0..2 (Rezatofighi et al. 2019); score error, the sum of all
         scores' Kullback-Leibler divergences, in nats, over the sum of the weights.
     """
     weights, boxes = _weighted_box_errors(expected, found)
-    total = weights.sum().clamp(min=_SMALLEST)
+    total = (sum_over_processes(weights.sum()) if share else weights.sum()).clamp(min=_SMALLEST)
     return boxes.sum() / total, _divergences(expected.scores, found.scores).sum() / total
 
 

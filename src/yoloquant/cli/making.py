@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,10 @@ from yoloquant.cli.options import (
     preprocessing,
 )
 from yoloquant.console import OUT, RichReporter
+from yoloquant.errors import YoloquantError
+
+if TYPE_CHECKING:
+    from yoloquant.results import QuantizationResult
 
 
 @app.command()
@@ -57,7 +61,6 @@ def quantize(
     """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
     from yoloquant.export.nms import NmsOptions
     from yoloquant.pipeline import quantize as run
-    from yoloquant.report.tables import result_table
 
     result = run(
         model,
@@ -79,12 +82,19 @@ def quantize(
         plots=plots,
         reporter=RichReporter(),
     )
+    written = ("report.html, layers.csv, classes.csv" if report else "") + (", plots/" if report and plots else "")
+    _tell_result(result, output, written)
+
+
+def _tell_result(result: QuantizationResult, output: Path, written: str) -> None:
+    """What was made, and where; `written` names files beside those that are always there."""
+    from yoloquant.report.tables import result_table
+
     for parity in result.parity:
         if parity.agrees:
             OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
     if result.rows:
         OUT.print(result_table(result.rows))
-    written = ("report.html, layers.csv, classes.csv" if report else "") + (", plots/" if report and plots else "")
     files = ", ".join(filter(None, ("model.onnx, quantized.safetensors, recipe.yaml, metrics.json", written)))
     OUT.print(f"written to {output}: {files}", markup=False)
     if result.recipe.target == "tensorrt":
@@ -99,13 +109,22 @@ def _tell_trtexec(model: Path, cache: Path | None = None) -> None:
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="Checkpoint, or fresh weights: yolov5n, yolov6n, yolov7-tiny, yolov8n, ...")],
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint, fresh weights (yolov5n, yolov6n, yolov7-tiny, yolov8n, ...), or quantized folder.")
+    ],
     data: Annotated[Path, typer.Option(help="data.yaml with a train and a val split.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("run"),
-    epochs: Annotated[int, typer.Option(min=1, help="In all.")] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, of all processes together.")] = 16,
+    epochs: Annotated[int, typer.Option(min=1, help="In all; 8 by default for a quantized folder.")] = 100,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images in a batch, of all processes together; 8 by default for a quantized folder.")
+    ] = 16,
     image_size: ImageSize = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Hyperparameter, as lr0=0.01; repeatable.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Hyperparameter, as lr0=0.01, or of a quantized folder rate=0.0001; repeatable."),
+    ] = None,
+    teacher: Annotated[Path | None, typer.Option(help="For a quantized folder: the float checkpoint it was made from.")] = None,
     cosine: Annotated[bool, typer.Option(help="Let the learning rate fall in a cosine.")] = False,
     patience: Annotated[int | None, typer.Option(min=1, help="End after so many epochs without a better mAP.")] = None,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Epochs between evaluations.")] = 1,
@@ -119,10 +138,17 @@ def train(
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's event files, too.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and augment images.")] = 2,
 ) -> None:
-    """Train a float detector, and keep the best by mAP50-95."""
+    """Train a float detector, and keep the best by mAP50-95; or go on training a quantized folder."""
+    from yoloquant.models.build import ARCHITECTURES
     from yoloquant.training import TrainingOptions
     from yoloquant.training import train as run
 
+    # A folder may bear an architecture's name by chance.
+    if Path(model).is_dir() and model not in ARCHITECTURES:
+        _train_folder(context)
+        return
+    if teacher is not None:
+        raise YoloquantError("--teacher is for quantized folders: with --distill a float detector teaches what it becomes")
     options = TrainingOptions(
         epochs=epochs,
         batch_size=batch,
@@ -143,6 +169,35 @@ def train(
     result = run(model, data, output, options, resume=resume, reporter=RichReporter())
     if result.path is not None:
         OUT.print(f"best mAP50-95 {result.map50_95:.2f} in epoch {result.epoch + 1}, written to {result.path}", markup=False)
+
+
+# Options of `train` -> settings of the recipe's step.
+_STEP_SETTINGS = {"epochs": "epochs", "batch": "batch_size", "image_size": "size", "seed": "seed", "clip": "gradient_clip"}
+
+
+def _train_folder(context: typer.Context) -> None:
+    from yoloquant.quantized_training import train_folder
+
+    options = context.params
+    given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    usable = {"model", "data", "output", "device", "teacher", "overrides", *_STEP_SETTINGS}
+    unusable = sorted(f"--{name.replace('_', '-')}" for name in given - usable)
+    if unusable:
+        raise YoloquantError(
+            f"{', '.join(unusable)}: for float training alone; {options['model']} is a quantized folder: change its training "
+            "with --set, and give the same command again to go on with an interrupted run"
+        )
+    result = train_folder(
+        options["model"],
+        options["data"],
+        options["output"],
+        teacher=options["teacher"],
+        settings={_STEP_SETTINGS[name]: options[name] for name in given & set(_STEP_SETTINGS)},
+        overrides=options["overrides"] or (),
+        device=options["device"],
+        reporter=RichReporter(),
+    )
+    _tell_result(result, options["output"], "report.html, layers.csv, classes.csv")
 
 
 @app.command()

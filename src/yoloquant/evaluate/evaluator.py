@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,7 +113,7 @@ def evaluate(
         DataError: the data set has no ground truth, or other classes than the model.
     """
     settings = settings or EvaluationSettings()
-    _check_classes(runner, dataset)
+    check_classes(runner.names, dataset)
     started = time.perf_counter()
     truth = dataset.ground_truth
     annotated = {image["id"] for image in truth["images"]}
@@ -178,9 +179,14 @@ def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationS
     return coco_rows(batch, detections)
 
 
-def _check_classes(runner: Runner, dataset: DetectionDataset) -> None:
-    if dataset.names and len(dataset.names) != len(runner.names):
+def check_classes(names: Sequence[str], dataset: DetectionDataset) -> None:
+    """Make sure that a data set has as many classes as a model.
+
+    Raises:
+        DataError: it has others; one without names is taken as it is.
+    """
+    if dataset.names and len(dataset.names) != len(names):
         raise DataError(
-            f"the model has {len(runner.names)} classes but the data set has {len(dataset.names)}: "
+            f"the model has {len(names)} classes but the data set has {len(dataset.names)}: "
             "give the data set that the model was trained on"
         )

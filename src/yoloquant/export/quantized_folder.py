@@ -83,6 +83,11 @@ def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDet
     Raises:
         CheckpointError: it is missing, damaged, of another format, or needs the detector.
     """
+    return load_with_architecture(path, detector)[0]
+
+
+def load_with_architecture(path: Path, detector: Detector | None = None) -> tuple[QuantizedDetector, Detector]:
+    """The same, and a float detector of its architecture, which is the given one, or has no weights of its own yet."""
     path = path / WEIGHTS if path.is_dir() else path
     tensors, metadata = read_safetensors(path, FORMAT)
     try:
@@ -96,7 +101,7 @@ def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDet
         _load(quantized, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged: its description and its tensors do not fit together") from error
-    return quantized
+    return quantized, detector
 
 
 def _load(quantized: QuantizedDetector, tensors: dict[str, torch.Tensor]) -> None:

@@ -13,7 +13,7 @@ from yoloquant.errors import YoloquantError
 from yoloquant.quant.arithmetic import fake_quantize, operator_constants
 from yoloquant.quant.observers import Observer, make_observer
 from yoloquant.quant.rounding import LearnedRounding, SignRounding, SoftRounding
-from yoloquant.quant.trained import TrainedQuantization
+from yoloquant.quant.trained import TrainedQuantization, of_weight
 from yoloquant.spec import TensorSpec
 
 
@@ -60,7 +60,7 @@ class FakeQuantize(nn.Module):
     @property
     def of_weight(self) -> bool:
         """It stands on a weight, not on an activation."""
-        return self.name.endswith(".weight_quantizer")
+        return of_weight(self.name)
 
     @property
     def axis(self) -> int:

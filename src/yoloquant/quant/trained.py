@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from yoloquant.processes import extremes_over_processes, process_count
 from yoloquant.quant.arithmetic import fake_quantize, operator_constants
 from yoloquant.quant.observers import extremes, rows
 from yoloquant.quant.parameters import scale_and_zero_point
@@ -78,9 +79,13 @@ class LearnedScale(TrainedQuantization):
         return torch.exp2(exponent), zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`, quantized; the scale's gradient is divided by the root of how many levels it serves (LSQ, section 2.2)."""
+        """`x`, quantized; the scale's gradient is divided by the root of how many levels it serves (LSQ, section 2.2).
+
+        Activations count in all processes, each of which has its share of the batch; weights are the same in all.
+        """
         scale, zero_point = self.parameters_now()
-        share = (x.numel() / scale.numel() * self.spec.quant_max) ** -0.5
+        values = x.numel() * (1 if of_weight(self.name) else process_count())
+        share = (values / scale.numel() * self.spec.quant_max) ** -0.5
         return self._clipped(x, _with_gradient(scale, share), _with_gradient(zero_point, share))
 
     def _clipped(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -123,7 +128,8 @@ class ObservedScale(TrainedQuantization):
     def forward(self, x: Tensor) -> Tensor:
         """Observe where gradients are computed, then quantize."""
         if self.moving and torch.is_grad_enabled():
-            for average, found in zip((self.low, self.high), extremes(rows(x.detach(), self.spec)), strict=True):
+            whole = extremes_over_processes(*extremes(rows(x.detach(), self.spec)))
+            for average, found in zip((self.low, self.high), whole, strict=True):
                 average.copy_(torch.lerp(found.view(average.shape).to(average), average, self.momentum))
         return super().forward(x)
 
@@ -153,6 +159,11 @@ class TangentWeight(nn.Module):
         """The weight."""
         bent = torch.tanh(latent)
         return bent / bent.abs().amax() * self.largest
+
+
+def of_weight(name: str) -> bool:
+    """A quantizer of this name stands on a weight, not on an activation."""
+    return name.endswith(".weight_quantizer")
 
 
 def _rounded(x: Tensor) -> Tensor:

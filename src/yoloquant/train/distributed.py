@@ -1,7 +1,8 @@
-"""Training in several processes: BatchNorm over the whole batch, and gradients summed by DistributedDataParallel."""
+"""Training in several processes: BatchNorm over the whole batch, and gradients summed over it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,3 +80,21 @@ def _replace_norms(network: nn.Module) -> None:
             setattr(network, name, made)
         else:
             _replace_norms(child)
+
+
+@torch.no_grad()
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Make each gradient the sum of all processes' gradients, in place.
+
+    For what DistributedDataParallel cannot wrap: a captured network that objectives run node by node, and whose scales stop
+    learning in the middle of a run. All goes in one message.
+    """
+    if process_count() == 1:
+        return
+    gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    # How many processes have a gradient at all, since without one an optimizer leaves a parameter alone.
+    counts = torch.tensor([float(one.grad is not None) for one in parameters], device=gradients[0].device)
+    sums = sum_over_processes(torch.cat([*(gradient.reshape(-1) for gradient in gradients), counts]))
+    *parts, counts = sums.split([*(gradient.numel() for gradient in gradients), len(gradients)])
+    for parameter, gradient, part, count in zip(parameters, gradients, parts, counts.tolist(), strict=True):
+        parameter.grad = gradient.copy_(part.view(gradient.shape)) if count else None

@@ -21,9 +21,20 @@ from yoloquant.train.protocols import Loss
 class Trainable(Protocol):
     """What decides the loss; float and quantized detectors have it."""
 
-    network: nn.Module
-    head: Head
-    family: str
+    @property
+    def network(self) -> nn.Module:
+        """Images -> raw maps."""
+        ...
+
+    @property
+    def head(self) -> Head:
+        """Decodes raw maps."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Whose losses and hyperparameters are used."""
+        ...
 
 
 def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int) -> Loss:

@@ -10,12 +10,17 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from yoloquant.algorithms.detection_error import detection_error
 from yoloquant.algorithms.reconstruction.regions import find_regions
+from yoloquant.processes import process_count, sum_over_processes
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.train.protocols import Loss
 
 
 class Objective(Protocol):
-    """Loss of the quantized network on a batch."""
+    """Loss of the quantized network on a batch.
+
+    In several processes, each holds its share: as many images as the others, and a loss such that the sum over processes is that
+    of the whole batch.
+    """
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Loss, a scalar.
@@ -39,7 +44,7 @@ class DetectionTeacher:
         head = self._detector.head
         with torch.no_grad():
             expected = head.candidates(list(self._reference(images)))
-        boxes, scores = detection_error(expected, head.candidates(list(self._detector.network(images))))
+        boxes, scores = detection_error(expected, head.candidates(list(self._detector.network(images))), share=True)
         return boxes + scores
 
 
@@ -72,8 +77,8 @@ class FeatureTeacher:
         """Mean of the blocks' errors."""
         count = len(self.blocks)
         pairs = zip(found[:count], expected[:count], strict=True)
-        errors = [(found - wanted).square().mean() / wanted.square().mean() for found, wanted in pairs]
-        return torch.stack(errors).mean()
+        errors = torch.stack([(found - wanted).square().sum() for found, wanted in pairs])
+        return (errors / sum_over_processes(torch.stack([wanted.square().sum() for wanted in expected[:count]]))).mean()
 
 
 class BothTeachers(FeatureTeacher):
@@ -88,7 +93,8 @@ class BothTeachers(FeatureTeacher):
         """Error of features, and that of boxes and scores by its share."""
         found, expected = self.values(images)
         count = len(self.blocks)
-        boxes, scores = detection_error(self._head.candidates(expected[count:]), self._head.candidates(found[count:]))
+        wanted, answered = (self._head.candidates(maps[count:]) for maps in (expected, found))
+        boxes, scores = detection_error(wanted, answered, share=True)
         return self.compare(found, expected) + self._share * (boxes + scores)
 
 
@@ -101,7 +107,7 @@ class LabelObjective:
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Loss of a batch, of one image on average."""
-        return self._loss(list(self._detector.network(images)), targets).total / len(images)
+        return self._loss(list(self._detector.network(images)), targets).total / (len(images) * process_count())
 
 
 def block_outputs(reference: GraphModule, stride: int) -> list[str]:

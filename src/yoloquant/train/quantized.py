@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.devices import device_of
 from yoloquant.errors import CheckpointError
+from yoloquant.processes import process_number, sum_over_processes
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
 from yoloquant.train.data import TrainingLoader
+from yoloquant.train.distributed import sum_gradients
 from yoloquant.train.guard import Fault, Guard
 from yoloquant.train.memory import memory_format
 from yoloquant.train.objective import Objective
@@ -51,6 +53,9 @@ class TrainResult:
 class QuantizedTraining:
     """Trains a quantized detector in place.
 
+    Several processes train as one does: losses and gradients are those of the whole batch in all of them, so that each takes the
+    same steps and finds the same faults. They must begin with the same network.
+
     Attributes:
         parts: what is trained.
         guard: that watches.
@@ -74,7 +79,8 @@ class QuantizedTraining:
         Args:
             detector: calibrated.
             objective: loss of a batch.
-            judge: error of the network as it is, on images that are not trained on; lower is better.
+            judge: error of the network as it is, on images that are not trained on; lower is better, and the same in all
+                processes.
             loader: training batches.
             settings: of the recipe.
             checkpoint: file that the run is kept in after each epoch, and goes on from; none for no file.
@@ -144,15 +150,16 @@ class QuantizedTraining:
         settings, share = self.settings, done / self.settings.epochs
         factor = decay(settings.shape, settings.epochs, settings.last_rate)(done) * self._slowdown
         if share < settings.warm_up:
-            factor *= (share + 1.0 / (settings.epochs * self._batches)) / settings.warm_up
+            factor *= min((share + 1.0 / (settings.epochs * self._batches)) / settings.warm_up, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * (settings.scale_rate if group["role"] == "scale" else settings.rate_at(int(done)))
         self.optimizer.zero_grad()
         loss = self.objective(images, targets)
-        value = float(loss.detach())
+        value = float(sum_over_processes(loss))
         norm = math.inf
         if math.isfinite(value):
             loss.backward()
+            sum_gradients(self._parameters())
             norm = float(nn.utils.clip_grad_norm_(self._parameters(), settings.gradient_clip))
         if math.isfinite(norm):
             self.optimizer.step()
@@ -207,7 +214,7 @@ class QuantizedTraining:
         self.detector.network.load_state_dict(state)
 
     def _save(self) -> None:
-        if self._checkpoint is None:
+        if self._checkpoint is None or process_number() != 0:
             return
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         groups = {

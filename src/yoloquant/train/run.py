@@ -18,11 +18,12 @@ from yoloquant.devices import device_of, on_device
 from yoloquant.errors import DataError
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.models.onnx.head import OnnxHead
+from yoloquant.processes import process_count, sum_over_processes, take_from_first
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe_train import Train
 from yoloquant.train.augment import Sample
-from yoloquant.train.data import TrainingLoader, load_samples
+from yoloquant.train.data import TrainingLoader, open_samples
 from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
 from yoloquant.train.losses import loss_for
 from yoloquant.train.objective import BothTeachers, DetectionTeacher, FeatureTeacher, LabelObjective, Objective
@@ -46,8 +47,9 @@ def train_quantized(
     partial: Path | None,
     tell: Reporter,
     device: str = "cpu",
+    remember: bool = True,
 ) -> TrainResult:
-    """Train a calibrated detector on images, in place.
+    """Train a calibrated detector on images, in place; several processes share each batch, and begin with what the first holds.
 
     Args:
         quantized: calibrated.
@@ -57,6 +59,8 @@ def train_quantized(
         partial: folder for the state of an interrupted run, which goes on there.
         tell: of progress, and of what the guard finds.
         device: that trains.
+        remember: weights that were rounded begin at their float values, see `remember_float`; not where channels are scaled
+            otherwise in the reference.
 
     Raises:
         DataError: too few images can be read, or the recipe trains on labels and there are none.
@@ -74,16 +78,20 @@ def train_quantized(
         update(2, 2)
     parameters = hyperparameters_for(quantized.family, (), **{**_AS_THEY_ARE, **settings.augmentation})
     loader = TrainingLoader(samples, settings.size or side, settings.batch_size, parameters, settings.seed)
-    checkpoint = None
-    if partial is not None:
-        checkpoint = partial / f"train-{state_key(quantized, settings, [entry.path.name for entry in entries])[:16]}.safetensors"
     with (
         on_device(device, quantized.network, quantized.head, reference),
         tell.step(f"Train {settings.epochs} epochs") as update,
     ):
+        # Each process has done the steps before for itself; the last bits may differ between GPUs.
+        take_from_first(quantized.network.state_dict().values())
+        checkpoint = None
+        if partial is not None:
+            key = state_key(quantized, settings, [entry.path.name for entry in entries])
+            checkpoint = partial / f"train-{key[:16]}.safetensors"
         objective = _objective(quantized, reference, settings, parameters)
         judge = _judge(quantized, reference, objective, judges, side)
-        remember_float(quantized, reference)
+        if remember:
+            remember_float(quantized, reference)
         training = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
         result = training.run(update)
     tell.note(f"training left {result.after / max(result.before, 1e-12):.0%} of the error of {len(judges)} images it did not see")
@@ -104,8 +112,8 @@ def split(entries: Sequence[ImageEntry], judging: int) -> tuple[list[ImageEntry]
     return [entries[index] for index in sorted(chosen)], [entry for index, entry in enumerate(entries) if index not in chosen]
 
 
-def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: int) -> list[Sample]:
-    return load_samples(DetectionDataset(quantized.names, tuple(entries)), side)
+def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: int) -> Sequence[Sample]:
+    return open_samples(DetectionDataset(quantized.names, tuple(entries)), side)
 
 
 def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train, parameters: Hyperparameters) -> Objective:
@@ -116,32 +124,32 @@ def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: T
     if settings.teacher == "detections":
         return DetectionTeacher(quantized, reference)
     side = settings.size or max(quantized.input_size)
-    loss = loss_for(quantized, parameters, side)  # type: ignore[arg-type]
+    loss = loss_for(quantized, parameters, side)
     if isinstance(loss, nn.Module):
         loss.to(device_of(quantized.network))
     return LabelObjective(quantized, loss)
 
 
 def _judge(
-    quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: list[Sample], side: int
+    quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: Sequence[Sample], side: int
 ) -> Callable[[], float]:
     """What ranks networks as mAP does; the objective's own loss where it needs labels, or where boxes cannot be compared."""
     suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
     by_objective = suppressing or isinstance(objective, LabelObjective)
-    batch = min(_JUDGE_BATCH, len(samples))
+    batch = min(max(_JUDGE_BATCH, process_count()), len(samples))
     loader = TrainingLoader(samples, side, batch, Hyperparameters.model_validate(_AS_THEY_ARE))
     device, head = device_of(quantized.network), quantized.head
 
     def sums(images: Tensor, targets: Tensor) -> Tensor:
-        """Of a batch: errors, and what they are to be divided by."""
+        """Of this process's share of a batch: errors, and what the sum of all is to be divided by."""
         if by_objective:
-            return torch.stack([objective(images, targets), torch.ones((), device=device)])
+            return torch.stack([objective(images, targets), torch.full((), 1.0 / process_count(), device=device)])
         return ranking_sums(head.candidates(list(reference(images))), head.candidates(list(quantized.network(images))))
 
     def judge() -> float:
         with torch.no_grad():
             found = [sums(to_input(images, device), targets.to(device)) for images, targets in loader.epoch(0)]
-        error, weight = torch.stack(found).sum(0).tolist()
+        error, weight = sum_over_processes(torch.stack(found).sum(0)).tolist()
         return error / weight
 
     return judge

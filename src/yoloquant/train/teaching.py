@@ -34,5 +34,5 @@ class Teacher:
         with torch.no_grad():
             wanted = list(self._network(images))
             expected = self._head.candidates(wanted)
-        boxes, scores = detection_error(expected, self._head.candidates(raw_maps[: len(wanted)]))
-        return (boxes + scores) * self._gain * len(images) / process_count()
+        boxes, scores = detection_error(expected, self._head.candidates(raw_maps[: len(wanted)]), share=True)
+        return (boxes + scores) * self._gain * len(images) * process_count()

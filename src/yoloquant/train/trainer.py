@@ -157,7 +157,7 @@ class Trainer:
         if self._teacher is None:
             return result
         cost = self._teacher(images, raw_maps)
-        return LossParts(result.total + cost, {**result.parts, "teach": cost.detach() / len(images)})
+        return LossParts(result.total + cost, {**result.parts, "teach": cost.detach() / (len(images) * process_count())})
 
     def _is_out_of_patience(self) -> bool:
         return self._patience is not None and self.best is not None and self.epoch - 1 - self.best_epoch >= self._patience

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from yoloquant.processes import process_number
 from yoloquant.quant.network import QuantizedDetector
 
 
@@ -52,7 +53,9 @@ class RegionCheckpoints:
         return state, float(metadata["before"]), float(metadata["after"])
 
     def save(self, number: int, state: Sequence[Tensor], before: float, after: float) -> None:
-        """Keep a region's result; a kill leaves the old file or the new one, never half."""
+        """Keep a region's result, in the first process; a kill leaves the old file or the new one, never half."""
+        if process_number() != 0:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         # Copies, since a scale of no dimension and views cannot share memory in the file.
         tensors = {str(index): torch.clone(tensor.detach()).contiguous() for index, tensor in enumerate(state)}

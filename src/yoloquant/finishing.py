@@ -1,0 +1,281 @@
+"""What becomes of a quantized detector: it is exported, verified, measured, reported, and written as a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yoloquant.algorithms.layer_figures import float_reasons, layer_figures
+from yoloquant.algorithms.sensitive_layers import SensitiveLayer
+from yoloquant.algorithms.tensor_statistics import tensor_statistics
+from yoloquant.analysis import noise_along
+from yoloquant.benchmark.latency import Latency, measure_latency
+from yoloquant.data.dataset import DetectionDataset, ImageEntry
+from yoloquant.errors import YoloquantError
+from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
+from yoloquant.evaluate.parity import Parity, check_parity, require_parity
+from yoloquant.export.nms import NmsOptions, add_nms_to_file
+from yoloquant.export.onnx_file import export_onnx
+from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, WEIGHTS, save_quantized
+from yoloquant.models.detector import Detector
+from yoloquant.processes import process_number
+from yoloquant.progress import Reporter
+from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quantizing import Clock, loader_for, quantized_layer_count, spread_images
+from yoloquant.recipe import Recipe
+from yoloquant.results import QuantizationResult, Row, precision_label
+from yoloquant.runtime.loading import RUNTIMES, open_onnx
+from yoloquant.runtime.runner import Runner
+from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.targets.base import Target
+from yoloquant.targets.registry import get_target
+
+# Photographs that parity is checked on.
+PARITY_IMAGES = 4
+# Calibration images that the report's figures of layers and tensors are taken from.
+REPORT_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized detector, and what it was made from.
+
+    Attributes:
+        quantized: calibrated, trained.
+        detector: the float detector; one of the same architecture where `has_float` is false.
+        recipe: that was followed.
+        entries: images that were observed.
+        layer_count: layers with weights, quantized or not.
+        reference: the float weights, by name, as they were quantized; none if they are not known.
+        in_float: layers that were found to cost most.
+        has_float: the float detector's weights are known, so that it can be measured, too.
+    """
+
+    quantized: QuantizedDetector
+    detector: Detector
+    recipe: Recipe
+    entries: list[ImageEntry]
+    layer_count: int
+    reference: Mapping[str, torch.Tensor] | None
+    in_float: tuple[SensitiveLayer, ...] = ()
+    has_float: bool = True
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to do with a quantized detector.
+
+    Attributes:
+        folder: to write; none for nothing.
+        dataset: to evaluate on.
+        measure: evaluate, where there is a data set, and time.
+        limit: evaluate only the first so many images.
+        runtimes: that verify and measure the file beside torch; all installed ones by default.
+        nms: puts suppression into the file.
+        report: write report.html.
+        plots: "png" or "pdf": every chart as a file.
+        commands: that the report names.
+        analysis: content of analysis.json, for the report.
+    """
+
+    folder: Path | None
+    dataset: DetectionDataset | None = None
+    measure: bool = True
+    limit: int | None = None
+    runtimes: tuple[str, ...] | None = None
+    nms: NmsOptions | None = None
+    report: bool = True
+    plots: str | None = None
+    commands: tuple[str, ...] = ()
+    analysis: dict[str, Any] | None = None
+
+
+def checked_output(output: str | Path | None) -> Path | None:
+    """The folder to write, whose parent is made.
+
+    Raises:
+        YoloquantError: it holds something else than an earlier output, or cannot be made.
+    """
+    if output is None:
+        return None
+    folder = Path(output).absolute()
+    if folder.is_file():
+        raise YoloquantError(f"the output {folder} is a file: name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
+        raise YoloquantError(f"the output folder {folder} holds other files: name a new folder, or an earlier output to replace")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise YoloquantError(f"the output folder {folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where an interrupted run keeps what it has done."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> QuantizationResult:
+    """Export, verify, measure and write.
+
+    Of several processes each has files of its own to evaluate its share of the images with; the first one times and writes, and
+    the others answer without latency, figures of layers and folder.
+
+    Raises:
+        YoloquantError: the exported file is not right in the target's runtime.
+    """
+    quantized, recipe, folder = made.quantized, made.recipe, wanted.folder
+    target, runtimes = get_target(recipe.target), installed(wanted.runtimes)
+    # Beside the output, so that the finished folder is moved into place in one step.
+    with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
+        work = Path(scratch) / "output"
+        work.mkdir()
+        float_file = Path(scratch) / "float.onnx" if made.has_float else None
+        with tell.step("Export") as update:
+            export_onnx(quantized, work / MODEL, target=target.name)
+            update(1, 2)
+            if float_file is not None:
+                export_onnx(made.detector, float_file)
+            update(2, 2)
+        clock.stop("export")
+        parity = _verify(quantized, work / MODEL, made.entries, target, runtimes, tell)
+        clock.stop("verify")
+        rows = _measure(made, wanted, float_file, work / MODEL, runtimes, tell) if wanted.measure else []
+        clock.stop("measure")
+        if wanted.nms is not None:
+            add_nms_to_file(work / MODEL, wanted.nms, tensorrt=target.name == "tensorrt")
+        result = QuantizationResult(
+            quantized,
+            recipe,
+            tuple(rows),
+            tuple(parity),
+            made.in_float,
+            len(made.entries),
+            quantized_layer_count(quantized),
+            made.layer_count,
+            clock.seconds,
+            folder if process_number() == 0 else None,
+            commands=wanted.commands,
+            analysis=wanted.analysis,
+        )
+        if result.output is not None:
+            result = _written(result, made, wanted, work, tell, clock)
+    return result
+
+
+def _written(
+    result: QuantizationResult, made: Made, wanted: Wanted, work: Path, tell: Reporter, clock: Clock
+) -> QuantizationResult:
+    """Complete the folder `work`, which holds the verified file, and move it into place; answers with all figures."""
+    if wanted.report:
+        result = _with_figures(result, made.reference, made.entries, tell)
+        _write_report(result, work, wanted.dataset, wanted.plots, tell)
+        clock.stop("report")
+    save_quantized(result.detector, made.detector, work / WEIGHTS)
+    (work / RECIPE).write_text(result.recipe.to_yaml(), encoding="utf-8")
+    (work / METRICS).write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+    assert result.output is not None
+    if result.output.exists():
+        shutil.rmtree(result.output)
+    work.rename(result.output)
+    shutil.rmtree(partial_folder(result.output), ignore_errors=True)
+    return result
+
+
+def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """Those of the runtimes that are installed; all known ones are asked for by default."""
+    return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
+
+
+def _verify(
+    detector: QuantizedDetector,
+    path: Path,
+    entries: list[ImageEntry],
+    target: Target,
+    runtimes: tuple[str, ...],
+    tell: Reporter,
+) -> list[Parity]:
+    """Check the file in every installed runtime; the target's own must agree, others are told about."""
+    batch = next(iter(loader_for(detector, entries[:PARITY_IMAGES], PARITY_IMAGES)))
+    images = batch.images.numpy().astype(np.float32) / np.float32(255.0)
+    with tell.step("Verify the exported file") as update:
+        results = check_parity(detector, path, images, runtimes)
+        update(1, 1)
+    require_parity(result for result in results if result.runtime in target.runtimes)
+    for result in results:
+        if not result.agrees:
+            tell.note(
+                f"this file is for {target.name}; {result.runtime} does not run it right "
+                f"({result.signal_to_noise:.0f} dB, from {result.first_layer}): for {result.runtime} quantize with its own target"
+            )
+    return results
+
+
+def _measure(
+    made: Made, wanted: Wanted, float_file: Path | None, file: Path, runtimes: tuple[str, ...], tell: Reporter
+) -> list[Row]:
+    """Evaluate and time float and quantized models in torch and in the runtimes that run the target's files."""
+    quantized, recipe, dataset = made.quantized, made.recipe, wanted.dataset
+    label = precision_label(quantized)
+    runners: dict[tuple[str, str], tuple[Runner, Path | None]] = {}
+    if float_file is not None:
+        runners["float", "torch"] = (TorchRunner(made.detector), None)
+    runners[label, "torch"] = (TorchRunner(quantized), None)
+    for name in get_target(recipe.target).runtimes:
+        if name in runtimes:
+            if float_file is not None:
+                runners["float", name] = (open_onnx(float_file, name), float_file)
+            runners[label, name] = (open_onnx(file, name), file)
+    evaluations: dict[tuple[str, str], Evaluation] = {}
+    settings = EvaluationSettings(**recipe.evaluation.model_dump(), limit=wanted.limit)
+    for key, (runner, _) in runners.items() if dataset is not None else ():
+        with tell.step(f"Evaluate {key[0]} in {key[1]}") as update:
+            assert dataset is not None
+            evaluations[key] = evaluate(runner, dataset, settings, update)
+    latency: dict[str, Latency] = {}
+    if process_number() == 0:
+        with tell.step("Measure latency") as update:
+            latency = measure_latency({"/".join(key): runner for key, (runner, _) in runners.items()}, progress=update)
+    rows = [
+        Row(*key, evaluations.get(key), latency.get("/".join(key)), path.stat().st_size if path else None)
+        for key, (_, path) in runners.items()
+    ]
+    for runner, _ in runners.values():
+        if runner.name != "torch":
+            runner.close()
+    return rows
+
+
+def _with_figures(
+    result: QuantizationResult, reference: Mapping[str, torch.Tensor] | None, entries: list[ImageEntry], tell: Reporter
+) -> QuantizationResult:
+    """The result with figures of every layer and tensor, from a few calibration images."""
+    detector, recipe = result.detector, result.recipe
+    images = spread_images(detector, entries, REPORT_IMAGES)
+    with tell.step("Gather statistics") as update:
+        statistics = tensor_statistics(detector, iter(images.split(1)), len(images), update, reference)
+    reasons = float_reasons(detector.network, recipe, get_target(recipe.target), result.float_layers)
+    layers = layer_figures(detector.network, statistics, noise_along(detector, images[:2], reference), reasons)
+    return replace(result, layers=tuple(layers), statistics=tuple(statistics))
+
+
+def _write_report(
+    result: QuantizationResult, folder: Path, dataset: DetectionDataset | None, plots: str | None, tell: Reporter
+) -> None:
+    from yoloquant.report.quantization_page import report_charts, write_report
+
+    with tell.step("Write the report") as update:
+        write_report(result, folder, dataset)
+        if plots is not None:
+            from yoloquant.report.plots import save_charts
+
+            save_charts(report_charts(result), folder / "plots", plots, update)
+        update(1, 1)
