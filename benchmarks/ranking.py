@@ -64,7 +64,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 def main() -> None:
     """Print the table."""
-    images, bits = (int(given) for given in (sys.argv[1:] + ["200", "3"][len(sys.argv) - 1 :])[:2])
+    images, bits = (int(given) for given in (sys.argv[1:] + ["300", "3"][len(sys.argv) - 1 :])[:2])
     by_error, seconds = ranking("error", None, bits)
     by_map, seconds_map = ranking("map", images, bits)
     errors = {result.name: result.cost for result in by_error.sensitivities}

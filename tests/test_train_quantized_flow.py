@@ -27,11 +27,11 @@ def short(name):
     changes = {
         Reconstruct: {"iterations": 2, "images": 4},
         DetectionRanges: {"images": 1, "factors": (0.7,)},
-        Train: {"epochs": 2, "batches": 1, "batch_size": 2, "judge_images": 4},
+        Train: {"images": 12, "epochs": 2, "batches": 1, "batch_size": 2, "judge_images": 4},
     }
     recipe = load_recipe(name)
     steps = tuple(step.model_copy(update=changes.get(type(step), {})) for step in recipe.algorithms)
-    calibration = recipe.calibration.model_copy(update={"images": 10})
+    calibration = recipe.calibration.model_copy(update={"images": 6})
     return recipe.model_copy(update={"algorithms": steps, "calibration": calibration})
 
 
@@ -58,6 +58,9 @@ def test_a_folder_of_images_is_enough_on_the_command_line(data, tmp_path):
     arguments = ["quantize", str(demo_weights()), "--calibration", str(data.parent / "images" / "train"), "--recipe", str(recipe)]
     answer = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out"), "--no-evaluate"])
     assert answer.exit_code == 0, answer.output
+    # All twelve, though six calibrate; four of them judge.
+    assert "Calibrate on 6 images" in answer.output
+    assert "Read 8 images to train on" in answer.output
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["recipe"]["algorithms"][-1]["name"] == "train"
     assert metrics["seconds"]["train"] > 0

@@ -28,7 +28,7 @@ from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector
+from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector, training_entries
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 
@@ -113,7 +113,7 @@ def analyze(
     settings = resolve_recipe(recipe, overrides, target, default="int8-mse")
     detector = to_detector(model)
     entries = calibration_entries(settings, data, calibration)
-    quantized = quantized_in_memory(detector, settings, entries, tell)
+    quantized = quantized_in_memory(detector, settings, entries, tell, training_entries(settings, data, calibration))
     pictures = spread_images(quantized, entries, images)
     if measure == "map":
         if data is None:

@@ -17,7 +17,16 @@ from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
-from yoloquant.quantizing import Clock, calibration_entries, place, placement_note, prepare, run_algorithms, to_detector
+from yoloquant.quantizing import (
+    Clock,
+    calibration_entries,
+    place,
+    placement_note,
+    prepare,
+    run_algorithms,
+    to_detector,
+    training_entries,
+)
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.report.formats import check_format
 from yoloquant.results import QuantizationResult
@@ -90,7 +99,7 @@ def quantize(
     detector = to_detector(model, preprocessing)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    entries = calibration_entries(settings, data, calibration)
+    entries, training = (draw(settings, data, calibration) for draw in (calibration_entries, training_entries))
     dataset = load_dataset(data, "val", annotations=annotations) if data is not None and measure else None
     if dataset is not None:
         _ = dataset.ground_truth  # Missing labels are told before anything long begins.
@@ -111,7 +120,7 @@ def quantize(
     )
     with process_group(device) as own_device:
         own_tell = tell if process_number() == 0 else Silent()
-        return _quantize(detector, settings, chosen, entries, wanted, own_device, own_tell)
+        return _quantize(detector, settings, chosen, entries, training, wanted, own_device, own_tell)
 
 
 def _quantize(
@@ -119,6 +128,7 @@ def _quantize(
     recipe: Recipe,
     target: Target,
     entries: list[ImageEntry],
+    training: list[ImageEntry],
     wanted: Wanted,
     device: str,
     tell: Reporter,
@@ -129,7 +139,9 @@ def _quantize(
     reference = prepare(detector, recipe, entries, tell)
     quantized, layer_count = place(detector, reference, recipe, target)
     clock.stop("capture")
-    quantized, in_float = run_algorithms(quantized, detector, reference, recipe, target, entries, partial, tell, clock, device)
+    quantized, in_float = run_algorithms(
+        quantized, detector, reference, recipe, target, entries, partial, tell, clock, device, training
+    )
     tell.note(placement_note(quantized, target, layer_count))
     weights = dict(reference.named_parameters())
     made = Made(quantized, detector, recipe, entries, layer_count, weights, tuple(in_float))

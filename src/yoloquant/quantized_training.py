@@ -19,6 +19,7 @@ from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
 from yoloquant.checkpoint.safetensors_file import CUSTOM
 from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.sample import sample_images
 from yoloquant.devices import checked_device
 from yoloquant.errors import CheckpointError, DataError, RecipeError
 from yoloquant.evaluate.evaluator import check_classes
@@ -108,7 +109,8 @@ def train_folder(
     for dataset, has_labels in ((training, step.teacher == "labels"), (validation, True)):
         if dataset is not None and has_labels:
             check_classes(quantized.names, dataset)
-    entries, same_scales = list(training.images), given is not None and not _is_smoothed(recipe)
+    entries = list(training.images) if step.images is None else sample_images(training.images, step.images)
+    same_scales = given is not None and not _is_smoothed(recipe)
     wanted = Wanted(folder, validation, measure, limit, runtimes, report=report, commands=_commands(model, data, output, teacher))
     with process_group(device) as own_device:
         tell = tell if process_number() == 0 else Silent()

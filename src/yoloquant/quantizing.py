@@ -94,10 +94,24 @@ def calibration_entries(recipe: Recipe, data: str | Path | None, calibration: st
     Raises:
         DataError: neither is given, or there are no images.
     """
+    return _drawn(recipe, data, calibration, recipe.calibration.images)
+
+
+def training_entries(recipe: Recipe, data: str | Path | None, calibration: str | Path | None) -> list[ImageEntry]:
+    """The images that a recipe's steps `train` train on: those it calibrates on, or as many as a step asks for, drawn likewise.
+
+    Raises:
+        DataError: neither is given, or there are no images.
+    """
+    wanted = [step.images or recipe.calibration.images for step in recipe.algorithms if isinstance(step, Train)]
+    return _drawn(recipe, data, calibration, max(wanted, default=recipe.calibration.images))
+
+
+def _drawn(recipe: Recipe, data: str | Path | None, calibration: str | Path | None, count: int) -> list[ImageEntry]:
     source = calibration or data
     if source is None:
         raise DataError("calibration needs images: name a data.yaml with --data, or images with --calibration")
-    return calibration_images(source, recipe.calibration.images, recipe.calibration.seed)
+    return calibration_images(source, count, recipe.calibration.seed)
 
 
 def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
@@ -165,12 +179,18 @@ def placement_note(detector: QuantizedDetector, target: Target, layer_count: int
     )
 
 
-def quantized_in_memory(detector: Detector, recipe: Recipe, entries: list[ImageEntry], tell: Reporter) -> QuantizedDetector:
-    """All that a recipe does, and nothing written."""
+def quantized_in_memory(
+    detector: Detector,
+    recipe: Recipe,
+    entries: list[ImageEntry],
+    tell: Reporter,
+    training: list[ImageEntry] | None = None,
+) -> QuantizedDetector:
+    """All that a recipe does, and nothing written; `training` are images to train on, by default those to calibrate on."""
     target = get_target(recipe.target)
     reference = prepare(detector, recipe, entries, tell)
     quantized, _ = place(detector, reference, recipe, target)
-    return run_algorithms(quantized, detector, reference, recipe, target, entries, None, tell, Clock())[0]
+    return run_algorithms(quantized, detector, reference, recipe, target, entries, None, tell, Clock(), training=training)[0]
 
 
 def run_algorithms(
@@ -184,6 +204,7 @@ def run_algorithms(
     tell: Reporter,
     clock: Clock,
     device: str = "cpu",
+    training: list[ImageEntry] | None = None,
 ) -> tuple[QuantizedDetector, list[SensitiveLayer]]:
     """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float.
 
@@ -224,7 +245,7 @@ def run_algorithms(
         elif isinstance(step, Reconstruct):
             _reconstruct(quantized, reference, step, entries, partial, tell, device)
         elif isinstance(step, Train):
-            train_quantized(quantized, reference, step, entries, partial, tell, device)
+            train_quantized(quantized, reference, step, training or entries, partial, tell, device)
         clock.stop(step.name)
     return quantized, in_float
 

@@ -13,6 +13,7 @@ class Train(BaseModel):
     """Train the quantized network; it never ends worse than it began, as images that it does not train on judge it.
 
     Attributes:
+        images: to train on, drawn from where the calibration images are; none for just those.
         epochs: over the training images.
         batches: of an epoch, at most; none for all.
         batch_size: images in a step.
@@ -38,7 +39,7 @@ class Train(BaseModel):
             from 0 over the run. Against oscillation at few bits.
         gradient_clip: largest norm of the gradient.
         average: decay of the moving average of everything that is trained, which is what is judged and kept; 0 for none.
-        judge_images: calibration images that judge and do not train.
+        judge_images: of these images, so many judge and do not train.
         recoveries: how often the guard steps back before the run ends with the best it has.
         augmentation: hyperparameters of images by YOLOv5's names; none of them without.
         seed: of the order of images and their augmentation.
@@ -47,6 +48,7 @@ class Train(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["train"] = "train"
+    images: Annotated[int, Field(ge=4)] | None = None
     epochs: Annotated[int, Field(ge=1)] = 8
     batches: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 8

@@ -19,7 +19,7 @@ from yoloquant.latency_search import by_value, can_be_timed, measured_gains, run
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector
+from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector, training_entries
 from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 
@@ -118,7 +118,15 @@ def search(
     dataset = load_dataset(data, "val", annotations=annotations)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")
-    run = _Search(detector, start, entries, dataset, _Known(record, start), reporter or Silent(), raise_bits)
+    run = _Search(
+        detector,
+        start,
+        (entries, training_entries(start, data, calibration)),
+        dataset,
+        _Known(record, start),
+        reporter or Silent(),
+        raise_bits,
+    )
     plain = run.measured("float", lambda: TorchRunner(detector))
     goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
     if goal > plain:
@@ -141,13 +149,14 @@ class _Search:
         self,
         detector: Detector,
         start: Recipe,
-        entries: list[ImageEntry],
+        entries: tuple[list[ImageEntry], list[ImageEntry]],
         dataset: DetectionDataset,
         known: _Known,
         tell: Reporter,
         raise_bits: int | None,
     ) -> None:
-        self.detector, self.start, self.entries, self.dataset = detector, start, entries, dataset
+        self.detector, self.start, self.dataset = detector, start, dataset
+        self.entries, self.training = entries
         self.known, self.tell, self.raise_bits = known, tell, raise_bits
         self.options = EvaluationSettings(**start.evaluation.model_dump())
         self.ranking: list[str] = []
@@ -181,7 +190,7 @@ class _Search:
     def with_changed(self, count: int) -> QuantizedDetector:
         """The detector with the first layers changed, made once."""
         if count not in self.made:
-            self.made[count] = quantized_in_memory(self.detector, self.changed(count), self.entries, self.tell)
+            self.made[count] = quantized_in_memory(self.detector, self.changed(count), self.entries, self.tell, self.training)
         return self.made[count]
 
     def reached(self, count: int) -> float:
