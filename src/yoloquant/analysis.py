@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import DetectionCost, ranking_error
+from yoloquant.algorithms.detection_error import DetectionCost
 from yoloquant.algorithms.lockstep import lockstep
 from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensitivity, sensitivities
 from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
@@ -146,7 +146,7 @@ def analyze(
 
 def error_cost(detector: QuantizedDetector, pictures: torch.Tensor) -> Measure:
     """Error of boxes and scores against the detector with all quantizers passing."""
-    cost = DetectionCost(detector, pictures, ranking_error)
+    cost = DetectionCost(detector, pictures)
     return lambda _: cost()
 
 

@@ -6,7 +6,7 @@ that the float detector gives it, as it does in mAP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import starmap
 
 import torch
@@ -22,9 +22,6 @@ from yoloquant.quant.network import QuantizedDetector
 # Boxes that the float detector gives less are never among the detections of an image.
 LEAST_SCORE = 0.01
 _SMALLEST = 1e-6
-
-# What the float detector answers for batches of images, and what the quantized one does -> their distance.
-Distance = Callable[[Sequence[Candidates], Sequence[Candidates]], float]
 
 
 def detection_error(expected: Candidates, found: Candidates, share: bool = False) -> tuple[Tensor, Tensor]:
@@ -44,12 +41,6 @@ def detection_error(expected: Candidates, found: Candidates, share: bool = False
     return boxes.sum() / total, _divergences(expected.scores, found.scores).sum() / total
 
 
-def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:
-    """Box and score error together, averaged over batches."""
-    errors = [sum(detection_error(*pair)).item() for pair in zip(expected, found, strict=True)]  # type: ignore[union-attr]
-    return sum(errors) / len(errors)
-
-
 def ranking_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:
     """What orders networks as mAP does: each box's error and its scores' divergence, both weighted by its float score.
 
@@ -57,7 +48,8 @@ def ranking_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -
     thousands of boxes that no detection comes from then outweigh those that mAP counts; and images with few objects, whose sum
     of weights is small, outweigh the others, where averages of images are averaged. Here sums are over all images first.
     """
-    error, weight = sum(starmap(ranking_sums, zip(expected, found, strict=True)), torch.zeros(2)).tolist()
+    sums = list(starmap(ranking_sums, zip(expected, found, strict=True)))
+    error, weight = torch.stack(sums).sum(0).tolist()
     return error / max(weight, _SMALLEST)
 
 
@@ -85,24 +77,22 @@ def _divergences(expected: Tensor, found: Tensor) -> Tensor:
 class DetectionCost:
     """What a detector's quantizers, in whatever state they are at that moment, cost on a few images."""
 
-    def __init__(self, detector: QuantizedDetector, images: Tensor, distance: Distance = total_error) -> None:
+    def __init__(self, detector: QuantizedDetector, images: Tensor) -> None:
         """Keep what the detector answers with all quantizers passing.
 
         Args:
             detector: calibrated; its quantizers, or modules in their place, may change between measurements.
             images: uint8 `(N, 3, H, W)`, RGB.
-            distance: of two detectors' answers.
         """
-        self._distance = distance
         # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
         self._detector, self._batches = detector, [to_input(image[None]) for image in images]
         with passing([quantizer for _, quantizer in detector.quantizers()]):
             self._expected = self._candidates(range(len(self._batches)))
 
     def __call__(self, images: Sequence[int] | None = None) -> float:
-        """The distance on some of the images, by their numbers, or on all."""
+        """The error that ranks, on some of the images, by their numbers, or on all."""
         numbers = range(len(self._batches)) if images is None else images
-        return self._distance([self._expected[number] for number in numbers], self._candidates(numbers))
+        return ranking_error([self._expected[number] for number in numbers], self._candidates(numbers))
 
     def _candidates(self, numbers: Sequence[int]) -> list[Candidates]:
         with torch.inference_mode():
