@@ -21,6 +21,9 @@ from yoloquant.quant.network import QuantizedDetector
 
 # Boxes that the float detector gives less are never among the detections of an image.
 LEAST_SCORE = 0.01
+# What the scores of any other box count at least, so that the background's do not rise unseen. Tens of thousands of boxes that no
+# detection comes from would outweigh those that mAP counts if they counted alike.
+LEAST_WEIGHT = 0.05
 _SMALLEST = 1e-6
 
 
@@ -33,45 +36,33 @@ def detection_error(expected: Candidates, found: Candidates, share: bool = False
         share: the images are this process's share of a batch; the errors of all processes add up to those of the batch.
 
     Returns:
-        Box error, 1 - GIoU averaged with the float scores as weights, 0..2 (Rezatofighi et al. 2019); score error, the sum of all
-        scores' Kullback-Leibler divergences, in nats, over the sum of the weights.
+        Box error, 1 - GIoU, 0..2 (Rezatofighi et al. 2019), and score error, the sum of the Kullback-Leibler divergences of a
+        box's scores, in nats; both averaged with each box's best float score as its weight.
     """
-    weights, boxes = _weighted_box_errors(expected, found)
-    total = (sum_over_processes(weights.sum()) if share else weights.sum()).clamp(min=_SMALLEST)
-    return boxes.sum() / total, _divergences(expected.scores, found.scores).sum() / total
+    boxes, scores, weight = detection_sums(expected, found)
+    total = (sum_over_processes(weight) if share else weight).clamp(min=_SMALLEST)
+    return boxes / total, scores / total
 
 
-def ranking_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:
-    """What orders networks as mAP does: each box's error and its scores' divergence, both weighted by its float score.
+def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> float:
+    """Box and score error together over batches of images: what orders networks as mAP does.
 
-    `detection_error` counts all divergences alike, as learning needs it: scores of the background must not rise. Tens of
-    thousands of boxes that no detection comes from then outweigh those that mAP counts; and images with few objects, whose sum
-    of weights is small, outweigh the others, where averages of images are averaged. Here sums are over all images first.
+    Sums are over all images first: where errors of images are averaged, those with hardly an object outweigh the others.
     """
-    sums = list(starmap(ranking_sums, zip(expected, found, strict=True)))
-    error, weight = torch.stack(sums).sum(0).tolist()
-    return error / max(weight, _SMALLEST)
+    sums = list(starmap(detection_sums, zip(expected, found, strict=True)))
+    boxes, scores, weight = torch.stack(sums).sum(0).tolist()
+    return (boxes + scores) / max(weight, _SMALLEST)
 
 
-def ranking_sums(expected: Candidates, found: Candidates) -> Tensor:
-    """Of one batch for `ranking_error`: the sum of weighted errors and the sum of weights, `(2,)`."""
-    weights, boxes = _weighted_box_errors(expected, found)
-    divergence = weights * _divergences(expected.scores, found.scores).sum(-1)
-    return torch.stack([boxes.sum() + divergence.sum(), weights.sum()])
-
-
-def _weighted_box_errors(expected: Candidates, found: Candidates) -> tuple[Tensor, Tensor]:
-    """Each box's float score, and its 1 - GIoU times that, of boxes above the least score alone."""
+def detection_sums(expected: Candidates, found: Candidates) -> Tensor:
+    """Of one batch: the weighted sums of box errors and of score errors, and the sum of weights, `(3,)`."""
     weights = expected.scores.amax(-1)
     kept = weights > LEAST_SCORE
     overlap = generalized_iou(expected.boxes[kept], found.boxes[kept])
-    return weights, (1.0 - overlap) * weights[kept]
-
-
-def _divergences(expected: Tensor, found: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of each score, nats."""
-    p, q = (scores.clamp(_SMALLEST, 1.0 - _SMALLEST) for scores in (expected, found))
-    return p * (p.log() - q.log()) + (1.0 - p) * ((1.0 - p).log() - (1.0 - q).log())
+    boxes = (1.0 - overlap) * weights[kept]
+    p, q = (scores.clamp(_SMALLEST, 1.0 - _SMALLEST) for scores in (expected.scores, found.scores))
+    divergence = (p * (p.log() - q.log()) + (1.0 - p) * ((1.0 - p).log() - (1.0 - q).log())).sum(-1)
+    return torch.stack([boxes.sum(), (weights.clamp(min=LEAST_WEIGHT) * divergence).sum(), weights.sum()])
 
 
 class DetectionCost:
@@ -90,9 +81,9 @@ class DetectionCost:
             self._expected = self._candidates(range(len(self._batches)))
 
     def __call__(self, images: Sequence[int] | None = None) -> float:
-        """The error that ranks, on some of the images, by their numbers, or on all."""
+        """Box and score error together, on some of the images, by their numbers, or on all."""
         numbers = range(len(self._batches)) if images is None else images
-        return ranking_error([self._expected[number] for number in numbers], self._candidates(numbers))
+        return total_error([self._expected[number] for number in numbers], self._candidates(numbers))
 
     def _candidates(self, numbers: Sequence[int]) -> list[Candidates]:
         with torch.inference_mode():

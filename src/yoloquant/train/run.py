@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import ranking_sums
+from yoloquant.algorithms.detection_error import detection_sums
 from yoloquant.algorithms.reconstruction.checkpoints import state_key
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.labels import label_path
@@ -133,7 +133,7 @@ def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: T
 def _judge(
     quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: Sequence[Sample], side: int
 ) -> Callable[[], float]:
-    """What ranks networks as mAP does; the objective's own loss where it needs labels, or where boxes cannot be compared."""
+    """Error of boxes and scores; the objective's own loss where it needs labels, or where a head's boxes cannot be compared."""
     suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
     by_objective = suppressing or isinstance(objective, LabelObjective)
     batch = min(max(_JUDGE_BATCH, process_count()), len(samples))
@@ -144,7 +144,9 @@ def _judge(
         """Of this process's share of a batch: errors, and what the sum of all is to be divided by."""
         if by_objective:
             return torch.stack([objective(images, targets), torch.full((), 1.0 / process_count(), device=device)])
-        return ranking_sums(head.candidates(list(reference(images))), head.candidates(list(quantized.network(images))))
+        found = head.candidates(list(quantized.network(images)))
+        boxes, scores, weight = detection_sums(head.candidates(list(reference(images))), found)
+        return torch.stack([boxes + scores, weight])
 
     def judge() -> float:
         with torch.no_grad():
