@@ -122,14 +122,17 @@ def test_power_of_two_scales_stay_powers_of_two_and_shared_ones_shared():
     assert len({id(quantizer) for _, quantizer in detector.quantizers()}) == len(detector.placement.specs)
 
 
-def test_what_it_started_from_is_kept_where_training_only_harms():
+@pytest.mark.parametrize("harmful", [True, False])
+def test_what_it_started_from_is_kept_where_training_harms_or_gains_too_little(harmful):
     detector, reference = few_bits()
     before = {name: value.clone() for name, value in detector.network.state_dict().items()}
+    teacher = DetectionTeacher(detector, reference)
 
-    def harmful(x, targets):
-        return -DetectionTeacher(detector, reference)(x, targets)
+    def objective(x, targets):
+        return -teacher(x, targets) if harmful else teacher(x, targets)
 
-    result = training(detector, reference, objective=harmful, rate=1e-2).run()
+    settings = {"rate": 1e-2} if harmful else {"least_gain": 0.99}
+    result = training(detector, reference, objective=objective, **settings).run()
     assert result.after == result.before
     for name, value in detector.network.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -40,6 +40,8 @@ class Train(BaseModel):
         gradient_clip: largest norm of the gradient.
         average: decay of the moving average of everything that is trained, which is what is judged and kept; 0 for none.
         judge_images: of these images, so many judge and do not train.
+        least_gain: share of its error that the network must lose on the images that judge, else it stays as it was: what they see
+            of smaller gains is chance, and mAP does not follow it.
         recoveries: how often the guard steps back before the run ends with the best it has.
         augmentation: hyperparameters of images by YOLOv5's names; none of them without.
         seed: of the order of images and their augmentation.
@@ -55,7 +57,7 @@ class Train(BaseModel):
     size: Annotated[int, Field(ge=32)] | None = None
     teacher: Literal["detections", "features", "both", "labels"] = "both"
     stride: Annotated[int, Field(ge=1)] = 1
-    detection_share: Annotated[float, Field(gt=0.0)] = 0.05
+    detection_share: Annotated[float, Field(gt=0.0)] = 0.3
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: Rate | dict[Annotated[int, Field(ge=0)], Rate] = 2e-5
     shape: Literal["linear", "cosine"] = "cosine"
@@ -70,6 +72,7 @@ class Train(BaseModel):
     gradient_clip: Rate = 10.0
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     judge_images: Annotated[int, Field(ge=1)] = 24
+    least_gain: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     recoveries: Annotated[int, Field(ge=0)] = 6
     augmentation: dict[str, float] = Field(default_factory=dict)
     seed: int = 0

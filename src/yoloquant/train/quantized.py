@@ -122,10 +122,12 @@ class QuantizedTraining:
                 self._save()
         self._load(self._best)
         finish_training(self.detector, self.parts)
-        if not self.best_error < self._start_error:
+        kept = self.best_error
+        if not self.best_error < (1.0 - self.settings.least_gain) * self._start_error:
+            kept = self._start_error
             # To the last bit: the logarithm of a scale and back is not the scale.
             self._load(self._original)
-        return TrainResult(self._start_error, self.best_error, tuple(self._faults))
+        return TrainResult(self._start_error, kept, tuple(self._faults))
 
     def _train_epoch(self, progress: Progress) -> None:
         if self.settings.scale_epochs is not None and self.epoch >= self.settings.scale_epochs:

@@ -94,7 +94,11 @@ def train_quantized(
             remember_float(quantized, reference)
         training = QuantizedTraining(quantized, objective, judge, loader, settings, checkpoint=checkpoint, note=tell.note)
         result = training.run(update)
-    tell.note(f"training left {result.after / max(result.before, 1e-12):.0%} of the error of {len(judges)} images it did not see")
+    if result.after < result.before:
+        tell.note(f"training left {result.after / result.before:.0%} of the error of {len(judges)} images it did not see")
+    else:
+        gain = f"{settings.least_gain:.0%} less error of {len(judges)} images it did not see"
+        tell.note(f"training did not reach {gain}: the network stays as it was before")
     return result
 
 
