@@ -31,7 +31,7 @@ from yoloquant.models.detector import Detector
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, compares_boxes, suppresses, to_detector
+from yoloquant.quantizing import Clock, compares_boxes, to_detector
 from yoloquant.recipe import Equalize, Recipe, Smooth, load_recipe
 from yoloquant.recipe_train import Train
 from yoloquant.results import QuantizationResult
@@ -164,7 +164,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recip
         raise RecipeError(f"teacher {step.teacher} needs the float network: name its checkpoint with --teacher")
     if step.teacher in ("features", "both") and _is_smoothed(recipe):
         raise RecipeError("step smooth scaled the folder's channels, so that features cannot be compared: set teacher=detections")
-    if compares_boxes(step) and suppresses(quantized):
+    if compares_boxes(step) and quantized.head.suppresses:
         raise RecipeError("the file's head suppresses boxes, so that they cannot be compared: set teacher=features")
     return step
 
@@ -175,7 +175,7 @@ def _teaching(quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -
         return "labels"
     if _is_smoothed(recipe):
         return "detections"
-    return "features" if suppresses(quantized) else "both"
+    return "features" if quantized.head.suppresses else "both"
 
 
 def _is_smoothed(recipe: Recipe) -> bool:

@@ -34,8 +34,6 @@ from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.latency_search import measured_times, runtime_to_time
 from yoloquant.models.detector import Detector
-from yoloquant.models.layouts import LAYOUTS
-from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.processes import from_first
 from yoloquant.progress import Reporter
@@ -215,7 +213,7 @@ def run_algorithms(
     _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
     for step in recipe.algorithms:
-        if suppresses(quantized) and compares_boxes(step):
+        if quantized.head.suppresses and compares_boxes(step):
             tell.note(f"{step.name} is left out: the file's head suppresses boxes, so errors cannot be compared box by box")
         elif isinstance(step, KeepFloat):
             most = target.costly_layers if step.layers is None else step.layers
@@ -259,11 +257,6 @@ def _correct_biases(
         else:
             loader = loader_for(quantized, entries[: step.images], recipe.calibration.batch_size)
             correct_biases_fast(quantized, (batch.images for batch in loader), len(loader), update)
-
-
-def suppresses(quantized: QuantizedDetector) -> bool:
-    """The head, of an ONNX file, suppresses boxes, so that those of two networks cannot be compared one by one."""
-    return isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
 
 
 def compares_boxes(step: Algorithm) -> bool:

@@ -24,6 +24,11 @@ class Head(nn.Module):
     layout: str
     class_count: int
 
+    @property
+    def suppresses(self) -> bool:
+        """It keeps only final detections, so that the boxes of two networks cannot be compared one by one."""
+        return False
+
     def forward(self, raw_maps: list[Tensor]) -> Tensor:
         """Decode raw maps.
 

@@ -16,8 +16,6 @@ from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.labels import label_path
 from yoloquant.devices import device_of, on_device
 from yoloquant.errors import DataError
-from yoloquant.models.layouts import LAYOUTS
-from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.processes import process_count, sum_over_processes, take_from_first
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
@@ -138,8 +136,7 @@ def _judge(
     quantized: QuantizedDetector, reference: GraphModule, objective: Objective, samples: Sequence[Sample], side: int
 ) -> Callable[[], float]:
     """Error of boxes and scores; the objective's own loss where it needs labels, or where a head's boxes cannot be compared."""
-    suppressing = isinstance(quantized.head, OnnxHead) and LAYOUTS[quantized.head.layout].suppressed
-    by_objective = suppressing or isinstance(objective, LabelObjective)
+    by_objective = quantized.head.suppresses or isinstance(objective, LabelObjective)
     batch = min(max(_JUDGE_BATCH, process_count()), len(samples))
     loader = TrainingLoader(samples, side, batch, Hyperparameters.model_validate(_AS_THEY_ARE))
     device, head = device_of(quantized.network), quantized.head

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from yoloquant.models.architecture import Field, architecture
 from yoloquant.models.detector import Head
+from yoloquant.models.layouts import LAYOUTS
 
 
 @architecture("yoloquant.OnnxHead")
@@ -54,6 +55,11 @@ class OnnxHead(Head):
         outputs = self.outputs([raw.detach().cpu().numpy() for raw in raw_maps])
         tensors = [torch.from_numpy(output).to(raw_maps[0].device) for output in outputs]
         return self.decoder(tensors) if hasattr(self, "decoder") else tensors[0]
+
+    @property
+    def suppresses(self) -> bool:
+        """The file itself keeps only final detections."""
+        return LAYOUTS[self.layout].suppressed
 
     @property
     def batch_size(self) -> int | None:
