@@ -23,7 +23,7 @@ from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.progress import Silent
 from yoloquant.quantized_training import _reference as reference_for
 from yoloquant.quantized_training import train_folder, training_step
-from yoloquant.quantizing import calibration_entries, quantized_in_memory
+from yoloquant.quantizing import quantized_in_memory, recipe_images
 from yoloquant.recipe import load_recipe
 from yoloquant.train.objective import FeatureTeacher
 from yoloquant.training import train
@@ -59,9 +59,9 @@ def small(names=CLASS_NAMES):
 def write_folder(folder, detector, data, algorithms="[calibrate]"):
     """What `quantize` leaves, but for the file and the report; 3-bit weights leave something to gain."""
     recipe = load_recipe("int8-mse", [f"algorithms={algorithms}", "calibration.images=4", "target=reference", "weights.bits=3"])
-    entries = calibration_entries(recipe, data, None)
+    images = recipe_images(recipe, data, None)
     folder.mkdir()
-    save_quantized(quantized_in_memory(detector, recipe, entries, Silent()), detector, folder / "quantized.safetensors")
+    save_quantized(quantized_in_memory(detector, recipe, images, Silent()), detector, folder / "quantized.safetensors")
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     return folder
 

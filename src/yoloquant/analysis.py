@@ -28,7 +28,7 @@ from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector, training_entries
+from yoloquant.quantizing import quantized_in_memory, recipe_images, spread_images, to_detector
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 
@@ -112,8 +112,8 @@ def analyze(
     folder = None if output is None else _folder(output)
     settings = resolve_recipe(recipe, overrides, target, default="int8-mse")
     detector = to_detector(model)
-    entries = calibration_entries(settings, data, calibration)
-    quantized = quantized_in_memory(detector, settings, entries, tell, training_entries(settings, data, calibration))
+    source = recipe_images(settings, data, calibration)
+    entries, quantized = source.calibration, quantized_in_memory(detector, settings, source, tell)
     pictures = spread_images(quantized, entries, images)
     if measure == "map":
         if data is None:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from yoloquant.data.dataset import ImageEntry, load_dataset
+from yoloquant.data.dataset import load_dataset
 from yoloquant.devices import checked_device
 from yoloquant.errors import YoloquantError
 from yoloquant.export.nms import NmsOptions
@@ -19,13 +19,13 @@ from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quantizing import (
     Clock,
-    calibration_entries,
+    RecipeImages,
     place,
     placement_note,
     prepare,
+    recipe_images,
     run_algorithms,
     to_detector,
-    training_entries,
 )
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.report.formats import check_format
@@ -99,7 +99,7 @@ def quantize(
     detector = to_detector(model, preprocessing)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    entries, training = (draw(settings, data, calibration) for draw in (calibration_entries, training_entries))
+    images = recipe_images(settings, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations) if data is not None and measure else None
     if dataset is not None:
         _ = dataset.ground_truth  # Missing labels are told before anything long begins.
@@ -120,15 +120,14 @@ def quantize(
     )
     with process_group(device) as own_device:
         own_tell = tell if process_number() == 0 else Silent()
-        return _quantize(detector, settings, chosen, entries, training, wanted, own_device, own_tell)
+        return _quantize(detector, settings, chosen, images, wanted, own_device, own_tell)
 
 
 def _quantize(
     detector: Detector,
     recipe: Recipe,
     target: Target,
-    entries: list[ImageEntry],
-    training: list[ImageEntry],
+    images: RecipeImages,
     wanted: Wanted,
     device: str,
     tell: Reporter,
@@ -136,15 +135,13 @@ def _quantize(
     """All that takes long."""
     clock = Clock()
     partial = None if wanted.folder is None else partial_folder(wanted.folder)
-    reference = prepare(detector, recipe, entries, tell)
+    reference = prepare(detector, recipe, images.calibration, tell)
     quantized, layer_count = place(detector, reference, recipe, target)
     clock.stop("capture")
-    quantized, in_float = run_algorithms(
-        quantized, detector, reference, recipe, target, entries, partial, tell, clock, device, training
-    )
+    quantized, in_float = run_algorithms(quantized, detector, reference, recipe, target, images, partial, tell, clock, device)
     tell.note(placement_note(quantized, target, layer_count))
     weights = dict(reference.named_parameters())
-    made = Made(quantized, detector, recipe, entries, layer_count, weights, tuple(in_float))
+    made = Made(quantized, detector, recipe, images.calibration, layer_count, weights, tuple(in_float))
     return finish(made, wanted, tell, clock)
 
 

@@ -7,6 +7,7 @@ import glob
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from yoloquant.checkpoint.live import detector_from_live
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import ImageEntry
 from yoloquant.data.loader import ImageLoader
-from yoloquant.data.sample import calibration_images
+from yoloquant.data.sample import sample_images, source_images
 from yoloquant.errors import DataError
 from yoloquant.export.quantized_folder import captured, quantized_from
 from yoloquant.graph.capture import layer_name
@@ -86,30 +87,36 @@ def to_detector(model: Any, preprocessing: Preprocessing | None = None) -> Detec
     return read_detector(model, preprocessing) if isinstance(model, str | Path) else detector_from_live(model)
 
 
-def calibration_entries(recipe: Recipe, data: str | Path | None, calibration: str | Path | None) -> list[ImageEntry]:
-    """The images that a recipe calibrates on: drawn from `calibration`, or from the train split of `data`.
+@dataclass(frozen=True)
+class RecipeImages:
+    """The images that a recipe sees.
+
+    Attributes:
+        available: that all are drawn from.
+        calibration: that it calibrates on.
+        seed: of every draw.
+    """
+
+    available: tuple[ImageEntry, ...]
+    calibration: list[ImageEntry]
+    seed: int
+
+    def training(self, step: Train) -> list[ImageEntry]:
+        """Those that a step trains on: as many as it asks for, or those that calibrate."""
+        return self.calibration if step.images is None else sample_images(self.available, step.images, self.seed)
+
+
+def recipe_images(recipe: Recipe, data: str | Path | None, calibration: str | Path | None) -> RecipeImages:
+    """The images that a recipe sees, of `calibration`, or of the train split of `data`.
 
     Raises:
         DataError: neither is given, or there are no images.
     """
-    return _drawn(recipe, data, calibration, recipe.calibration.images)
-
-
-def training_entries(recipe: Recipe, data: str | Path | None, calibration: str | Path | None) -> list[ImageEntry]:
-    """The images that a recipe's steps `train` train on: those it calibrates on, or as many as a step asks for, drawn likewise.
-
-    Raises:
-        DataError: neither is given, or there are no images.
-    """
-    wanted = [step.images or recipe.calibration.images for step in recipe.algorithms if isinstance(step, Train)]
-    return _drawn(recipe, data, calibration, max(wanted, default=recipe.calibration.images))
-
-
-def _drawn(recipe: Recipe, data: str | Path | None, calibration: str | Path | None, count: int) -> list[ImageEntry]:
     source = calibration or data
     if source is None:
         raise DataError("calibration needs images: name a data.yaml with --data, or images with --calibration")
-    return calibration_images(source, count, recipe.calibration.seed)
+    available, settings = source_images(source), recipe.calibration
+    return RecipeImages(available, sample_images(available, settings.images, settings.seed), settings.seed)
 
 
 def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
@@ -177,18 +184,12 @@ def placement_note(detector: QuantizedDetector, target: Target, layer_count: int
     )
 
 
-def quantized_in_memory(
-    detector: Detector,
-    recipe: Recipe,
-    entries: list[ImageEntry],
-    tell: Reporter,
-    training: list[ImageEntry] | None = None,
-) -> QuantizedDetector:
-    """All that a recipe does, and nothing written; `training` are images to train on, by default those to calibrate on."""
+def quantized_in_memory(detector: Detector, recipe: Recipe, images: RecipeImages, tell: Reporter) -> QuantizedDetector:
+    """All that a recipe does, and nothing written."""
     target = get_target(recipe.target)
-    reference = prepare(detector, recipe, entries, tell)
+    reference = prepare(detector, recipe, images.calibration, tell)
     quantized, _ = place(detector, reference, recipe, target)
-    return run_algorithms(quantized, detector, reference, recipe, target, entries, None, tell, Clock(), training=training)[0]
+    return run_algorithms(quantized, detector, reference, recipe, target, images, None, tell, Clock())[0]
 
 
 def run_algorithms(
@@ -197,12 +198,11 @@ def run_algorithms(
     reference: GraphModule,
     recipe: Recipe,
     target: Target,
-    entries: list[ImageEntry],
+    images: RecipeImages,
     partial: Path | None,
     tell: Reporter,
     clock: Clock,
     device: str = "cpu",
-    training: list[ImageEntry] | None = None,
 ) -> tuple[QuantizedDetector, list[SensitiveLayer]]:
     """The recipe's algorithms in their order; answers with the detector they leave and the layers they put back into float.
 
@@ -210,6 +210,7 @@ def run_algorithms(
     `device`. Of several processes each repeats them, the first chooses layers for all, and all share the training.
     """
     in_float: list[SensitiveLayer] = []
+    entries = images.calibration
     _calibrate(quantized, recipe, entries, tell)
     clock.stop("calibrate")
     for step in recipe.algorithms:
@@ -236,14 +237,14 @@ def run_algorithms(
             with tell.step("Choose weight ranges") as update:
                 choose_weight_ranges(quantized, (batch.images for batch in loader), len(loader), update)
         elif isinstance(step, DetectionRanges):
-            images = spread_images(quantized, entries, step.images)
+            few = spread_images(quantized, entries, step.images)
             with tell.step("Choose ranges by detections") as update:
-                changed = choose_ranges_by_detections(quantized, images, step.factors, update)
+                changed = choose_ranges_by_detections(quantized, few, step.factors, update)
             tell.note(f"{len(changed)} activation ranges changed")
         elif isinstance(step, Reconstruct):
             _reconstruct(quantized, reference, step, entries, partial, tell, device)
         elif isinstance(step, Train):
-            train_quantized(quantized, reference, step, training or entries, partial, tell, device)
+            train_quantized(quantized, reference, step, images.training(step), partial, tell, device)
         clock.stop(step.name)
     return quantized, in_float
 

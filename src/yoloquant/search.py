@@ -12,14 +12,14 @@ from typing import Any
 from yoloquant.algorithms.sensitivity import ranked_layers, sensitivities
 from yoloquant.analysis import error_cost
 from yoloquant.benchmark.latency import Latency
-from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
+from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.latency_search import by_value, can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import calibration_entries, quantized_in_memory, spread_images, to_detector, training_entries
+from yoloquant.quantizing import RecipeImages, quantized_in_memory, recipe_images, spread_images, to_detector
 from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 
@@ -114,19 +114,11 @@ def search(
         runtime_to_time(start.target)
         start = start.model_copy(update={"output_layers": "quantized"})
     detector = to_detector(model)
-    entries = calibration_entries(start, data, calibration)
+    drawn = recipe_images(start, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")
-    run = _Search(
-        detector,
-        start,
-        (entries, training_entries(start, data, calibration)),
-        dataset,
-        _Known(record, start),
-        reporter or Silent(),
-        raise_bits,
-    )
+    run = _Search(detector, start, drawn, dataset, _Known(record, start), reporter or Silent(), raise_bits)
     plain = run.measured("float", lambda: TorchRunner(detector))
     goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
     if goal > plain:
@@ -149,14 +141,13 @@ class _Search:
         self,
         detector: Detector,
         start: Recipe,
-        entries: tuple[list[ImageEntry], list[ImageEntry]],
+        drawn: RecipeImages,
         dataset: DetectionDataset,
         known: _Known,
         tell: Reporter,
         raise_bits: int | None,
     ) -> None:
-        self.detector, self.start, self.dataset = detector, start, dataset
-        self.entries, self.training = entries
+        self.detector, self.start, self.drawn, self.dataset = detector, start, drawn, dataset
         self.known, self.tell, self.raise_bits = known, tell, raise_bits
         self.options = EvaluationSettings(**start.evaluation.model_dump())
         self.ranking: list[str] = []
@@ -173,7 +164,7 @@ class _Search:
     def rank(self, images: int, optimize_latency: bool) -> int:
         """Order the layers; answers how many of the first are changed in any case, since float is faster there."""
         base = self.with_changed(0)
-        cost = error_cost(base, spread_images(base, self.entries, images))
+        cost = error_cost(base, spread_images(base, self.drawn.calibration, images))
         with self.tell.step("Rank layers") as update:
             found = sensitivities(base, cost, "one", ("both",), progress=update)
         self.ranking = list(ranked_layers(found))
@@ -190,7 +181,7 @@ class _Search:
     def with_changed(self, count: int) -> QuantizedDetector:
         """The detector with the first layers changed, made once."""
         if count not in self.made:
-            self.made[count] = quantized_in_memory(self.detector, self.changed(count), self.entries, self.tell, self.training)
+            self.made[count] = quantized_in_memory(self.detector, self.changed(count), self.drawn, self.tell)
         return self.made[count]
 
     def reached(self, count: int) -> float:

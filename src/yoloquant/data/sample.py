@@ -21,18 +21,26 @@ def sample_images(entries: Sequence[ImageEntry], count: int = 128, seed: int = 4
 
 
 def calibration_images(source: str | Path, count: int = 128, seed: int = 42) -> list[ImageEntry]:
-    """Calibration images of a source: the train split of a `data.yaml`, or the images of a list or a folder.
+    """Calibration images of a source, see `source_images`.
+
+    Raises:
+        DataError: there are none.
+    """
+    return sample_images(source_images(source), count, seed)
+
+
+def source_images(source: str | Path) -> tuple[ImageEntry, ...]:
+    """What calibration images are drawn from: the train split of a `data.yaml`, or the images of a list or a folder.
 
     Raises:
         DataError: there are none.
     """
     try:
-        dataset = load_dataset(source, "train")
+        return load_dataset(source, "train").images
     except DataError as error:
         if "has no split" in str(error):
             raise DataError(f"{source} has no train split to calibrate on: add one, or name images with --calibration") from error
         raise
-    return sample_images(dataset.images, count, seed)
 
 
 def write_image_list(entries: Sequence[ImageEntry], path: Path) -> None:
