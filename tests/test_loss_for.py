@@ -54,6 +54,13 @@ def test_gains_of_anchor_losses_follow_classes_levels_and_image_size():
     assert loss_of(detector, 640, box=0.1, obj=0.7).weights["obj"] == pytest.approx(0.7)
 
 
+@pytest.mark.parametrize("chooses", [True, False])
+def test_yolov7_chooses_cells_unless_told_otherwise(chooses):
+    loss = loss_of(build_detector("yolov7-tiny", ["a", "b"], 64, width=0.25), **({} if chooses else {"loss_ota": 0}))
+    assert isinstance(loss, YOLOv7Loss)
+    assert loss.chooses is chooses
+
+
 def test_the_overlap_of_yolov6_is_its_sizes():
     names = ["a", "b"]
     assert loss_of(build_detector("yolov6n", names)).overlap is angle_iou

@@ -76,6 +76,12 @@ def candidates_of(target, level, reach):
     return found
 
 
+def fitting_cells(targets, reach):
+    """As `looped_choice`, of all candidates."""
+    levels = range(len(STRIDES))
+    return [(int(t[0]), *cell, n) for n, t in enumerate(targets) for level in levels for cell in candidates_of(t, level, reach)]
+
+
 def looped_choice(maps, targets, reach, most):
     """(image, level, anchor, row, column, index of the target) of every cell that answers."""
     chosen = []
@@ -148,6 +154,20 @@ def test_auxiliary_heads_learn_more_cells_that_the_lead_heads_choose(seed):
     rows = targets.tolist()
     first = looped_terms(lead, rows, looped_choice(lead, rows, 0.5, 10))
     second = looped_terms(beside, rows, looped_choice(lead, rows, 1.0, 20))
+    for name in GAINS:
+        expected = (first[name] + AUXILIARY_GAIN * second[name]) * GAINS[name]
+        assert answer.parts[name].item() == pytest.approx(expected, rel=1e-3), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_choosing_all_cells_that_fit_learn(seed):
+    lead, beside, targets = random_maps(seed), random_maps(seed + 100), random_targets(5, seed)
+    loss = YOLOv7Loss(ANCHORS, STRIDES, CLASSES, **GAINS)
+    loss.chooses = False
+    answer = loss([*lead, *beside], targets)
+    rows = targets.tolist()
+    first = looped_terms(lead, rows, fitting_cells(rows, 0.5))
+    second = looped_terms(beside, rows, fitting_cells(rows, 1.0))
     for name in GAINS:
         expected = (first[name] + AUXILIARY_GAIN * second[name]) * GAINS[name]
         assert answer.parts[name].item() == pytest.approx(expected, rel=1e-3), name

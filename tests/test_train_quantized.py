@@ -28,6 +28,7 @@ from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, block_ou
 from yoloquant.train.oscillation import Oscillations, damp
 from yoloquant.train.quantized import QuantizedTraining
 from yoloquant.train.quantizers import begin_training, finish_training, remember_float, weight_quantizers
+from yoloquant.train.relative import RelativeSteps
 from yoloquant.train.run import split, train_quantized
 
 AS_THEY_ARE = Hyperparameters(
@@ -98,6 +99,7 @@ def training(detector, reference, loader=None, objective=None, **options):
         {"weights": "observed", "activations": "observed", "scale_epochs": 1},
         {"activations": "lsq+", "train_weights": False, "scale_rate": 0.02},
         {"optimizer": "sgd", "rate": 0.001, "average": 0.5, "damping": 0.01},
+        {"relative": True, "rate": 5e-3},
     ],
     ids=str,
 )
@@ -138,7 +140,26 @@ def test_what_it_started_from_is_kept_where_training_harms_or_gains_too_little(h
         assert torch.equal(value, before[name]), name
 
 
-@pytest.mark.parametrize("options", [{}, {"average": 0.9, "weights": "observed", "activations": "observed"}], ids=str)
+def test_relative_steps_are_shares_of_each_channel():
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 3, 3, 3, generator=generator) * torch.tensor([0.01, 1.0, 30.0, 0.0]).view(4, 1, 1, 1))
+    bias = nn.Parameter(torch.tensor([2.0, -2.0, 2.0, 2.0]))
+    before, sizes = weight.detach().clone(), RelativeSteps([weight, bias])
+    optimizer = torch.optim.Adam([weight, bias], lr=0.01)
+    (weight.sum() + bias.sum()).backward()
+    with sizes.scaled():
+        optimizer.step()
+    # Adam's first step is as large as its rate, whatever the gradient.
+    rms = before.square().mean((1, 2, 3)).sqrt()
+    moved = (before - weight.detach()).mean((1, 2, 3))
+    torch.testing.assert_close(moved[1:3], 0.01 * rms[1:3], rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(moved[[0, 3]], (0.01 * 0.05 * rms.mean()).expand(2), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(bias.detach(), torch.tensor([1.998, -2.002, 1.998, 1.998]))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"average": 0.9, "weights": "observed", "activations": "observed"}, {"relative": True}], ids=str
+)
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, options):
     class Killed(Exception):
         pass

@@ -25,6 +25,8 @@ class Train(BaseModel):
         detection_share: weight of "detections" in "both"; their gradients are far larger than those of features.
         optimizer: "adam" or "sgd" (Nesterov's momentum 0.937).
         rate: learning rate of weights and biases, or epoch -> rate from there on.
+        relative: a rate is a share of the root mean square of each output channel (of biases a tenth of theirs), so that small
+            and large channels move alike; about six times the number moves YOLOv5n as far on average.
         shape: how the rate falls to `last_rate` of itself over the run.
         last_rate: share of the rate that is left in the end.
         warm_up: share of the run in which the rate rises, since Adam's first steps move everything alike.
@@ -60,6 +62,7 @@ class Train(BaseModel):
     detection_share: Annotated[float, Field(gt=0.0)] = 0.3
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: Rate | dict[Annotated[int, Field(ge=0)], Rate] = 2e-5
+    relative: bool = False
     shape: Literal["linear", "cosine"] = "cosine"
     last_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     warm_up: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05

@@ -30,6 +30,7 @@ class Hyperparameters(BaseModel):
         obj_pw: weight of positive objectness.
         dfl: gain of the distribution focal loss.
         anchor_t: anchor-multiple threshold.
+        loss_ota: YOLOv7 chooses by cost which cells learn an object; else all that fit learn it, as in YOLOv5.
         iou_type: overlap of YOLOv6's box loss; by default as the size was trained.
         atss_warmup_epoch: epochs of YOLOv6 that begin with ATSS; by default as the size was trained.
         distill: gain of what a teacher adds, for an image.
@@ -64,6 +65,7 @@ class Hyperparameters(BaseModel):
     obj_pw: float = Field(1.0, gt=0)
     dfl: float = Field(1.5, ge=0)
     anchor_t: float = Field(4.0, gt=1)
+    loss_ota: bool = True
     iou_type: Literal["giou", "siou", "ciou"] | None = None
     atss_warmup_epoch: int | None = Field(None, ge=0)
     distill: float = Field(1.0, ge=0)

@@ -55,7 +55,7 @@ def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int) 
     if isinstance(head, AnchorHead):
         levels = 3 / len(head.strides)
         kind = YOLOv7Loss if detector.family == "yolov7" else YOLOv5Loss
-        return kind(
+        loss = kind(
             head.anchors,
             tuple(head.strides),
             head.class_count,
@@ -67,6 +67,9 @@ def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int) 
             anchor_t=p.anchor_t,
             label_smoothing=p.label_smoothing,
         )
+        if isinstance(loss, YOLOv7Loss):
+            loss.chooses = p.loss_ota
+        return loss
     if isinstance(head, DistanceHead):
         if detector.family != "yolov6":
             return YOLOv8Loss(head, box=p.box, cls=p.cls, dfl=p.dfl)

@@ -24,6 +24,7 @@ from yoloquant.train.memory import memory_format
 from yoloquant.train.objective import Objective
 from yoloquant.train.oscillation import Oscillations, damp
 from yoloquant.train.quantizers import TrainedParts, begin_training, finish_training
+from yoloquant.train.relative import RelativeSteps
 from yoloquant.train.schedule import decay
 from yoloquant.train.state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 
@@ -95,6 +96,8 @@ class QuantizedTraining:
         self.parts = begin_training(detector, settings)
         self.optimizer = _optimizer(self.parts, settings)
         self.guard = Guard(self.parts.trained)
+        trained = [*self.parts.weights.values(), *self.parts.others] if settings.relative else []
+        self._sizes = RelativeSteps(trained)
         few_bits = {quantizer: weight for quantizer, weight in self.parts.weights.items() if quantizer.spec.bits <= 4}
         self._oscillations = Oscillations({} if self.parts.owners else few_bits)
         self.epoch, self._slowdown, self._faults = 0, 1.0, list[str]()
@@ -164,7 +167,8 @@ class QuantizedTraining:
             sum_gradients(self._parameters())
             norm = float(nn.utils.clip_grad_norm_(self._parameters(), settings.gradient_clip))
         if math.isfinite(norm):
-            self.optimizer.step()
+            with self._sizes.scaled():
+                self.optimizer.step()
             damp(self.parts.weights, 0.0 if self.parts.owners else settings.damping * share)
             self._oscillations.update()
         fault = self.guard.after_step(value, norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -82,7 +83,12 @@ class YOLOv7Loss(YOLOv5Loss):
 
     Auxiliary heads learn cells that are chosen by what the lead heads answer, from all four neighbours of an object's cell and
     among the twenty best overlaps instead of ten.
+
+    Attributes:
+        chooses: by `choose_cells`; else all cells that fit learn, as YOLOv5's do.
     """
+
+    chooses = True
 
     def forward(self, raw_maps: list[Tensor], targets: Tensor) -> LossParts:
         """See `YOLOv5Loss.forward`."""
@@ -122,7 +128,10 @@ class YOLOv7Loss(YOLOv5Loss):
             numbered = torch.cat([targets[:, :1], torch.arange(len(targets)).to(targets)[:, None], targets[:, 2:]], 1)
             near = match_anchors(numbered, self._anchors_of(level), height, width, self.anchor_t, reach)
             levels.append(near)
-            parts.append(self._proposals(cells, near, level))
+            if self.chooses:
+                parts.append(self._proposals(cells, near, level))
+        if not self.chooses:
+            return [replace(near, classes=targets[near.classes, 1].long()) for near in levels]
         proposals = Proposals(*(torch.cat(values) for values in zip(*parts, strict=True)))
         height, width = (side * self.strides[0] for side in lead[0].shape[2:4])
         boxes = corners(targets[:, 2:6] * targets.new_tensor([width, height, width, height]))
