@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from yoloquant.errors import RecipeError
-from yoloquant.recipe import Recipe, load_recipe, presets
+from yoloquant.recipe import Recipe, load_recipe, presets, replaced_target
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import get_target
 
@@ -28,11 +28,41 @@ def test_presets_are_valid_and_survive_yaml(name):
         ("weights", "--set takes key=value"),
         ("target.name=x", None),
         ("weights=[1", "not a YAML value"),
+        (
+            "algorithms.train.epochs=4",
+            "name one of the recipe's steps, as in algorithms.train.epochs=4; it has calibrate, keep_float",
+        ),
+        ("algorithms.1.layers=4", "name one of the recipe's steps"),
+        ("algorithms.keep_float.layer=4", "unknown key"),
     ],
 )
 def test_mistakes_are_named(override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("int8", [override])
+
+
+def test_settings_of_a_step_are_changed_by_its_name():
+    recipe = load_recipe("qat-aligned", ["algorithms.train.epochs=3", "algorithms.train.rate=0.5"])
+    before, after = (load_recipe("qat-aligned").algorithms, recipe.algorithms)
+    assert after[:-1] == before[:-1]
+    assert after[-1] == before[-1].model_copy(update={"epochs": 3, "rate": 0.5})
+
+
+def test_of_two_steps_of_a_name_none_is_guessed(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("algorithms: [calibrate, {reconstruct: {unit: block}}, {reconstruct: {unit: network}}]")
+    with pytest.raises(RecipeError, match="2 steps reconstruct"):
+        load_recipe(path, ["algorithms.reconstruct.images=4"])
+
+
+@pytest.mark.parametrize("name", sorted(name for name in presets() if "power-of-two" in name or name == "qat-aligned"))
+def test_powers_of_two_stay_whatever_the_target(name):
+    recipe = load_recipe(name, target="tensorrt")
+    for tensor in ("weights", "activations"):
+        spec = recipe.choose("a", "conv", tensor, TensorSpec(signed=False, symmetric=False))
+        assert spec.power_of_two, tensor
+    assert replaced_target(name, "tensorrt") == load_recipe(name).target
+    assert replaced_target(name, load_recipe(name).target) is replaced_target(None, "tensorrt") is None
 
 
 def test_unknown_recipes_list_the_known():

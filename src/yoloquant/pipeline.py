@@ -27,7 +27,7 @@ from yoloquant.quantizing import (
     run_algorithms,
     to_detector,
 )
-from yoloquant.recipe import Recipe, resolve_recipe
+from yoloquant.recipe import Recipe, replaced_target, resolve_recipe
 from yoloquant.report.formats import check_format
 from yoloquant.results import QuantizationResult
 from yoloquant.targets.base import Target
@@ -92,6 +92,11 @@ def quantize(
     tell = reporter or Silent()
     folder = checked_output(output)
     settings = resolve_recipe(recipe, overrides, target)
+    written_for = replaced_target(recipe, target)
+    if written_for is not None:
+        tell.note(
+            f"recipe {recipe} is written for {written_for}: {target} places quantizers by other rules, and figures will differ"
+        )
     ranking = None if analysis is None else _read_analysis(Path(analysis))
     check_format(plots)
     chosen = get_target(settings.target)

@@ -389,6 +389,14 @@ def resolve_recipe(
     return load_recipe(recipe or default, overrides, **({"target": target} if target else {}))
 
 
+def replaced_target(recipe: str | Path | Recipe | None, target: str | None) -> str | None:
+    """The target that a recipe is written for, where another one takes its place."""
+    if recipe is None or target is None or isinstance(recipe, Recipe):
+        return None
+    written: str | None = _read_yaml(recipe).get("target")
+    return None if written == target else written
+
+
 def presets() -> dict[str, str]:
     """Preset name -> what it is for, in a sentence."""
     folder = resources.files("yoloquant.recipes")
@@ -428,6 +436,8 @@ def _set(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set takes key=value, for example weights.bits=4, not {override!r}")
     *parents, leaf = path.strip().split(".")
     section = values
+    if parents[:1] == ["algorithms"]:
+        section, parents = _steps_of(values, parents[1:], override), []
     for key in parents:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
@@ -436,6 +446,20 @@ def _set(values: dict[str, Any], override: str) -> None:
         section[leaf] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from error
+
+
+def _steps_of(values: dict[str, Any], path: list[str], override: str) -> dict[str, Any]:
+    """Options of the one step that `algorithms.NAME` means, ready to be changed in place."""
+    steps = values.get("algorithms")
+    values["algorithms"] = steps = [_long_form(step) for step in steps] if isinstance(steps, list) else []
+    chosen = [step for step in steps if isinstance(step, dict) and path == [step.get("name")]]
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        several = f"the recipe has {len(chosen)} steps {path[0]}"
+        raise RecipeError(f"--set {override}: {several}: save it with `yoloquant recipes NAME`, and change the file")
+    names = ", ".join(str(step.get("name")) for step in steps if isinstance(step, dict)) or "none"
+    raise RecipeError(f"--set {override}: name one of the recipe's steps, as in algorithms.train.epochs=4; it has {names}")
 
 
 def _validated(values: dict[str, Any], name: str) -> Recipe:
