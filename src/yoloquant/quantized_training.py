@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from torch.fx import GraphModule
 
@@ -32,6 +31,7 @@ from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import Clock, compares_boxes, to_detector
+from yoloquant.reading import parse_setting, reason_of
 from yoloquant.recipe import Equalize, Recipe, Smooth, load_recipe
 from yoloquant.recipe_train import Train
 from yoloquant.results import QuantizationResult
@@ -101,7 +101,8 @@ def train_folder(
     given = None if teacher is None else to_detector(teacher)
     quantized, architecture = load_with_architecture(source, given if given and given.family == CUSTOM else None)
     recipe = load_recipe(source / RECIPE)
-    step = training_step({**(settings or {}), **_parsed(overrides)}, quantized, recipe, given is not None)
+    parsed = dict(parse_setting(override, "rate=0.0001") for override in overrides)
+    step = training_step({**(settings or {}), **parsed}, quantized, recipe, given is not None)
     detector = architecture if given is None else replace(given, input_size=architecture.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
     reference = copy.deepcopy(quantized.network) if given is None else _reference(detector, quantized, recipe)
@@ -159,7 +160,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recip
     except ValidationError as error:
         first = error.errors()[0]
         # What follows the name in the location is pydantic's own word for a type.
-        raise RecipeError(f"quantized training: {(*first['loc'], 'settings')[0]}: {first['msg']}") from error
+        raise RecipeError(f"quantized training: {(*first['loc'], 'settings')[0]}: {reason_of(first)}") from error
     if step.teacher != "labels" and not has_teacher:
         raise RecipeError(f"teacher {step.teacher} needs the float network: name its checkpoint with --teacher")
     if step.teacher in ("features", "both") and _is_smoothed(recipe):
@@ -231,19 +232,6 @@ def _layers_in_float(folder: Path) -> tuple[SensitiveLayer, ...]:
         return tuple(SensitiveLayer(name, gain) for name, gain in found.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()
-
-
-def _parsed(overrides: Iterable[str]) -> dict[str, Any]:
-    values = {}
-    for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator:
-            raise RecipeError(f"--set takes name=value, for example rate=0.0001, not {override!r}")
-        try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from error
-    return values
 
 
 def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: Any) -> tuple[str, ...]:

@@ -154,6 +154,7 @@ def place(
     graph_module = copy.deepcopy(reference)
     kinds = {node.meta["layer"]: kind(node) for node in graph_module.graph.nodes}
     layers = [name for name, found in kinds.items() if found not in ("parameter", "input", "output")]
+    recipe.check_overrides(layers)
     first, last = input_layers(graph_module), output_layers(graph_module)
 
     def choose(layer: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:

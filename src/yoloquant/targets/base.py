@@ -63,6 +63,8 @@ class Target:
         Raises:
             RecipeError: with the reason and what to choose.
         """
+        if spec.granularity == "group" and not spec.group_size:
+            raise RecipeError(f"{where}: granularity group needs the number of input channels of a group: set group_size, too")
         if spec.bits not in self.bits:
             allowed = ", ".join(str(bits) for bits in sorted(self.bits))
             raise RecipeError(
