@@ -149,7 +149,7 @@ def test_a_finished_run_is_not_overwritten_and_a_run_resumes(data, tmp_path):
         ("yolov5n", TrainingOptions(overrides=("lr0=-3",)), False, "hyperparameter lr0"),
         ("yolov5n", TrainingOptions(overrides=("lr0",)), False, "key=value"),
         ("yolov5n", TrainingOptions(overrides=("lr0=[1",)), False, "not a YAML value"),
-        ("yolov5n", TrainingOptions(image_size=100), False, "give 128"),
+        ("yolov5n", TrainingOptions(image_size=100), False, "choose multiples, as 128"),
         ("yolov5n", TrainingOptions(image_size=SIZE, activation="tanh"), False, "choose from relu"),
         ("yolov5n", FAST, True, "no run to resume"),
         ("yolov5n", TrainingOptions(device="abacus"), False, "'abacus' is no device"),

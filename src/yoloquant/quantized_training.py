@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import json
 import shlex
@@ -22,8 +21,9 @@ from yoloquant.data.sample import sample_images
 from yoloquant.devices import checked_device
 from yoloquant.errors import CheckpointError, DataError, RecipeError
 from yoloquant.evaluate.evaluator import check_classes
-from yoloquant.export.quantized_folder import METRICS, RECIPE, captured, load_with_architecture
+from yoloquant.export.quantized_folder import METRICS, captured, load_with_architecture, recipe_of
 from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder
+from yoloquant.graph.capture import copy_graph
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
@@ -32,7 +32,7 @@ from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import Clock, compares_boxes, to_detector
 from yoloquant.reading import parse_setting, reason_of
-from yoloquant.recipe import Equalize, Recipe, Smooth, load_recipe
+from yoloquant.recipe import Equalize, Recipe, Smooth
 from yoloquant.recipe_train import Train
 from yoloquant.results import QuantizationResult
 from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
@@ -100,12 +100,12 @@ def train_folder(
     checked_device(device)
     given = None if teacher is None else to_detector(teacher)
     quantized, architecture = load_with_architecture(source, given if given and given.family == CUSTOM else None)
-    recipe = load_recipe(source / RECIPE)
+    recipe = recipe_of(source)
     parsed = dict(parse_setting(override, "rate=0.0001") for override in overrides)
     step = training_step({**(settings or {}), **parsed}, quantized, recipe, given is not None)
     detector = architecture if given is None else replace(given, input_size=architecture.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
-    reference = copy.deepcopy(quantized.network) if given is None else _reference(detector, quantized, recipe)
+    reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
     training, validation = load_dataset(data, "train"), _validation(data, tell) if measure else None
     for dataset, has_labels in ((training, step.teacher == "labels"), (validation, True)):
         if dataset is not None and has_labels:

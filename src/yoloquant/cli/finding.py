@@ -76,11 +76,17 @@ def search(
     annotations: Annotations = None,
 ) -> None:
     """Find the fewest layers in float that keep an accuracy, and write the recipe."""
+    from yoloquant.finishing import checked_output
     from yoloquant.pipeline import quantize
     from yoloquant.report.search_page import write_search_page
     from yoloquant.report.tables import search_table
     from yoloquant.search import search as run
+    from yoloquant.writing import checked_file
 
+    page = output.with_suffix(".html")
+    for path in (output, page):
+        checked_file(path)
+    checked_output(model_folder)
     found = run(
         model,
         data,
@@ -97,7 +103,6 @@ def search(
         reporter=RichReporter(),
     )
     output.write_text(found.recipe.to_yaml(), encoding="utf-8")
-    page = output.with_suffix(".html")
     write_search_page(found, page)
     change = "in float" if raise_bits is None else f"at {raise_bits} bit"
     OUT.print(search_table(found))
@@ -129,7 +134,10 @@ def check(
     from yoloquant.checkpoint.onnx_facts import load_onnx
     from yoloquant.report.tables import findings_table
     from yoloquant.targets.registry import get_target
+    from yoloquant.writing import checked_file, replaced_whole
 
+    if fix is not None:
+        checked_file(fix)
     result = check_file(file, target)
     work = f"{result.integer_work:.0%} of the multiplications"
     OUT.print(
@@ -147,7 +155,8 @@ def check(
     if fix is not None:
         mended, done = repair(load_onnx(file), get_target(target))
         onnx.checker.check_model(mended)
-        onnx.save(mended, str(fix))
+        with replaced_whole(fix) as partial:
+            onnx.save(mended, str(partial))
         OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
     if result.findings:
         raise typer.Exit(1)
