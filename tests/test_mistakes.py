@@ -28,6 +28,7 @@ def place(tmp_path_factory):
     quantize(demo_weights(), data, output=place / "quantized", **options)
     shutil.copytree(place / "quantized", place / "bare")
     (place / "bare" / "recipe.yaml").unlink()
+    (place / "wrong.yaml").write_text("overrides: [{match: model.99.conv, weights: {bits: 8}}]")
     (place / "taken").mkdir()
     (place / "file.pt").touch()
     return place
@@ -57,12 +58,16 @@ DATA = "--data set/data.yaml"
         (f"{ANALYZE} --measure foo", "the measure is error or map"),
         (f"{ANALYZE} --target foo", "no target 'foo'"),
         (f"{ANALYZE} --recipe foo", "no recipe 'foo'"),
+        (f"{ANALYZE} --set ignore=[model.99.conv]", "ignore pattern 'model.99.conv' matches no layer"),
+        (f"{QUANTIZE}data.yaml --set weights.granularity=group --set target=reference", "set group_size, too"),
+        (f"{QUANTIZE}data.yaml --recipe wrong.yaml", "override pattern 'model.99.conv' matches no layer"),
         (f"analyze none.pt --output new {DATA}", "no file none.pt"),
         ("analyze float.safetensors --output new --data none.yaml", "no data set none.yaml"),
         ("analyze float.safetensors --output new --measure map --data set/two.yaml", "the model has 8 classes"),
         (f"{SEARCH} --target foo", "no target 'foo'"),
         (f"{SEARCH} --model set", "holds other files"),
         (f"{SEARCH} --output none/found.yaml", "no folder none"),
+        (f"{SEARCH} --output found.html", "give the recipe's, as found.yaml"),
         (f"{SEARCH} --raise-bits 99", "--raise-bits: target onnxruntime cannot run 99-bit integers"),
         ("demo --output new --target foo", "no target 'foo'"),
         ("demo --output set", "holds other files"),

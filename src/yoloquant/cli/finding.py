@@ -9,6 +9,7 @@ import typer
 
 from yoloquant.cli.options import Annotations, Checkpoint, Data, Plots, Set, TargetName, app, save_plots
 from yoloquant.console import OUT, RichReporter
+from yoloquant.errors import YoloquantError
 
 
 @app.command()
@@ -84,6 +85,8 @@ def search(
     from yoloquant.writing import checked_file
 
     page = output.with_suffix(".html")
+    if page == output:
+        raise YoloquantError(f"{output} is the name of the curve's page: give the recipe's, as {output.with_suffix('.yaml')}")
     for path in (output, page):
         checked_file(path)
     checked_output(model_folder)

@@ -178,7 +178,11 @@ def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        # torch's own sentence refers to traces that users do not see; what went wrong is at the bottom of them.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise ExportError(f"torch cannot export this network to ONNX: {reason.strip()}") from error
 
 

@@ -50,4 +50,5 @@ def _has_free_size(network: nn.Module) -> bool:
     if not isinstance(network, GraphModule):
         return True
     images = next(node for node in network.graph.nodes if node.op == "placeholder")
-    return not any(isinstance(side, int) for side in images.meta["val"].shape[2:])
+    example = images.meta.get("val")
+    return example is None or not any(isinstance(side, int) for side in example.shape[2:])

@@ -123,5 +123,7 @@ class Target:
             # Readers that share a scale must agree; the one that needs most precision decides.
             specs[name] = max(kept, key=lambda spec: spec.bits)
             self.check(specs[name], f"activations at {name}")
+            if specs[name].granularity != "tensor":
+                raise RecipeError(f"activations at {name}: granularity is tensor for all activations; only weights have others")
             edges.update({edge: name for edge, spec in choices.items() if spec is not None})
         return QuantizationPlacement(edges, specs)
