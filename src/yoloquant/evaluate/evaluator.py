@@ -167,13 +167,15 @@ def evaluate(
 
 def _check_size(runner: Runner, settings: EvaluationSettings) -> None:
     size = settings.image_size or runner.input_size
-    if not runner.free_size and (settings.rectangular or size != runner.input_size):
+    is_own = size == runner.input_size
+    if not runner.free_size and (settings.rectangular or not is_own):
         height, width = runner.input_size
         raise YoloquantError(
             f"the model runs in {runner.name} at {height}x{width} pixels alone: leave out --image-size and --rectangular, "
             "or export it at the other size"
         )
-    check_input_size(size, runner.stride)
+    if not is_own:
+        check_input_size(size, runner.stride)
 
 
 def run_batch(runner: Runner, batch: Batch) -> np.ndarray:
