@@ -141,13 +141,44 @@ def test_any_label_text_is_read_or_told(text, tmp_path_factory):
         ("val: images/val\nnames: [a]\nnc: 2", "nc is 2"),
         ("val: labels\nnames: [a]", "holds no images"),
         ("val: images/val\nnames: [a]\nannotations: none.json", r"names .*none\.json as its annotations"),
+        ("val: images/val\nnames: {0: a, x: b}", "class numbers 0 to 1"),
+        ("val: images/val\nnc: many", "nc is 'many': give the number of classes"),
+        ("val: images/val/000000.png\nnames: [a]", "names one image"),
+        ("val: binary.txt\nnames: [a]", r"binary\.txt is not a text file in UTF-8"),
     ],
 )
 def test_wrong_sets_are_told(content, message, tmp_path):
     path = write_set(tmp_path)
     path.write_text(content)
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=message):
         load_dataset(path)
+
+
+@pytest.mark.parametrize("name", ["list.txt", "data.yaml", "coco.json"])
+def test_sources_that_are_not_text_are_told(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=f"{name} is not a text file"):
+        load_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("images", {"id": "a"}, "entry 0 of images needs 'id', a whole number"),
+        ("images", {"file_name": None}, "entry 0 of images needs 'file_name', a text"),
+        ("categories", {"name": None}, "entry 0 of categories needs 'name', a text"),
+        ("annotations", {"bbox": None}, "entry 0 of annotations needs 'bbox', a list of four numbers"),
+        ("annotations", {"bbox": [1, 2, "x"]}, "is not a list of four numbers"),
+    ],
+)
+def test_wrong_annotations_are_told(kind, changes, message, tmp_path):
+    path = write_set(tmp_path, 1)
+    content = load_dataset(path).ground_truth
+    content[kind][0] |= changes
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        _ = load_dataset(path, annotations=tmp_path / "truth.json").ground_truth
 
 
 def test_sets_without_any_label_are_refused(tmp_path):

@@ -227,3 +227,14 @@ def test_silu_is_one_operator_in_files_for_onnxruntime(tmp_path):
     x = to_input(images(2, seed=5)).contiguous().numpy()
     answers = [open_onnx(tmp_path / name)(x) for name in ("split.onnx", "fused.onnx")]
     assert signal_to_noise(*answers) > 60
+
+
+def test_what_torch_cannot_export_is_told_with_its_cause(tmp_path):
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("the second map is missing")
+
+    detector = Detector(Failing(), RowsHead(), ("a", "b", "c", "d"), (4, 8), SIZE, "custom")
+    with pytest.raises(ExportError, match="cannot export this network to ONNX: the second map is missing"):
+        export_onnx(detector, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -153,8 +153,12 @@ def test_constant_and_zero_tensors(name):
 def test_unknown_names_and_options_are_refused():
     with pytest.raises(RecipeError, match="no observer 'mean'"):
         make_observer(TensorSpec(observer="mean"))
-    with pytest.raises(RecipeError, match="does not take"):
+    with pytest.raises(RecipeError, match="no option 'alpha': it has none"):
         make_observer(TensorSpec(observer="minmax", options={"alpha": 1}))
+    with pytest.raises(RecipeError, match="its options are bins, power, samples, steps"):
+        make_observer(TensorSpec(observer="mse", options={"alpha": 2}))
+    with pytest.raises(RecipeError, match="does not take these values"):
+        make_observer(TensorSpec(observer="percentile", options={"alpha": "wide"}))
     with pytest.raises(RecipeError, match="alpha"):
         make_observer(TensorSpec(observer="percentile", options={"alpha": 2}))
 

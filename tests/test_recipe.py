@@ -34,6 +34,12 @@ def test_presets_are_valid_and_survive_yaml(name):
         ),
         ("algorithms.1.layers=4", "name one of the recipe's steps"),
         ("algorithms.keep_float.layer=4", "unknown key"),
+        ("algorithms=[{calibrate: 5}]", "calibrate takes its options by name"),
+        ("algorithms=[{calibrate: [1]}]", "calibrate takes its options by name"),
+        ("algorithms=[keep_float]", "recipe int8: the first algorithm must be calibrate"),
+        ("algorithms=5", r"algorithms: this is a list, as \[5\]"),
+        ("ignore=model.0.conv", r"ignore: this is a list, as \[model.0.conv\]"),
+        ("overrides=[{match: '@frist'}]", "no place '@frist': choose @first or @last"),
     ],
 )
 def test_mistakes_are_named(override, message):
@@ -46,6 +52,13 @@ def test_settings_of_a_step_are_changed_by_its_name():
     before, after = (load_recipe("qat-aligned").algorithms, recipe.algorithms)
     assert after[:-1] == before[:-1]
     assert after[-1] == before[-1].model_copy(update={"epochs": 3, "rate": 0.5})
+
+
+def test_settings_of_a_broken_step_are_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("algorithms: [{calibrate: 5}]")
+    with pytest.raises(RecipeError, match="takes its options by name"):
+        load_recipe(path, ["algorithms.calibrate.images=4"])
 
 
 def test_of_two_steps_of_a_name_none_is_guessed(tmp_path):
@@ -68,6 +81,32 @@ def test_powers_of_two_stay_whatever_the_target(name):
 def test_unknown_recipes_list_the_known():
     with pytest.raises(RecipeError, match="int8-minmax"):
         load_recipe("int9")
+
+
+def test_a_recipe_that_is_nearly_named_is_suggested():
+    with pytest.raises(RecipeError, match="did you mean 'int8-mse'"):
+        load_recipe("int8-msee")
+
+
+def test_a_recipe_that_is_not_text_is_told(tmp_path):
+    (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="not a text file in UTF-8"):
+        load_recipe(tmp_path / "bin.yaml")
+
+
+def test_overrides_must_match_a_layer_unless_they_are_optional():
+    layers = ["model.0.conv", "model.1.conv"]
+    recipe = load_recipe(overrides=["overrides=[{match: model.99.conv, weights: {bits: 4}}]"])
+    with pytest.raises(RecipeError, match=r"override pattern 'model.99.conv' matches no layer: .* 'model\.\d\.conv'"):
+        recipe.check_overrides(layers)
+    fitting = ("match: 'model.[01].*'", "match: '@last'", "op: linear", "match: 'backbone.*', optional: true")
+    for override in fitting:
+        load_recipe(overrides=[f"overrides=[{{{override}}}]"]).check_overrides(layers)
+
+
+@pytest.mark.parametrize("name", list(presets()))
+def test_presets_name_no_layers_that_a_network_must_have(name):
+    load_recipe(name).check_overrides(["backbone.stem"])
 
 
 def test_settings_change_only_what_they_name():

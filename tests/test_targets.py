@@ -87,6 +87,10 @@ def test_what_a_target_cannot_run_is_refused():
         edges_by_layers("tensorrt", choose=lambda layer, tensor, spec: spec.with_changes(bits=4))
     with pytest.raises(RecipeError, match="zero point 0"):
         edges_by_layers("tensorrt", choose=lambda layer, tensor, spec: spec.with_changes(symmetric=False))
+    with pytest.raises(RecipeError, match="granularity is tensor for all activations"):
+        edges_by_layers("reference", choose=lambda layer, tensor, spec: spec.with_changes(granularity="channel"))
+    with pytest.raises(RecipeError, match="set group_size"):
+        edges_by_layers("reference", choose=lambda layer, tensor, spec: spec.with_changes(granularity="group"))
     with pytest.raises(RecipeError, match="no target 'tpu'"):
         get_target("tpu")
 

@@ -170,7 +170,7 @@ def test_a_smoothed_folder_is_taught_by_boxes_and_scores_alone(data, tmp_path):
     [
         ("--amp, --tensorboard: for float training alone", ["--amp", "--tensorboard"]),
         ("--activation: for float training alone", ["--activation", "relu"]),
-        ("takes name=value", ["--set", "rate"]),
+        ("takes key=value", ["--set", "rate"]),
         ("other classes", ["--teacher", "classes.safetensors"]),
         ("another architecture", ["--teacher", "relu.safetensors"]),
         ("another architecture", ["--teacher", "anchors.safetensors"]),
@@ -207,7 +207,7 @@ def test_folders_and_float_detectors_are_told_apart(folder, data, tmp_path):
         app, ["train", "yolov5n", "--data", str(data), "--teacher", "x.pt", "--output", str(tmp_path / "run")]
     )
     assert "for quantized folders" in str(answer.exception)
-    with pytest.raises(YoloquantError, match=r"no file .*quantized.safetensors"):
+    with pytest.raises(YoloquantError, match="is no quantized folder"):
         train_folder(tmp_path, data, tmp_path / "run")
     other = write_generated_dataset(tmp_path / "other", train=3, val=1, size=SIZE)
     other.write_text(other.read_text().replace("names:", "names: [a]\nold:"))

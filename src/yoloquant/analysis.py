@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensit
 from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluate.evaluator import EvaluationSettings, check_classes, evaluate
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
@@ -31,8 +31,11 @@ from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import quantized_in_memory, recipe_images, spread_images, to_detector
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.targets.registry import get_target
+from yoloquant.writing import checked_own_folder
 
 MEASUREMENTS = "measurements.jsonl"
+MEASURES = ("error", "map")
 
 
 @dataclass(frozen=True)
@@ -109,21 +112,21 @@ def analyze(
         YoloquantError: something given cannot be used.
     """
     tell = reporter or Silent()
-    folder = None if output is None else _folder(output)
+    folder = None if output is None else checked_own_folder(output, MEASUREMENTS, "an earlier analysis to go on")
+    _check_choices(measure, mode)
     settings = resolve_recipe(recipe, overrides, target, default="int8-mse")
+    get_target(settings.target)
     detector = to_detector(model)
     source = recipe_images(settings, data, calibration)
+    dataset = _labelled(detector, data, annotations) if measure == "map" else None
     entries, quantized = source.calibration, quantized_in_memory(detector, settings, source, tell)
     pictures = spread_images(quantized, entries, images)
-    if measure == "map":
-        if data is None:
-            raise DataError("measuring mAP needs labels: name a data.yaml with --data")
-        cost = map_cost(quantized, _smaller(load_dataset(data, "val", annotations=annotations), fast), settings)
-    elif measure == "error":
-        cost = error_cost(quantized, pictures)
-    else:
-        raise YoloquantError(f"the measure is error or map, not {measure!r}")
+    cost = error_cost(quantized, pictures) if dataset is None else map_cost(quantized, _smaller(dataset, fast), settings)
     key = _key(detector, settings, measure, images, fast, entries)
+    if folder is not None:
+        # Only now: whatever cannot be used was told, and left nothing behind.
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MEASUREMENTS).touch()
     record = Record(folder / MEASUREMENTS if folder else None, key)
     with process_group("cpu"), tell.step("Measure each layer") as update:
         results = sensitivities(quantized, cost, mode, parts, record, update)
@@ -223,13 +226,18 @@ def _key(detector: Detector, recipe: Recipe, measure: str, images: int, fast: in
     return digest.hexdigest()[:16]
 
 
-def _folder(output: str | Path) -> Path:
-    folder = Path(output)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MEASUREMENTS).is_file():
-        raise YoloquantError(f"the output folder {folder} holds other files: name a new folder, or an earlier analysis to go on")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise YoloquantError(f"the output folder {folder} cannot be made: {error.strerror}") from error
-    (folder / MEASUREMENTS).touch()
-    return folder
+def _check_choices(measure: str, mode: str) -> None:
+    if measure not in MEASURES:
+        raise YoloquantError(f"the measure is {' or '.join(MEASURES)}, not {measure!r}")
+    if mode not in get_args(Mode):
+        raise YoloquantError(f"the mode is {', '.join(get_args(Mode)[:-1])} or {get_args(Mode)[-1]}, not {mode!r}")
+
+
+def _labelled(detector: Detector, data: str | Path | None, annotations: str | Path | None) -> DetectionDataset:
+    """The val split, which has labels of the detector's classes."""
+    if data is None:
+        raise DataError("measuring mAP needs labels: name a data.yaml with --data")
+    dataset = load_dataset(data, "val", annotations=annotations)
+    check_classes(detector.names, dataset)
+    _ = dataset.ground_truth
+    return dataset

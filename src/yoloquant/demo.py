@@ -8,9 +8,11 @@ from pathlib import Path
 from yoloquant.assets import demo_weights
 from yoloquant.data.generated import write_generated_dataset
 from yoloquant.evaluate.evaluator import Evaluation
+from yoloquant.finishing import checked_output
 from yoloquant.pipeline import quantize
 from yoloquant.progress import Reporter, Silent
 from yoloquant.results import QuantizationResult
+from yoloquant.targets.registry import get_target
 
 IMAGES = 256
 
@@ -39,8 +41,13 @@ def run_demo(
 
     Returns:
         The result, and what careless INT8 scores.
+
+    Raises:
+        YoloquantError: there is no such target, or the folder cannot be written.
     """
     tell = reporter or Silent()
+    get_target(target)
+    checked_output(output)
     with tempfile.TemporaryDirectory() as scratch:
         with tell.step("Draw the data set") as update:
             data = write_generated_dataset(Path(scratch) / "dataset", train=128, val=IMAGES, progress=update)

@@ -19,7 +19,6 @@ from yoloquant.algorithms.tensor_statistics import tensor_statistics
 from yoloquant.analysis import noise_along
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
-from yoloquant.errors import YoloquantError
 from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
 from yoloquant.evaluate.parity import Parity, check_parity, require_parity
 from yoloquant.export.nms import NmsOptions, add_nms_to_file
@@ -37,6 +36,7 @@ from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.base import Target
 from yoloquant.targets.registry import get_target
+from yoloquant.writing import checked_own_folder
 
 # Photographs that parity is checked on.
 PARITY_IMAGES = 4
@@ -99,23 +99,12 @@ class Wanted:
 
 
 def checked_output(output: str | Path | None) -> Path | None:
-    """The folder to write, whose parent is made.
+    """The folder to write; nothing is made yet.
 
     Raises:
         YoloquantError: it holds something else than an earlier output, or cannot be made.
     """
-    if output is None:
-        return None
-    folder = Path(output).absolute()
-    if folder.is_file():
-        raise YoloquantError(f"the output {folder} is a file: name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
-        raise YoloquantError(f"the output folder {folder} holds other files: name a new folder, or an earlier output to replace")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise YoloquantError(f"the output folder {folder} cannot be made: {error.strerror}") from error
-    return folder
+    return None if output is None else checked_own_folder(output, WEIGHTS, "an earlier output to replace")
 
 
 def partial_folder(folder: Path) -> Path:
@@ -134,6 +123,8 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
     """
     quantized, recipe, folder = made.quantized, made.recipe, wanted.folder
     target, runtimes = get_target(recipe.target), installed(wanted.runtimes)
+    if folder is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, so that the finished folder is moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
         work = Path(scratch) / "output"

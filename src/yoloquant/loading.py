@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from yoloquant.errors import CheckpointError
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.runtime.runner import Runner
 
@@ -25,7 +24,8 @@ def open_model(
 
     Args:
         path: of a `.pt` or `.safetensors` checkpoint, an `.onnx` file, or a folder that `yoloquant quantize` wrote.
-        runtime: "torch", "onnxruntime" or "openvino"; by default torch for checkpoints and ONNX Runtime for the others.
+        runtime: "torch", "onnxruntime", "openvino" or "tensorrt"; by default torch for checkpoints and ONNX Runtime
+            for the others.
         threads: of the runtime; 0 lets it choose.
         device: for torch.
         preprocessing: how an ONNX file of another exporter wants its images; by default as that exporter is known for.
@@ -61,10 +61,9 @@ def _open_onnx_file(path: Path, runtime: str | None, threads: int, device: str, 
 
 
 def _open_folder(path: Path, runtime: str | None, threads: int, device: str) -> Runner:
-    from yoloquant.export.quantized_folder import MODEL, WEIGHTS, load_quantized
+    from yoloquant.export.quantized_folder import MODEL, check_quantized_folder, load_quantized
 
-    if not (path / WEIGHTS).is_file():
-        raise CheckpointError(f"{path} is no quantized folder: it has no {WEIGHTS}; make one with `yoloquant quantize`")
+    check_quantized_folder(path)
     if runtime == TORCH:
         return _torch_runner(load_quantized(path), threads, device)
     from yoloquant.runtime.loading import open_onnx

@@ -7,9 +7,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from yoloquant.data.dataset import load_dataset
+from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.devices import checked_device
-from yoloquant.errors import YoloquantError
+from yoloquant.errors import DataError, YoloquantError
+from yoloquant.evaluate.evaluator import check_classes
 from yoloquant.export.nms import NmsOptions
 from yoloquant.export.quantized_folder import RECIPE
 from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder
@@ -107,7 +108,8 @@ def quantize(
     images = recipe_images(settings, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations) if data is not None and measure else None
     if dataset is not None:
-        _ = dataset.ground_truth  # Missing labels are told before anything long begins.
+        check_classes(detector.names, dataset)
+        _check_labels(dataset)
 
     wanted = Wanted(
         folder,
@@ -148,6 +150,14 @@ def _quantize(
     weights = dict(reference.named_parameters())
     made = Made(quantized, detector, recipe, images.calibration, layer_count, weights, tuple(in_float))
     return finish(made, wanted, tell, clock)
+
+
+def _check_labels(dataset: DetectionDataset) -> None:
+    """Tell what is wrong with the labels before anything long begins."""
+    try:
+        _ = dataset.ground_truth
+    except DataError as error:
+        raise DataError(f"{error}; --no-evaluate quantizes without labels") from error
 
 
 def _commands(

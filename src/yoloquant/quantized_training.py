@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import json
 import shlex
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from torch.fx import GraphModule
 
@@ -23,8 +21,9 @@ from yoloquant.data.sample import sample_images
 from yoloquant.devices import checked_device
 from yoloquant.errors import CheckpointError, DataError, RecipeError
 from yoloquant.evaluate.evaluator import check_classes
-from yoloquant.export.quantized_folder import METRICS, RECIPE, captured, load_with_architecture
+from yoloquant.export.quantized_folder import METRICS, captured, load_with_architecture, recipe_of
 from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder
+from yoloquant.graph.capture import copy_graph
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
@@ -32,7 +31,8 @@ from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import Clock, compares_boxes, to_detector
-from yoloquant.recipe import Equalize, Recipe, Smooth, load_recipe
+from yoloquant.reading import parse_setting, reason_of
+from yoloquant.recipe import Equalize, Recipe, Smooth
 from yoloquant.recipe_train import Train
 from yoloquant.results import QuantizationResult
 from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
@@ -100,11 +100,12 @@ def train_folder(
     checked_device(device)
     given = None if teacher is None else to_detector(teacher)
     quantized, architecture = load_with_architecture(source, given if given and given.family == CUSTOM else None)
-    recipe = load_recipe(source / RECIPE)
-    step = training_step({**(settings or {}), **_parsed(overrides)}, quantized, recipe, given is not None)
+    recipe = recipe_of(source)
+    parsed = dict(parse_setting(override, "rate=0.0001") for override in overrides)
+    step = training_step({**(settings or {}), **parsed}, quantized, recipe, given is not None)
     detector = architecture if given is None else replace(given, input_size=architecture.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
-    reference = copy.deepcopy(quantized.network) if given is None else _reference(detector, quantized, recipe)
+    reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
     training, validation = load_dataset(data, "train"), _validation(data, tell) if measure else None
     for dataset, has_labels in ((training, step.teacher == "labels"), (validation, True)):
         if dataset is not None and has_labels:
@@ -159,7 +160,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recip
     except ValidationError as error:
         first = error.errors()[0]
         # What follows the name in the location is pydantic's own word for a type.
-        raise RecipeError(f"quantized training: {(*first['loc'], 'settings')[0]}: {first['msg']}") from error
+        raise RecipeError(f"quantized training: {(*first['loc'], 'settings')[0]}: {reason_of(first)}") from error
     if step.teacher != "labels" and not has_teacher:
         raise RecipeError(f"teacher {step.teacher} needs the float network: name its checkpoint with --teacher")
     if step.teacher in ("features", "both") and _is_smoothed(recipe):
@@ -231,19 +232,6 @@ def _layers_in_float(folder: Path) -> tuple[SensitiveLayer, ...]:
         return tuple(SensitiveLayer(name, gain) for name, gain in found.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()
-
-
-def _parsed(overrides: Iterable[str]) -> dict[str, Any]:
-    values = {}
-    for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator:
-            raise RecipeError(f"--set takes name=value, for example rate=0.0001, not {override!r}")
-        try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from error
-    return values
 
 
 def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: Any) -> tuple[str, ...]:

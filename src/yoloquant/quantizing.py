@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import glob
 import statistics
 import time
@@ -31,7 +30,7 @@ from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import sample_images, source_images
 from yoloquant.errors import DataError
 from yoloquant.export.quantized_folder import captured, quantized_from
-from yoloquant.graph.capture import layer_name
+from yoloquant.graph.capture import copy_graph, layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.latency_search import measured_times, runtime_to_time
 from yoloquant.models.detector import Detector
@@ -151,9 +150,10 @@ def place(
         target: decides where quantizers stand.
         in_float: names of further layers that stay in float.
     """
-    graph_module = copy.deepcopy(reference)
+    graph_module = copy_graph(reference)
     kinds = {node.meta["layer"]: kind(node) for node in graph_module.graph.nodes}
     layers = [name for name, found in kinds.items() if found not in ("parameter", "input", "output")]
+    recipe.check_overrides(layers)
     first, last = input_layers(graph_module), output_layers(graph_module)
 
     def choose(layer: str, tensor: str, spec: TensorSpec) -> TensorSpec | None:

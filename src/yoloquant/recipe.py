@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from yoloquant.errors import RecipeError
+from yoloquant.reading import parse_setting, parse_yaml, read_text, reason_of
 from yoloquant.recipe_train import Train
 from yoloquant.spec import Granularity, TensorSpec
+
+# What overrides can name instead of layers: those that read the image, and those that answer.
+PLACES = ("@first", "@last")
 
 
 class _Section(BaseModel):
@@ -54,13 +58,21 @@ class Override(_Section):
     """Settings for the layers that `match` and `op` (a kind) both select.
 
     `match` is a name, a pattern with `*`, `?` and `[0-5]`, or a place: `@first` (layers that read the image) or `@last` (those
-    that answer).
+    that answer). A name or a pattern must match a layer, unless the override is `optional`, as for recipes of several families.
     """
 
     match: str = "*"
     op: str | None = None
+    optional: bool = False
     weights: TensorSettings = TensorSettings()
     activations: TensorSettings = TensorSettings()
+
+    @field_validator("match")
+    @classmethod
+    def _known_place(cls, match: str) -> str:
+        if match.startswith("@") and match not in PLACES:
+            raise ValueError(f"there is no place {match!r}: choose {' or '.join(PLACES)}, or name layers")
+        return match
 
 
 class Equalize(_Section):
@@ -341,16 +353,32 @@ class Recipe(_Section):
         layers = list(layers)
         found: set[str] = set()
         for pattern in self.ignore:
-            matches = fnmatch.filter(layers, pattern)
-            if not matches:
-                near = difflib.get_close_matches(pattern.strip("*"), layers, 1, 0.0)
-                raise RecipeError(f"ignore pattern {pattern!r} matches no layer: the nearest layer name is {near[0]!r}")
-            found.update(matches)
+            found.update(_matched(pattern, layers, "ignore"))
         return frozenset(found)
+
+    def check_overrides(self, layers: Iterable[str]) -> None:
+        """Make sure that each override's pattern matches one of `layers`.
+
+        Raises:
+            RecipeError: it matches none, and the override is not optional.
+        """
+        layers = list(layers)
+        for override in self.overrides:
+            if override.match not in PLACES and not override.optional:
+                _matched(override.match, layers, "override")
 
     def to_yaml(self) -> str:
         """As YAML that `load_recipe` reads back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=False, exclude_none=True), sort_keys=False)
+
+
+def _matched(pattern: str, layers: list[str], use: str) -> list[str]:
+    """The layers that a pattern matches, at least one."""
+    matches = fnmatch.filter(layers, pattern)
+    if not matches:
+        near = difflib.get_close_matches(pattern.strip("*"), layers, 1, 0.0)
+        raise RecipeError(f"{use} pattern {pattern!r} matches no layer: the nearest layer name is {near[0]!r}")
+    return matches
 
 
 def _long_form(step: Any) -> Any:
@@ -358,6 +386,8 @@ def _long_form(step: Any) -> Any:
         return {"name": step}
     if isinstance(step, dict) and len(step) == 1 and "name" not in step:
         (name, options), *_ = step.items()
+        if options is not None and not isinstance(options, dict):
+            raise ValueError(f"algorithm {name} takes its options by name, as {{images: 32}}, not {options!r}")
         return {"name": name, **(options or {})}
     return step
 
@@ -417,13 +447,12 @@ def _read_yaml(source: str | Path | None) -> dict[str, Any]:
     if name in presets():
         text = preset_text(name)
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(Path(name), RecipeError)
     else:
-        raise RecipeError(f"there is no recipe {name!r}: give a YAML file or one of the presets {', '.join(presets())}")
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {name} is not valid YAML: {str(error).splitlines()[0]}") from error
+        near = difflib.get_close_matches(name, presets(), 1, 0.8)
+        hint = f"did you mean {near[0]!r}? Presets are" if near else "give a YAML file or one of the presets"
+        raise RecipeError(f"there is no recipe {name!r}: {hint} {', '.join(presets())}")
+    values = parse_yaml(text, f"recipe {name}", RecipeError) or {}
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {name} must be a mapping of keys to values")
     return values
@@ -431,10 +460,8 @@ def _read_yaml(source: str | Path | None) -> dict[str, Any]:
 
 def _set(values: dict[str, Any], override: str) -> None:
     """Apply one `key.path=value`."""
-    path, separator, text = override.partition("=")
-    if not separator or not path:
-        raise RecipeError(f"--set takes key=value, for example weights.bits=4, not {override!r}")
-    *parents, leaf = path.strip().split(".")
+    path, value = parse_setting(override, "weights.bits=4")
+    *parents, leaf = path.split(".")
     section = values
     if parents[:1] == ["algorithms"]:
         section, parents = _steps_of(values, parents[1:], override), []
@@ -442,16 +469,16 @@ def _set(values: dict[str, Any], override: str) -> None:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
             raise RecipeError(f"--set {override}: {key} is a single value, it has no keys of its own")
-    try:
-        section[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from error
+    section[leaf] = value
 
 
 def _steps_of(values: dict[str, Any], path: list[str], override: str) -> dict[str, Any]:
     """Options of the one step that `algorithms.NAME` means, ready to be changed in place."""
     steps = values.get("algorithms")
-    values["algorithms"] = steps = [_long_form(step) for step in steps] if isinstance(steps, list) else []
+    try:
+        values["algorithms"] = steps = [_long_form(step) for step in steps] if isinstance(steps, list) else []
+    except ValueError as error:
+        raise RecipeError(f"--set {override}: {error}") from error
     chosen = [step for step in steps if isinstance(step, dict) and path == [step.get("name")]]
     if len(chosen) == 1:
         return chosen[0]
@@ -467,13 +494,13 @@ def _validated(values: dict[str, Any], name: str) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"recipe {name}: unknown key {where!r}{_nearest(first['loc'])}") from error
         if first["type"] == "union_tag_invalid":
             known = ", ".join(ALGORITHM_NAMES)
             raise RecipeError(f"recipe {name}: {where} is no known algorithm: choose from {known}") from error
-        raise RecipeError(f"recipe {name}: {where}: {first['msg']}") from error
+        raise RecipeError(": ".join((f"recipe {name}", *([where] if first["loc"] else []), reason_of(first)))) from error
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:

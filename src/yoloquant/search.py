@@ -14,7 +14,7 @@ from yoloquant.analysis import error_cost
 from yoloquant.benchmark.latency import Latency
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluate.evaluator import EvaluationSettings, check_classes, evaluate
 from yoloquant.latency_search import by_value, can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
@@ -22,6 +22,8 @@ from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import RecipeImages, quantized_in_memory, recipe_images, spread_images, to_detector
 from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.targets.registry import get_target
+from yoloquant.writing import checked_file, replaced_whole
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,18 @@ def search(
     if optimize_latency and raise_bits is not None:
         raise YoloquantError("more weight bits do not change latency: leave out --raise-bits or --optimize-latency")
     start = resolve_recipe(recipe, overrides, target, default="int8-mse")
+    chosen = get_target(start.target)
+    if raise_bits is not None:
+        chosen.check(chosen.weights.with_changes(bits=raise_bits), "--raise-bits")
+    if record is not None:
+        checked_file(record)
     if optimize_latency:
         runtime_to_time(start.target)
         start = start.model_copy(update={"output_layers": "quantized"})
     detector = to_detector(model)
     drawn = recipe_images(start, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations)
+    check_classes(detector.names, dataset)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")
     run = _Search(detector, start, drawn, dataset, _Known(record, start), reporter or Silent(), raise_bits)
@@ -249,6 +257,5 @@ class _Known:
     def add(self, name: str, value: float) -> None:
         self.values[name] = value
         if self.path is not None:
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps({"recipe": self.key, "values": self.values}, indent=2), encoding="utf-8")
-            partial.replace(self.path)
+            with replaced_whole(self.path) as partial:
+                partial.write_text(json.dumps({"recipe": self.key, "values": self.values}, indent=2), encoding="utf-8")

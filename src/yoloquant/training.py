@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,12 +15,12 @@ from yoloquant.checkpoint.read import DEFAULT_INPUT_SIZE, read_detector
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.labels import label_path
-from yoloquant.errors import CheckpointError, DataError, YoloquantError
+from yoloquant.errors import CheckpointError, DataError
 from yoloquant.evaluate.evaluator import evaluate
 from yoloquant.models.activations import swap_activations
 from yoloquant.models.build import ARCHITECTURES, build_detector
 from yoloquant.models.classes import with_classes
-from yoloquant.models.detector import Detector
+from yoloquant.models.detector import Detector, check_input_size
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -33,6 +32,7 @@ from yoloquant.train.losses import loss_for
 from yoloquant.train.protocols import EpochResult, Score
 from yoloquant.train.teaching import Teacher
 from yoloquant.train.trainer import NOMINAL_BATCH, STATE_NAME, Trainer
+from yoloquant.writing import checked_folder, replaced_whole
 
 BEST, OPTIONS = "best.safetensors", "options.json"
 
@@ -202,10 +202,8 @@ def starting_detector(model: str | Path | Detector, names: Sequence[str], image_
         raise CheckpointError(f"{model} is a folder: quantized ones are trained by yoloquant.quantized_training.train_folder")
     else:
         raise CheckpointError(f"there is no file {model} and no architecture of this name: {', '.join(ARCHITECTURES)}")
-    side, stride = image_size or max(detector.input_size), max(detector.strides)
-    if side % stride:
-        fitting = -(-side // stride) * stride
-        raise YoloquantError(f"images of {side} pixels do not fit strides up to {stride} pixels: give {fitting}")
+    side = image_size or max(detector.input_size)
+    check_input_size((side, side), max(detector.strides))
     return replace(detector, input_size=(side, side))
 
 
@@ -221,6 +219,7 @@ def _checked_names(data: str | Path, training: DetectionDataset, validation: Det
 
 
 def _check_folder(output: Path, resume: bool) -> None:
+    checked_folder(output)
     found = (output / STATE_NAME).is_file()
     if resume and not found:
         raise CheckpointError(f"there is no run to resume in {output}: it has no {STATE_NAME}")
@@ -274,9 +273,8 @@ def _best(trainer: Trainer, detector: Detector) -> Detector:
 
 def _write(detector: Detector, path: Path) -> None:
     """Write a detector; an interruption leaves the file that was there before."""
-    partial = path.with_name(path.name + ".partial")
-    save_detector(detector, partial)
-    os.replace(partial, path)
+    with replaced_whole(path) as partial:
+        save_detector(detector, partial)
 
 
 def _finish(trainer: Trainer, detector: Detector, output: Path) -> TrainingResult:

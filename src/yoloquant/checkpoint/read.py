@@ -19,6 +19,8 @@ from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
 
 DEFAULT_INPUT_SIZE = 640
+# The file that makes a folder a quantized one.
+QUANTIZED = "quantized.safetensors"
 
 
 def read_detector(path: str | Path, preprocessing: Preprocessing | None = None) -> Detector:
@@ -29,9 +31,11 @@ def read_detector(path: str | Path, preprocessing: Preprocessing | None = None) 
         preprocessing: how an ONNX file wants its images; by default as its exporter is known for. Not for checkpoints.
 
     Raises:
-        CheckpointError: the file cannot be read, or is no supported detector.
+        CheckpointError: the file cannot be read, is no supported detector, or is a quantized folder.
     """
     path = Path(path)
+    if (path / QUANTIZED).is_file():
+        raise CheckpointError(f"{path} is already quantized: give the float checkpoint that it was made from")
     if path.suffix == ".safetensors":
         return load_detector(path)
     if path.suffix == ".onnx":

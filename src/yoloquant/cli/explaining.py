@@ -39,11 +39,12 @@ def inspect(file: Checkpoint, layers: Annotated[bool, typer.Option(help="List th
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
     """List the preset recipes, or show one."""
+    from yoloquant.reading import read_text
     from yoloquant.recipe import load_recipe, preset_text, presets
 
     if name is not None:
         load_recipe(name)
-        OUT.print(preset_text(name) if name in presets() else Path(name).read_text(encoding="utf-8"), markup=False)
+        OUT.print(preset_text(name) if name in presets() else read_text(Path(name)), markup=False)
         return
     table = Table("recipe", "what it is for")
     for key, sentence in presets().items():

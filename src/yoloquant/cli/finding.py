@@ -9,6 +9,7 @@ import typer
 
 from yoloquant.cli.options import Annotations, Checkpoint, Data, Plots, Set, TargetName, app, save_plots
 from yoloquant.console import OUT, RichReporter
+from yoloquant.errors import YoloquantError
 
 
 @app.command()
@@ -76,11 +77,19 @@ def search(
     annotations: Annotations = None,
 ) -> None:
     """Find the fewest layers in float that keep an accuracy, and write the recipe."""
+    from yoloquant.finishing import checked_output
     from yoloquant.pipeline import quantize
     from yoloquant.report.search_page import write_search_page
     from yoloquant.report.tables import search_table
     from yoloquant.search import search as run
+    from yoloquant.writing import checked_file
 
+    page = output.with_suffix(".html")
+    if page == output:
+        raise YoloquantError(f"{output} is the name of the curve's page: give the recipe's, as {output.with_suffix('.yaml')}")
+    for path in (output, page):
+        checked_file(path)
+    checked_output(model_folder)
     found = run(
         model,
         data,
@@ -97,7 +106,6 @@ def search(
         reporter=RichReporter(),
     )
     output.write_text(found.recipe.to_yaml(), encoding="utf-8")
-    page = output.with_suffix(".html")
     write_search_page(found, page)
     change = "in float" if raise_bits is None else f"at {raise_bits} bit"
     OUT.print(search_table(found))
@@ -129,7 +137,10 @@ def check(
     from yoloquant.checkpoint.onnx_facts import load_onnx
     from yoloquant.report.tables import findings_table
     from yoloquant.targets.registry import get_target
+    from yoloquant.writing import checked_file, replaced_whole
 
+    if fix is not None:
+        checked_file(fix)
     result = check_file(file, target)
     work = f"{result.integer_work:.0%} of the multiplications"
     OUT.print(
@@ -147,7 +158,8 @@ def check(
     if fix is not None:
         mended, done = repair(load_onnx(file), get_target(target))
         onnx.checker.check_model(mended)
-        onnx.save(mended, str(fix))
+        with replaced_whole(fix) as partial:
+            onnx.save(mended, str(partial))
         OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
     if result.findings:
         raise typer.Exit(1)

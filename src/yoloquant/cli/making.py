@@ -11,6 +11,7 @@ from yoloquant.cli.options import (
     Annotations,
     Checkpoint,
     Data,
+    Exportable,
     ImageSize,
     Limit,
     Nms,
@@ -111,9 +112,12 @@ def _tell_trtexec(model: Path, cache: Path | None = None) -> None:
 def train(
     context: typer.Context,
     model: Annotated[
-        str, typer.Argument(help="Checkpoint, fresh weights (yolov5n, yolov6n, yolov7-tiny, yolov8n, ...), or quantized folder.")
+        str, typer.Argument(help="Checkpoint, random weights (yolov5n, yolov6n, yolov7-tiny, yolov8n, ...), or quantized folder.")
     ],
-    data: Annotated[Path, typer.Option(help="data.yaml with a train and a val split.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="data.yaml with a train and a val split; a quantized folder also takes images, a list or COCO JSON."),
+    ],
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("run"),
     epochs: Annotated[int, typer.Option(min=1, help="In all; 8 by default for a quantized folder.")] = 100,
     batch: Annotated[
@@ -202,7 +206,7 @@ def _train_folder(context: typer.Context) -> None:
 
 @app.command()
 def export(
-    model: Checkpoint,
+    model: Exportable,
     output: Annotated[Path, typer.Option(help="ONNX file to write.")],
     image_size: ImageSize = None,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = True,
@@ -218,21 +222,27 @@ def export(
 ) -> None:
     """Export a float checkpoint, or a quantized folder again, to ONNX."""
     from yoloquant.checkpoint.read import read_detector
+    from yoloquant.errors import ExportError
     from yoloquant.export.calibration_cache import write_calibration_cache
     from yoloquant.export.nms import NmsOptions, add_nms_to_file
     from yoloquant.export.onnx_file import export_onnx
-    from yoloquant.export.quantized_folder import RECIPE, load_quantized
-    from yoloquant.recipe import load_recipe
+    from yoloquant.export.quantized_folder import load_quantized, recipe_of
+    from yoloquant.writing import checked_file, replaced_whole
 
-    size = (image_size, image_size) if image_size else None
-    detector = load_quantized(model) if model.is_dir() else read_detector(model)
-    target = load_recipe(model / RECIPE).target if model.is_dir() else "float"
-    export_onnx(detector, output, target=target, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
-    if nms:
-        options = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic)
-        add_nms_to_file(output, options, tensorrt=target == "tensorrt")
     if calibration_cache is not None:
-        write_calibration_cache(output, output, calibration_cache)
+        checked_file(calibration_cache)
+        if not model.is_dir():
+            raise ExportError(f"{model} has no scales for a calibration cache: name a folder quantized with --target tensorrt")
+    size = (image_size, image_size) if image_size else None
+    with replaced_whole(output) as file:
+        detector = load_quantized(model) if model.is_dir() else read_detector(model)
+        target = recipe_of(model).target if model.is_dir() else "float"
+        export_onnx(detector, file, target=target, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
+        if nms:
+            options = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic)
+            add_nms_to_file(file, options, tensorrt=target == "tensorrt")
+        if calibration_cache is not None:
+            write_calibration_cache(file, file, calibration_cache)
     OUT.print(f"written to {output}", markup=False)
     if target == "tensorrt":
         _tell_trtexec(output, calibration_cache)
@@ -247,7 +257,9 @@ def sample_calibration(
 ) -> None:
     """Draw calibration images from the train split and write their list."""
     from yoloquant.data.sample import calibration_images, write_image_list
+    from yoloquant.writing import checked_file
 
+    checked_file(output)
     entries = calibration_images(data, count, seed)
     write_image_list(entries, output)
     OUT.print(f"{len(entries)} images written to {output}", markup=False)

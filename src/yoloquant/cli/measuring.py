@@ -49,7 +49,10 @@ def evaluate_command(
     from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
     from yoloquant.loading import open_model
     from yoloquant.report.tables import evaluation_table
+    from yoloquant.writing import checked_file
 
+    if predictions is not None:
+        checked_file(predictions)
     dataset = load_dataset(data, split, annotations=annotations)
     runner = open_model(model, runtime, preprocessing=preprocessing(pixels))
     settings = EvaluationSettings(
@@ -102,7 +105,7 @@ def predict(
 @app.command()
 def bench(
     files: Annotated[list[Path], typer.Argument(help="Models; ratios are against the first.")],
-    runtime: Annotated[list[str] | None, typer.Option(help="torch, onnxruntime, openvino; repeatable.")] = None,
+    runtime: Annotated[list[str] | None, typer.Option(help="torch, onnxruntime, openvino, tensorrt; repeatable.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of each runtime; 0 lets it choose.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1)] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Counted calls of each.")] = 50,
@@ -138,8 +141,11 @@ def compare(
     """Put several quantized folders into one table, and one picture of what is worth having."""
     from yoloquant.report.comparison import comparison_charts, comparison_table, read_entries, write_comparison
     from yoloquant.report.formats import check_format
+    from yoloquant.writing import checked_file
 
     check_format(plots)
+    if output is not None:
+        checked_file(output)
     entries = read_entries(folders)
     OUT.print(comparison_table(entries))
     if output is not None:

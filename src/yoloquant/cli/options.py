@@ -24,11 +24,12 @@ app = typer.Typer(
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONNX file, or quantized folder.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors) or float ONNX file.")]
+Exportable = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors), float ONNX file, or quantized folder.")]
 Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
 Annotations = Annotated[Path | None, typer.Option(help="COCO JSON with the ground truth of the val split.")]
 TargetName = Annotated[str | None, typer.Option(help="Deployment target; see `yoloquant targets`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.")]
-RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime or openvino.")]
+RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime, openvino or tensorrt.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
 Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]
 Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]

@@ -12,11 +12,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 from yoloquant.data.images import IMAGE_SUFFIXES
 from yoloquant.data.labels import label_path, read_labels
 from yoloquant.errors import DataError
+from yoloquant.reading import parse_yaml, read_text
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _images_in(folder: Path) -> list[Path]:
 def _images_in_list(path: Path, problems: dict[str, list[str]]) -> list[Path]:
     """Paths in a list file; those that begin with ./ or are relative stand relative to the file."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, DataError).splitlines():
         if not line.strip():
             continue
         image = Path(line.strip())
@@ -144,6 +144,8 @@ def _from_yaml(path: Path, split: str, truth: Path | None) -> DetectionDataset:
         place = root / str(part)
         if place.is_dir():
             paths += _images_in(place)
+        elif place.suffix.lower() in IMAGE_SUFFIXES and place.is_file():
+            raise DataError(f"{path} names one image, {place}, as its {split} images: name its folder, or a list of images")
         elif place.is_file():
             paths += _images_in_list(place, problems)
         else:
@@ -168,10 +170,7 @@ def _annotations(value: Any, split: str, root: Path, source: Path) -> Path | Non
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    values = parse_yaml(read_text(path, DataError), str(path), DataError)
     if not isinstance(values, dict):
         raise DataError(f"{path} is no data.yaml: it must hold keys such as train, val and names")
     return values
@@ -180,16 +179,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _names(values: dict[str, Any], path: Path) -> tuple[str, ...]:
     names = values.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise DataError(f"{path}: the keys of `names` must be the class numbers 0 to {len(names) - 1}")
         names = [names[index] for index in range(len(names))]
+    count = values.get("nc")
+    if count is not None and not isinstance(count, int):
+        raise DataError(f"{path}: nc is {count!r}: give the number of classes, or leave it out")
     if names is None:
-        names = [f"class {index}" for index in range(int(values.get("nc", 0)))]
+        names = [f"class {index}" for index in range(count or 0)]
     if not isinstance(names, list):
         raise DataError(f"{path}: `names` must be a list, or a mapping from class numbers to names")
-    if "nc" in values and int(values["nc"]) != len(names):
-        raise DataError(f"{path}: nc is {values['nc']} but there are {len(names)} names")
+    if count is not None and count != len(names):
+        raise DataError(f"{path}: nc is {count} but there are {len(names)} names")
     return tuple(str(name) for name in names)
+
+
+# What the entries of a COCO JSON must hold here.
+_COCO_KEYS: dict[str, dict[str, type]] = {
+    "images": {"id": int, "file_name": str},
+    "annotations": {"image_id": int, "category_id": int, "bbox": list},
+    "categories": {"id": int, "name": str},
+}
+_COCO_WORDS = {int: "a whole number", str: "a text", list: "a list of four numbers"}
 
 
 def read_coco(path: Path) -> dict[str, Any]:
@@ -199,13 +210,16 @@ def read_coco(path: Path) -> dict[str, Any]:
         DataError: it is malformed.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(read_text(path, DataError))
+    except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(k), list) for k in ("images", "annotations", "categories")
-    ):
+    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in _COCO_KEYS):
         raise DataError(f"{path} is no COCO annotation file: it must hold images, annotations and categories")
+    for kind, keys in _COCO_KEYS.items():
+        for number, entry in enumerate(content[kind]):
+            for key, expected in keys.items():
+                if not isinstance(entry, dict) or not isinstance(entry.get(key), expected):
+                    raise DataError(f"{path}: entry {number} of {kind} needs {key!r}, {_COCO_WORDS[expected]}: correct the file")
     return content
 
 
@@ -215,16 +229,16 @@ def _from_json(path: Path) -> DetectionDataset:
     problems: dict[str, list[str]] = {}
     entries = []
     for image in content["images"]:
-        name = str(image.get("file_name", ""))
+        name = image["file_name"]
         place = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if place is None:
             problems.setdefault("missing image", []).append(f"{name}, listed in {path}, does not exist")
         else:
-            entries.append(ImageEntry(place, int(image["id"])))
+            entries.append(ImageEntry(place, image["id"]))
     if not entries:
         raise DataError(f"none of the images of {path} was found in {', '.join(str(folder) for folder in folders)}")
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    return DetectionDataset(tuple(str(c["name"]) for c in categories), tuple(entries), path, problems)
+    return DetectionDataset(tuple(c["name"] for c in categories), tuple(entries), path, problems)
 
 
 def _image_folders(annotations: Path) -> list[Path]:
@@ -263,7 +277,7 @@ def _from_coco(dataset: DetectionDataset) -> dict[str, Any]:
     assert dataset.annotations is not None
     content = read_coco(dataset.annotations)
     indices = category_indices(content, dataset.names, dataset.annotations)
-    by_name = {Path(str(image["file_name"])).name: image for image in content["images"]}
+    by_name = {Path(image["file_name"]).name: image for image in content["images"]}
     known = {image["id"]: image for image in content["images"]}
     images: list[dict[str, Any]] = []
     wanted: dict[int, int] = {}
@@ -279,7 +293,7 @@ def _from_coco(dataset: DetectionDataset) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for annotation in content["annotations"]:
         if annotation["image_id"] in wanted and annotation["category_id"] in indices:
-            box = [float(value) for value in annotation["bbox"]]
+            box = _box(annotation, dataset.annotations)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -291,6 +305,15 @@ def _from_coco(dataset: DetectionDataset) -> dict[str, Any]:
                 }
             )
     return _coco(dataset, images, annotations)
+
+
+def _box(annotation: dict[str, Any], path: Path) -> list[float]:
+    """x, y, width and height of an annotation."""
+    try:
+        x, y, width, height = map(float, annotation["bbox"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: the bbox {annotation['bbox']} is not {_COCO_WORDS[list]}: correct the file") from error
+    return [x, y, width, height]
 
 
 def _from_labels(dataset: DetectionDataset) -> dict[str, Any]:
@@ -317,7 +340,7 @@ def _from_labels(dataset: DetectionDataset) -> dict[str, Any]:
     if not labelled:
         raise DataError(
             f"no label file was found for any of the {len(images)} images (looked for {label_example(dataset)}): "
-            "add labels or name a COCO JSON with --annotations"
+            "add labels, or name a COCO JSON as `annotations` of a data.yaml, or with --annotations where a command takes it"
         )
     return _coco(dataset, images, annotations)
 

@@ -14,13 +14,17 @@ import numpy as np
 
 from yoloquant.data.dataset import DetectionDataset
 from yoloquant.data.loader import Batch, ImageLoader
-from yoloquant.errors import DataError
+from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.coco_metrics import coco_figures, coco_rows
 from yoloquant.evaluate.postprocess import detections_of
 from yoloquant.evaluate.precision_recall import PrecisionRecall, precision_recall
+from yoloquant.models.detector import check_input_size
 from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
+
+# Rectangular images are padded to multiples of at least this, as YOLOv5 pads them.
+LEAST_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,11 @@ def evaluate(
 
     Raises:
         DataError: the data set has no ground truth, or other classes than the model.
+        YoloquantError: the model does not run at the image size.
     """
     settings = settings or EvaluationSettings()
     check_classes(runner.names, dataset)
+    _check_size(runner, settings)
     started = time.perf_counter()
     truth = dataset.ground_truth
     annotated = {image["id"] for image in truth["images"]}
@@ -125,6 +131,7 @@ def evaluate(
         runner.batch_size or settings.batch_size,
         workers=settings.workers,
         rectangular=settings.rectangular,
+        stride=max(LEAST_STRIDE, runner.stride),
         top_left=runner.preprocessing.top_left,
     )
     run_seconds, done = 0.0, 0
@@ -156,6 +163,19 @@ def evaluate(
         tuple(loader.skipped),
         rows,
     )
+
+
+def _check_size(runner: Runner, settings: EvaluationSettings) -> None:
+    size = settings.image_size or runner.input_size
+    is_own = size == runner.input_size
+    if not runner.free_size and (settings.rectangular or not is_own):
+        height, width = runner.input_size
+        raise YoloquantError(
+            f"the model runs in {runner.name} at {height}x{width} pixels alone: leave out --image-size and --rectangular, "
+            "or export it at the other size"
+        )
+    if not is_own:
+        check_input_size(size, runner.stride)
 
 
 def run_batch(runner: Runner, batch: Batch) -> np.ndarray:

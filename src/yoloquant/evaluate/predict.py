@@ -16,6 +16,7 @@ from yoloquant.errors import DataError
 from yoloquant.evaluate.evaluator import run_batch
 from yoloquant.evaluate.postprocess import Detections, detections_of
 from yoloquant.runtime.runner import Runner
+from yoloquant.writing import checked_folder
 
 
 def find_images(sources: Sequence[str | Path]) -> list[ImageEntry]:
@@ -26,6 +27,8 @@ def find_images(sources: Sequence[str | Path]) -> list[ImageEntry]:
     """
     paths: list[Path] = []
     for source in map(Path, sources):
+        if not source.exists():
+            raise DataError(f"there is no picture {source}: give images, folders or lists of images")
         if source.is_file() and source.suffix.lower() in IMAGE_SUFFIXES:
             paths.append(source)
         else:
@@ -136,7 +139,11 @@ def predict_to_files(
 
     Yields:
         The picture's path and the first model's detections, for each image.
+
+    Raises:
+        YoloquantError: the folder cannot be made, or an image not be decoded.
     """
+    checked_folder(output)
     others = predict(compare, entries, confidence, iou) if compare else None
     for entry, detections in predict(runner, entries, confidence, iou):
         image = read_image(entry.path)

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from yoloquant.checkpoint.onnx_facts import load_onnx
 from yoloquant.errors import ExportError
+from yoloquant.writing import replaced_whole
 
 # TensorRT compares only what follows the version: the cache is of the calibrator that keeps scales per tensor.
 HEADER = "TRT-100000-EntropyCalibration2"
@@ -39,11 +40,12 @@ def write_calibration_cache(quantized: Path, model: Path, cache: Path) -> int:
     proto = load_onnx(quantized)
     scales = _remove_quantization(proto)
     if not scales:
-        raise ExportError(f"{quantized} has no quantized activations: quantize with --target tensorrt first")
+        raise ExportError("no activation is quantized, so the calibration cache would be empty: quantize with --target tensorrt")
     onnx.checker.check_model(proto)
-    onnx.save(proto, str(model))
     lines = [HEADER, *(f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items())]
-    cache.write_text("\n".join(lines) + "\n", encoding="ascii")
+    with replaced_whole(model) as partial_model, replaced_whole(cache) as partial_cache:
+        onnx.save(proto, str(partial_model))
+        partial_cache.write_text("\n".join(lines) + "\n", encoding="ascii")
     return len(scales)
 
 

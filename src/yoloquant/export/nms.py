@@ -20,6 +20,7 @@ from yoloquant.errors import ExportError
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.onnx_head import attach_head
 from yoloquant.models.layouts import LAYOUTS
+from yoloquant.writing import replaced_whole
 
 FINAL_LAYOUT = "rows_final"
 PLUGIN_OUTPUTS = ("num_dets", "det_boxes", "det_scores", "det_classes")
@@ -158,9 +159,8 @@ def add_nms_to_file(path: Path, options: NmsOptions, *, tensorrt: bool = False) 
     """`add_nms` for a file, which is replaced whole or not at all."""
     joined = add_nms(load_onnx(path), options, tensorrt=tensorrt)
     onnx.checker.check_model(joined)
-    partial = path.with_suffix(path.suffix + ".partial")
-    onnx.save(joined, str(partial))
-    partial.replace(path)
+    with replaced_whole(path) as partial:
+        onnx.save(joined, str(partial))
 
 
 def _text(model: onnx.ModelProto, metadata: ModelMetadata, options: NmsOptions, tensorrt: bool) -> str:

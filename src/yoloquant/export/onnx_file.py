@@ -33,13 +33,15 @@ from yoloquant.export.lowering import (
 )
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.onnx_head import attach_head
-from yoloquant.models.detector import Detector
+from yoloquant.graph.capture import copy_graph
+from yoloquant.models.detector import Detector, check_input_size
 from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.onnx.network import CONVERSION
 from yoloquant.models.reparameterize import deploy
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.targets.base import Target
 from yoloquant.targets.registry import TARGETS
+from yoloquant.writing import checked_file, replaced_whole
 
 # The lowest opset that the torch exporter writes; runtimes that lag behind read it.
 DEFAULT_OPSET = 18
@@ -83,10 +85,15 @@ def export_onnx(
 
     Raises:
         ExportError: torch cannot export the network.
+        YoloquantError: the file cannot be written, or the size does not fit the strides.
     """
+    checked_file(path)
     size = input_size or detector.input_size
+    check_input_size(size, max(detector.strides))
     network, head = _exportable(detector), detector.head
     kept = head if isinstance(head, OnnxHead) else None
+    if size != detector.input_size and not head.free_size:
+        raise ExportError("the head of this ONNX file decodes maps of one size alone: leave out --image-size")
     # The kept head cannot go back to an older operator set than its file has.
     lowest = max(_lowest_opset(detector), opset_of(onnx.load_model_from_string(kept.model_bytes())) if kept else 0)
     if opset is not None and opset < lowest:
@@ -108,9 +115,8 @@ def export_onnx(
     onnx.helper.set_model_props(proto, metadata.to_properties())
     proto.producer_name = "yoloquant"
     onnx.checker.check_model(proto)
-    partial = path.with_suffix(path.suffix + ".partial")
-    onnx.save(proto, str(partial))
-    partial.replace(path)
+    with replaced_whole(path) as partial:
+        onnx.save(proto, str(partial))
 
 
 def _write_for(model: ir.Model, target: Target) -> None:
@@ -141,10 +147,7 @@ def _exportable(detector: Detector | QuantizedDetector) -> nn.Module:
 
 def _without_conversion(network: GraphModule) -> GraphModule:
     """A copy whose first layer reads the images themselves."""
-    with warnings.catch_warnings():
-        # torch's own copying of graphs uses what it will remove.
-        warnings.simplefilter("ignore", FutureWarning)
-        network = copy.deepcopy(network)
+    network = copy_graph(network)
     graph = network.graph
     images = next(node for node in graph.nodes if node.op == "placeholder")
     conversion = [node for node in graph.nodes if str(node.meta.get("layer", "")).startswith(CONVERSION)]
@@ -175,7 +178,11 @@ def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        # torch's own sentence refers to traces that users do not see; what went wrong is at the bottom of them.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise ExportError(f"torch cannot export this network to ONNX: {reason.strip()}") from error
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch.fx import GraphModule
 
+from yoloquant.checkpoint.read import QUANTIZED
 from yoloquant.checkpoint.safetensors_file import detector_facts, detector_from_facts, read_safetensors
 from yoloquant.errors import CheckpointError
 from yoloquant.graph.capture import capture
@@ -21,10 +22,11 @@ from yoloquant.graph.channels import constants, put_back
 from yoloquant.models.detector import Detector
 from yoloquant.quant.module import FakeQuantize, State
 from yoloquant.quant.network import QuantizedDetector, insert_quantizers
+from yoloquant.recipe import Recipe, load_recipe
 from yoloquant.targets.placement import QuantizationPlacement
 
 FORMAT = "yoloquant.quantized.1"
-WEIGHTS = "quantized.safetensors"
+WEIGHTS = QUANTIZED
 MODEL = "model.onnx"
 RECIPE = "recipe.yaml"
 METRICS = "metrics.json"
@@ -73,6 +75,29 @@ def save_quantized(quantized: QuantizedDetector, detector: Detector, path: Path)
     save_file(tensors, str(path), {"format": FORMAT, "detector": json.dumps(facts)})
 
 
+def check_quantized_folder(folder: Path) -> None:
+    """Make sure that a folder is one that quantization left.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} is no quantized folder: it has no {WEIGHTS}; make one with `yoloquant quantize`")
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a quantized folder was made by.
+
+    Raises:
+        CheckpointError: the folder has none.
+    """
+    if not (folder / RECIPE).is_file():
+        raise CheckpointError(
+            f"{folder} has no {RECIPE}: take the whole folder that `yoloquant quantize` wrote, or quantize again"
+        )
+    return load_recipe(folder / RECIPE)
+
+
 def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDetector:
     """Read a quantized folder, or its safetensors file.
 
@@ -88,7 +113,9 @@ def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDet
 
 def load_with_architecture(path: Path, detector: Detector | None = None) -> tuple[QuantizedDetector, Detector]:
     """The same, and a float detector of its architecture, which is the given one, or has no weights of its own yet."""
-    path = path / WEIGHTS if path.is_dir() else path
+    if path.is_dir():
+        check_quantized_folder(path)
+        path = path / WEIGHTS
     tensors, metadata = read_safetensors(path, FORMAT)
     try:
         facts = json.loads(metadata["detector"])

@@ -17,6 +17,7 @@ from yoloquant.errors import YoloquantError
 from yoloquant.graph.fold import fold_batch_norm
 from yoloquant.graph.fuse import fuse_activations
 from yoloquant.graph.operators import IN_PLACE, kind
+from yoloquant.models.detector import check_input_size
 from yoloquant.models.reparameterize import deploy
 
 Dim = torch.export.Dim
@@ -37,11 +38,8 @@ def capture(network: nn.Module, input_size: tuple[int, int], stride: int = 32) -
     Raises:
         YoloquantError: the network has control flow that depends on its data, or is otherwise not exportable.
     """
+    check_input_size(input_size, stride)
     height, width = input_size
-    if height % stride or width % stride:
-        raise YoloquantError(
-            f"the input size {height}x{width} is not a multiple of the network's stride {stride}: choose multiples of it"
-        )
     # A captured graph shares parameters with what it was captured from; corrections of its biases must not reach there.
     program = _export(deploy(copy.deepcopy(network)), torch.zeros(2, 3, height, width), stride)
     graph_module = program.module(check_guards=False)
@@ -51,6 +49,14 @@ def capture(network: nn.Module, input_size: tuple[int, int], stride: int = 32) -
     fuse_activations(graph_module)
     name_layers(graph_module, getattr(network, "layer_names", None))
     return graph_module
+
+
+def copy_graph(graph_module: GraphModule) -> GraphModule:
+    """A captured graph and its weights once more."""
+    with warnings.catch_warnings():
+        # torch's own copying of graphs uses what it will remove.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+        return copy.deepcopy(graph_module)
 
 
 def _export(network: nn.Module, example: torch.Tensor, stride: int) -> torch.export.ExportedProgram:

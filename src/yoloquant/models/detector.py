@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from yoloquant.errors import YoloquantError
 from yoloquant.models.layouts import LAYOUTS, Candidates
 from yoloquant.models.preprocessing import PLAIN, Preprocessing
 
@@ -28,6 +29,11 @@ class Head(nn.Module):
     def suppresses(self) -> bool:
         """It keeps only final detections, so that the boxes of two networks cannot be compared one by one."""
         return False
+
+    @property
+    def free_size(self) -> bool:
+        """It decodes the maps of images of any size."""
+        return True
 
     def forward(self, raw_maps: list[Tensor]) -> Tensor:
         """Decode raw maps.
@@ -73,3 +79,21 @@ class Detector:
     def __call__(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""
         return self.head(list(self.network(images)))
+
+
+def check_input_size(size: tuple[int, int], stride: int) -> None:
+    """Make sure that a network's maps are whole at an input size.
+
+    Args:
+        size: `(height, width)` in pixels.
+        stride: the largest of the network, in pixels.
+
+    Raises:
+        YoloquantError: it is no multiple of the stride.
+    """
+    height, width = size
+    if height % stride or width % stride:
+        near = " and ".join(dict.fromkeys(str(-(-side // stride) * stride) for side in size))
+        raise YoloquantError(
+            f"the input size {height}x{width} is not a multiple of the network's stride {stride}: choose multiples, as {near}"
+        )

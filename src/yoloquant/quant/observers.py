@@ -6,6 +6,7 @@ An observer holds statistics of bounded size, never the tensors. It sees values 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +43,26 @@ def make_observer(spec: TensorSpec) -> Observer:
     """
     if spec.observer not in OBSERVERS:
         raise RecipeError(f"there is no observer {spec.observer!r}: choose one of {', '.join(sorted(OBSERVERS))}")
+    known = _options_of(OBSERVERS[spec.observer])
+    unknown = sorted(set(spec.options) - known)
+    if unknown:
+        offer = f"its options are {', '.join(sorted(known))}" if known else "it has none"
+        raise RecipeError(f"observer {spec.observer!r} has no option {unknown[0]!r}: {offer}")
     try:
         return OBSERVERS[spec.observer](spec, **spec.options)
     except TypeError as error:
-        raise RecipeError(f"observer {spec.observer!r} does not take these options: {spec.options} ({error})") from error
+        raise RecipeError(f"observer {spec.observer!r} does not take these values: {spec.options} ({error})") from error
+
+
+def _options_of(cls: type[Observer]) -> set[str]:
+    """Names of the options that an observer takes, itself or from the class that it extends."""
+    found: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        parameters = inspect.signature(base).parameters
+        found |= {name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return found - {"spec"}
 
 
 def rows(tensor: Tensor, spec: TensorSpec) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yoloquant.errors import YoloquantError
+from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.export.metadata import ModelMetadata
 
 
@@ -77,7 +77,7 @@ def open_onnx(
         A `Runner` that also has `outputs(images) -> dict`.
 
     Raises:
-        YoloquantError: the runtime is unknown, not installed, or cannot load the file.
+        YoloquantError: there is no such file, or the runtime is unknown, not installed, or cannot load it.
     """
     if runtime not in RUNTIMES:
         raise YoloquantError(f"there is no runtime {runtime!r} for ONNX files: choose one of {', '.join(RUNTIMES)}")
@@ -86,4 +86,6 @@ def open_onnx(
         if importlib.util.find_spec(package) is None:
             raise YoloquantError(f"{runtime} is not installed: run `pip install {package}`")
         raise YoloquantError(f"{runtime} needs an NVIDIA GPU, and torch sees none: use the file where there is one")
+    if isinstance(path, Path) and not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
     return RUNTIMES[runtime].open(path, metadata, threads)

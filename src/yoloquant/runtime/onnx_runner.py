@@ -17,6 +17,8 @@ class OnnxRunner:
     """Base of runners of ONNX files: facts of the file, conversion of images, decoding of what the file leaves undecoded."""
 
     batch_size: int | None
+    # TensorRT's engines are of one size; other runtimes take what the file leaves free.
+    free_size: bool = False
 
     def __init__(self, path: Path | bytes, metadata: ModelMetadata | None, name: str) -> None:
         """Read the file's facts.
@@ -29,6 +31,7 @@ class OnnxRunner:
         facts = metadata or read_metadata(path)
         self.name = name
         self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
+        self.stride = max(facts.strides)
         self.preprocessing = Preprocessing(**facts.extra.get("preprocessing", {}))
         decoder = facts.extra.get("decoder")
         self._decoder = build(Description.from_dict(decoder)) if decoder else None

@@ -44,6 +44,7 @@ class OnnxRuntimeRunner(OnnxRunner):
         model_input = self._session.get_inputs()[0]
         self._input = model_input.name
         self.batch_size = model_input.shape[0] if isinstance(model_input.shape[0], int) else None
+        self.free_size = not any(isinstance(side, int) for side in model_input.shape[2:])
 
     @property
     def output_names(self) -> list[str]:

@@ -79,8 +79,9 @@ class OpenVinoRunner(OnnxRunner):
         self._model: Any = read_openvino(path)
         self._threads = threads
         super().__init__(path, metadata, "openvino")
-        batch = self._model.inputs[0].get_partial_shape()[0]
+        batch, _, *sides = self._model.inputs[0].get_partial_shape()
         self.batch_size = batch.get_length() if batch.is_static else None
+        self.free_size = not any(side.is_static for side in sides)
         # Batch size -> request.
         self._requests: dict[int, Any] = {}
         self._request(self.batch_size or 1)

@@ -18,6 +18,8 @@ class Runner(Protocol):
         names: class names.
         input_size: `(height, width)` in pixels that the model wants.
         batch_size: the only batch size it takes, or none if free.
+        stride: largest of the network, in pixels.
+        free_size: it takes images of other sizes than `input_size`, too.
         preprocessing: only where the image stands in the input matters to callers; the runner converts values itself.
     """
 
@@ -26,6 +28,8 @@ class Runner(Protocol):
     names: tuple[str, ...]
     input_size: tuple[int, int]
     batch_size: int | None
+    stride: int
+    free_size: bool
     preprocessing: Preprocessing
 
     def __call__(self, images: np.ndarray) -> np.ndarray:

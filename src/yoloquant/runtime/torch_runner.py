@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from yoloquant.models.detector import Detector
 from yoloquant.quant.network import QuantizedDetector
@@ -20,6 +21,8 @@ class TorchRunner:
         self.names = detector.names
         self.input_size = detector.input_size
         self.batch_size: int | None = None
+        self.stride = max(detector.strides)
+        self.free_size = detector.head.free_size and _has_free_size(detector.network)
         self.preprocessing = detector.preprocessing
         self._device = torch.device(device)
         self._network: nn.Module | None = detector.network.to(self._device)
@@ -40,3 +43,12 @@ class TorchRunner:
     def close(self) -> None:
         """Drop the network."""
         self._network = None
+
+
+def _has_free_size(network: nn.Module) -> bool:
+    """A network takes images of any height and width; captured ones may have been written for one size."""
+    if not isinstance(network, GraphModule):
+        return True
+    images = next(node for node in network.graph.nodes if node.op == "placeholder")
+    example = images.meta.get("val")
+    return example is None or not any(isinstance(side, int) for side in example.shape[2:])

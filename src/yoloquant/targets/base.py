@@ -63,6 +63,8 @@ class Target:
         Raises:
             RecipeError: with the reason and what to choose.
         """
+        if spec.granularity == "group" and not spec.group_size:
+            raise RecipeError(f"{where}: granularity group needs the number of input channels of a group: set group_size, too")
         if spec.bits not in self.bits:
             allowed = ", ".join(str(bits) for bits in sorted(self.bits))
             raise RecipeError(
@@ -121,5 +123,7 @@ class Target:
             # Readers that share a scale must agree; the one that needs most precision decides.
             specs[name] = max(kept, key=lambda spec: spec.bits)
             self.check(specs[name], f"activations at {name}")
+            if specs[name].granularity != "tensor":
+                raise RecipeError(f"activations at {name}: granularity is tensor for all activations; only weights have others")
             edges.update({edge: name for edge, spec in choices.items() if spec is not None})
         return QuantizationPlacement(edges, specs)

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from yoloquant.errors import RecipeError
+from yoloquant.reading import parse_setting, reason_of
 
 
 class Hyperparameters(BaseModel):
@@ -107,10 +107,8 @@ def hyperparameters_for(family: str, overrides: Iterable[str] = (), **changes: A
     """
     values: dict[str, Any] = dict(FAMILY_VALUES.get(family, _AFTER))
     for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator:
-            raise RecipeError(f"--set takes name=value, for example lr0=0.01, not {override!r}")
-        values[name.strip()] = yaml.safe_load(text)
+        name, value = parse_setting(override, "lr0=0.01")
+        values[name] = value
     values.update(changes)
     try:
         return Hyperparameters.model_validate(values)
@@ -121,4 +119,4 @@ def hyperparameters_for(family: str, overrides: Iterable[str] = (), **changes: A
             near = difflib.get_close_matches(name, Hyperparameters.model_fields, 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(Hyperparameters.model_fields)}"
             raise RecipeError(f"there is no hyperparameter {name!r}: {hint}") from error
-        raise RecipeError(f"hyperparameter {name}: {first['msg']}") from error
+        raise RecipeError(f"hyperparameter {name}: {reason_of(first)}") from error

@@ -65,9 +65,9 @@ def train_quantized(
         RecipeError: the augmentation names no hyperparameter, or its value is not allowed.
         YoloquantError: the recipe trains on labels, and the family has no loss here.
     """
-    judging, learning = split(entries, settings.judge_images)
     if settings.teacher == "labels" and not any(label_path(entry.path).is_file() for entry in entries):
-        raise DataError("training on labels needs label files beside the calibration images: add them, or train with a teacher")
+        raise DataError("training on labels needs label files beside the training images: add them, or train with a teacher")
+    judging, learning = split(entries, settings.judge_images)
     side = max(quantized.input_size)
     with tell.step(f"Read {len(learning)} images to train on") as update:
         samples = _samples(quantized, learning, side)

@@ -67,6 +67,11 @@ class OnnxHead(Head):
         fixed = self._loaded().get_inputs()[0].shape[0]
         return fixed if isinstance(fixed, int) else None
 
+    @property
+    def free_size(self) -> bool:
+        """The file's head takes maps of any height and width."""
+        return not any(isinstance(side, int) for value in self._loaded().get_inputs() for side in value.shape[2:])
+
     def outputs(self, maps: list[np.ndarray]) -> list[np.ndarray]:
         """All outputs of the file, float32, for any number of images."""
         session = self._loaded()
