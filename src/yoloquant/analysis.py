@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -32,7 +31,7 @@ from yoloquant.quantizing import quantized_in_memory, recipe_images, spread_imag
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
-from yoloquant.writing import checked_own_folder
+from yoloquant.writing import checked_own_folder, write_rows
 
 MEASUREMENTS = "measurements.jsonl"
 MEASURES = ("error", "map")
@@ -205,16 +204,9 @@ def write_analysis(found: Analysis, folder: Path) -> None:
     from yoloquant.report.analysis_page import write_analysis_page
 
     (folder / "analysis.json").write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")
-    _csv(folder / "sensitivity.csv", [asdict(result) for result in found.sensitivities])
-    _csv(folder / "statistics.csv", [entry.figures() for entry in found.statistics])
+    write_rows(folder / "sensitivity.csv", [asdict(result) for result in found.sensitivities])
+    write_rows(folder / "statistics.csv", [entry.figures() for entry in found.statistics])
     write_analysis_page(found, folder / "analysis.html")
-
-
-def _csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _key(detector: Detector, recipe: Recipe, measure: str, images: int, fast: int | None, entries: list[ImageEntry]) -> str:

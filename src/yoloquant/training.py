@@ -109,8 +109,8 @@ def train(
     """Train a float detector.
 
     Args:
-        model: a checkpoint, or the name of an architecture to begin from fresh weights, see `ARCHITECTURES`; a detector in memory
-            is changed.
+        model: a checkpoint, or the name of an architecture to begin from random weights, see `ARCHITECTURES`; a detector in
+            memory is changed.
         data: `data.yaml` with a train and a val split.
         output: folder for `best.safetensors` (the best detector, which every command reads), `last.safetensors` (to resume
             from), `results.csv` and `options.json`.
@@ -181,11 +181,11 @@ def _train(
 
 
 def starting_detector(model: str | Path | Detector, names: Sequence[str], image_size: int | None) -> Detector:
-    """What training begins with: a detector that is given, a checkpoint's, or fresh weights.
+    """What training begins with: a detector that is given, a checkpoint's, or random weights.
 
     Args:
         model: see `train`.
-        names: classes of fresh weights.
+        names: classes of random weights.
         image_size: side of the images, pixels; by default the detector's own.
 
     Raises:

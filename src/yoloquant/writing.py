@@ -1,11 +1,13 @@
-"""Files and folders that a command writes: checked before anything long begins, and written whole or not at all."""
+"""Files and folders that a command writes: checked before anything long begins, written whole or not at all; tables as CSV."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from yoloquant.errors import YoloquantError
 
@@ -67,3 +69,12 @@ def replaced_whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Dictionaries with the same keys as CSV; lists in a cell are joined by x."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: "x".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()})

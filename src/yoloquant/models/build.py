@@ -33,7 +33,7 @@ def build_detector(
     width: float | None = None,
     anchors: Anchors | None = None,
 ) -> Detector:
-    """A detector with fresh weights.
+    """A detector with random weights.
 
     Args:
         name: one of `ARCHITECTURES`.

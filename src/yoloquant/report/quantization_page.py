@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from yoloquant.algorithms.sensitivity import Sensitivity
 from yoloquant.data.dataset import DetectionDataset
@@ -14,6 +13,7 @@ from yoloquant.report.network_graph import ERROR_STEPS, NetworkDrawing, network_
 from yoloquant.report.page import Column, PageTable, TableRow, decibel, distributions, link, number, tensor_table, write_page
 from yoloquant.report.photographs import Photograph, differing_photographs
 from yoloquant.report.tables import HEADERS, result_cells
+from yoloquant.writing import write_rows
 
 if TYPE_CHECKING:
     from yoloquant.algorithms.layer_figures import LayerFigures
@@ -226,12 +226,3 @@ def _layer_cells(layer: LayerFigures) -> tuple[str, ...]:
         cells += [link(f"tensor-{entry.name}", entry.spec), f"{entry.scales[1]:.3g}", *figures]
     shape = " x ".join(map(str, layer.shape))
     return (layer.name, layer.kind, shape, layer.precision, decibel(layer.signal_to_noise), *cells, layer.reason)
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Dictionaries with the same keys as CSV; lists in a cell are joined by x."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: "x".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()})

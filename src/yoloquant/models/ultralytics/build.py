@@ -1,4 +1,4 @@
-"""Build a YOLOv8 detector with fresh weights."""
+"""Build a YOLOv8 detector with random weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BINS = 16
 
 
 def build_yolov8(size: str, names: Sequence[str], input_size: int = 640, width: float | None = None) -> Detector:
-    """A detector with fresh weights, initialised as YOLOv8 initialises them.
+    """A detector with random weights, initialised as YOLOv8 initialises them.
 
     Args:
         size: n, s, m, l or x.

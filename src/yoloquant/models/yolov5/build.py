@@ -82,7 +82,7 @@ def build_yolov5(
     input_size: int = 640,
     seed: int | None = None,
 ) -> Detector:
-    """A detector with fresh weights, initialised as YOLOv5 initialises them.
+    """A detector with random weights, initialised as YOLOv5 initialises them.
 
     Args:
         config: `yolov5n` .. `yolov5x`, a model YAML's path, or its content.

@@ -1,4 +1,4 @@
-"""Build a YOLOv6 detector of release 0.3 or later, size n or s, with fresh weights."""
+"""Build a YOLOv6 detector of release 0.3 or later, size n or s, with random weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRIOR = 0.01
 
 
 def build_yolov6(size: str, names: Sequence[str], input_size: int = 640, width: float | None = None) -> Detector:
-    """A detector with fresh weights, initialised as YOLOv6 initialises them; boxes are plain distances.
+    """A detector with random weights, initialised as YOLOv6 initialises them; boxes are plain distances.
 
     Args:
         size: n or s; the larger ones have other blocks.

@@ -1,4 +1,4 @@
-"""Build a YOLOv7-tiny detector with fresh weights."""
+"""Build a YOLOv7-tiny detector with random weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANCHORS: Anchors = (
 def build_yolov7_tiny(
     names: Sequence[str], input_size: int = 640, width: float | None = None, anchors: Anchors | None = None
 ) -> Detector:
-    """A detector with fresh weights, initialised as YOLOv7 initialises them.
+    """A detector with random weights, initialised as YOLOv7 initialises them.
 
     Args:
         names: class names.
