@@ -78,6 +78,14 @@ def test_powers_of_two_stay_whatever_the_target(name):
     assert replaced_target(name, load_recipe(name).target) is replaced_target(None, "tensorrt") is None
 
 
+@pytest.mark.parametrize("name", list(presets()))
+def test_presets_for_openvino_have_no_signed_activations(name):
+    recipe = load_recipe(name)
+    target = get_target(recipe.target)
+    if "openvino" in target.runtimes:
+        assert not recipe.choose("a", "conv", "activations", target.activations).signed
+
+
 def test_unknown_recipes_list_the_known():
     with pytest.raises(RecipeError, match="int8-minmax"):
         load_recipe("int9")
