@@ -27,8 +27,13 @@ def short(name):
     return recipe.model_copy(update={"algorithms": steps})
 
 
+# 4w4f has what is special in files of all few bits; the others are the slow half of this.
 @pytest.mark.parametrize(
-    "name", ["4w8f", pytest.param("4w8f-channel", marks=pytest.mark.slow), "4w4f", "mixed-4-8", "int8-power-of-two"]
+    "name",
+    [
+        "4w4f",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("4w8f", "4w8f-channel", "mixed-4-8", "int8-power-of-two")),
+    ],
 )
 def test_low_bit_presets_make_files_that_onnxruntime_runs(name, data, tmp_path):
     # Groups that do not divide the channels, and 8-bit layers beside them, are what OpenVINO has to read, too.
@@ -118,6 +123,7 @@ def test_search_for_latency_may_take_all_layers_and_times_whole_files(data):
         search(demo_weights(), data, max_drop=1.0, target="tensorrt", optimize_latency=True)
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_is_measured_in_the_targets_runtime(data):
     overrides = ("algorithms=[calibrate, {mixed_precision: {latency: 10.0, images: 2}}]",)
     result = quantize(
