@@ -17,9 +17,9 @@ from yoloquant.algorithms.detection_error import DetectionCost
 from yoloquant.algorithms.lockstep import lockstep
 from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensitivity, sensitivities
 from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
-from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
+from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import EvaluationSettings, check_classes, evaluate
+from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate, labelled_split
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
@@ -117,7 +117,11 @@ def analyze(
     get_target(settings.target)
     detector = to_detector(model)
     source = recipe_images(settings, data, calibration)
-    dataset = _labelled(detector, data, annotations) if measure == "map" else None
+    dataset = None
+    if measure == "map":
+        if data is None:
+            raise DataError("measuring mAP needs labels: name a data.yaml with --data")
+        dataset = labelled_split(detector.names, data, annotations)
     entries, quantized = source.calibration, quantized_in_memory(detector, settings, source, tell)
     pictures = spread_images(quantized, entries, images)
     cost = error_cost(quantized, pictures) if dataset is None else map_cost(quantized, _smaller(dataset, fast), settings)
@@ -223,13 +227,3 @@ def _check_choices(measure: str, mode: str) -> None:
         raise YoloquantError(f"the measure is {' or '.join(MEASURES)}, not {measure!r}")
     if mode not in get_args(Mode):
         raise YoloquantError(f"the mode is {', '.join(get_args(Mode)[:-1])} or {get_args(Mode)[-1]}, not {mode!r}")
-
-
-def _labelled(detector: Detector, data: str | Path | None, annotations: str | Path | None) -> DetectionDataset:
-    """The val split, which has labels of the detector's classes."""
-    if data is None:
-        raise DataError("measuring mAP needs labels: name a data.yaml with --data")
-    dataset = load_dataset(data, "val", annotations=annotations)
-    check_classes(detector.names, dataset)
-    _ = dataset.ground_truth
-    return dataset

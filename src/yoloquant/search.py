@@ -12,9 +12,9 @@ from typing import Any
 from yoloquant.algorithms.sensitivity import ranked_layers, sensitivities
 from yoloquant.analysis import error_cost
 from yoloquant.benchmark.latency import Latency
-from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.dataset import DetectionDataset
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import EvaluationSettings, check_classes, evaluate
+from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate, labelled_split
 from yoloquant.latency_search import by_value, can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
@@ -122,8 +122,7 @@ def search(
         start = start.model_copy(update={"output_layers": "quantized"})
     detector = to_detector(model)
     drawn = recipe_images(start, data, calibration)
-    dataset = load_dataset(data, "val", annotations=annotations)
-    check_classes(detector.names, dataset)
+    dataset = labelled_split(detector.names, data, annotations)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")
     run = _Search(detector, start, drawn, dataset, _Known(record, start), reporter or Silent(), raise_bits)

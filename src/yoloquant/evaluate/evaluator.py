@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from yoloquant.data.dataset import DetectionDataset
+from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.loader import Batch, ImageLoader
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.coco_metrics import coco_figures, coco_rows
@@ -197,6 +197,18 @@ def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationS
         class_agnostic=settings.class_agnostic,
     )
     return coco_rows(batch, detections)
+
+
+def labelled_split(names: Sequence[str], data: str | Path, annotations: str | Path | None = None) -> DetectionDataset:
+    """The val split that a model can be measured on; what is missing is told now, and not after all that precedes measuring.
+
+    Raises:
+        DataError: there is none, it has other classes than the model, or no labels.
+    """
+    dataset = load_dataset(data, "val", annotations=annotations)
+    check_classes(names, dataset)
+    _ = dataset.ground_truth
+    return dataset
 
 
 def check_classes(names: Sequence[str], dataset: DetectionDataset) -> None:

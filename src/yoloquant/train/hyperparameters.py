@@ -106,9 +106,7 @@ def hyperparameters_for(family: str, overrides: Iterable[str] = (), **changes: A
         RecipeError: a name is unknown or a value not allowed.
     """
     values: dict[str, Any] = dict(FAMILY_VALUES.get(family, _AFTER))
-    for override in overrides:
-        name, value = parse_setting(override, "lr0=0.01")
-        values[name] = value
+    values.update(parse_setting(override, "lr0=0.01") for override in overrides)
     values.update(changes)
     try:
         return Hyperparameters.model_validate(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from yoloquant.errors import YoloquantError
 from yoloquant.progress import Reporter
 from yoloquant.train.protocols import EpochResult
+from yoloquant.writing import replaced_whole
 
 LOG_NAME = "results.csv"
 
@@ -45,12 +45,10 @@ class RunLog:
         rows = [*earlier, row]
         # Written anew each time: a figure that is first measured in a later epoch adds a column.
         columns = list(dict.fromkeys(name for values in (row, *earlier) for name in values))
-        partial = self._path.with_name(LOG_NAME + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replaced_whole(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, self._path)
         if self._writer is not None:
             for name, value in row.items():
                 if name != "epoch":

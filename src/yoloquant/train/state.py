@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from yoloquant.checkpoint.safetensors_file import read_safetensors
 from yoloquant.errors import CheckpointError
+from yoloquant.writing import replaced_whole
 
 FORMAT = "yoloquant.training.1"
 
@@ -32,9 +32,8 @@ def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Ma
         for group, members in groups.items()
         for name, tensor in members.items()
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, str(partial), {"format": FORMAT, "facts": json.dumps(facts)})
-    os.replace(partial, path)
+    with replaced_whole(path) as partial:
+        save_file(tensors, str(partial), {"format": FORMAT, "facts": json.dumps(facts)})
 
 
 def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

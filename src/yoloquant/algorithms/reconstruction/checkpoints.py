@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from yoloquant.processes import process_number
 from yoloquant.quant.network import QuantizedDetector
+from yoloquant.writing import replaced_whole
 
 
 def state_key(detector: QuantizedDetector, settings: BaseModel, images: Sequence[str]) -> str:
@@ -60,9 +60,8 @@ class RegionCheckpoints:
         # Copies, since a scale of no dimension and views cannot share memory in the file.
         tensors = {str(index): torch.clone(tensor.detach()).contiguous() for index, tensor in enumerate(state)}
         metadata = {"key": self.key, "count": str(len(tensors)), "before": repr(before), "after": repr(after)}
-        temporary = self._path(number).with_suffix(".partial")
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, self._path(number))
+        with replaced_whole(self._path(number)) as partial:
+            save_file(tensors, partial, metadata)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{self.key[:16]}-{number:04}.safetensors"
