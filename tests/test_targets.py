@@ -3,7 +3,8 @@
 import pytest
 from torch import nn
 
-from small_networks import SIZE, SmallNetwork, quantized_detector
+from small_networks import SIZE, SmallNetwork, images, quantized_detector
+from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import capture
 from yoloquant.graph.operators import kind
@@ -48,6 +49,22 @@ def test_onnxruntime_quantizes_what_convolutions_answer():
 def test_tensorrt_has_no_zero_points():
     detector = quantized_detector(get_target("tensorrt"))
     assert all(quantizer.spec.symmetric and quantizer.spec.signed for _, quantizer in detector.quantizers())
+
+
+def test_zero_points_are_all_that_npu_pow2_zero_point_adds_to_npu_pow2():
+    edges, placement = edges_by_layers("npu-pow2-zero-point")
+    assert edges == edges_by_layers("npu-pow2")[0]
+    assert all(spec.power_of_two for spec in placement.specs.values())
+    steps = []
+    for target in ("npu-pow2", "npu-pow2-zero-point"):
+        detector = quantized_detector(get_target(target))
+        calibrate(detector, [images(4)])
+        steps.append({name: float(quantizer.scale) for name, quantizer in detector.quantizers() if not quantizer.of_weight})
+    # Where hardly anything is negative, all integers serve the positive half.
+    ratios = [steps[1][name] / step for name, step in steps[0].items()]
+    assert set(ratios) == {0.5, 1.0}
+    with pytest.raises(RecipeError, match="zero point 0"):
+        get_target("npu-pow2").check(TARGETS["npu-pow2-zero-point"].activations, "activations")
 
 
 @pytest.mark.parametrize("target", list(TARGETS))

@@ -100,6 +100,8 @@ def training(detector, reference, loader=None, objective=None, **options):
         {"activations": "lsq+", "train_weights": False, "scale_rate": 0.02},
         {"optimizer": "sgd", "rate": 0.001, "average": 0.5, "damping": 0.01},
         {"relative": True, "rate": 5e-3},
+        {"amp": True},
+        {"judge_every": 2},
     ],
     ids=str,
 )
@@ -140,6 +142,39 @@ def test_what_it_started_from_is_kept_where_training_harms_or_gains_too_little(h
         assert torch.equal(value, before[name]), name
 
 
+def test_what_is_not_judged_is_neither_kept_nor_saved(tmp_path):
+    detector, reference = few_bits()
+    run = training(detector, reference, epochs=5, judge_every=2, checkpoint=tmp_path / "state.safetensors")
+    judged, saved = [], []
+    judge, save = run.judge, run._save
+
+    def counted():
+        judged.append(run.epoch)
+        return judge()
+
+    def counted_save():
+        saved.append(run.epoch)
+        save()
+
+    run.judge, run._save = counted, counted_save
+    run.run()
+    # Before the run, after the second and the fourth epoch, and after the last.
+    assert judged == [0, 1, 3, 4]
+    assert saved == [2, 4, 5]
+
+
+def test_mixed_precision_gives_nearly_the_same_loss_in_float32():
+    detector, reference = few_bits()
+    x, nothing = to_input(images(4, seed=9)), torch.zeros(0, 6)
+    for objective in (DetectionTeacher(detector, reference), FeatureTeacher(detector, reference)):
+        exact = objective(x, nothing).detach()
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = objective(x, nothing).detach()
+        assert mixed.dtype == torch.float32
+        assert float(mixed) == pytest.approx(float(exact), rel=0.05)
+        assert float(mixed) != float(exact)
+
+
 def test_relative_steps_are_shares_of_each_channel():
     generator = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.randn(4, 3, 3, 3, generator=generator) * torch.tensor([0.01, 1.0, 30.0, 0.0]).view(4, 1, 1, 1))
@@ -158,7 +193,9 @@ def test_relative_steps_are_shares_of_each_channel():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"average": 0.9, "weights": "observed", "activations": "observed"}, {"relative": True}], ids=str
+    "options",
+    [{}, {"average": 0.9, "weights": "observed", "activations": "observed"}, {"relative": True}, {"judge_every": 2}],
+    ids=str,
 )
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, options):
     class Killed(Exception):

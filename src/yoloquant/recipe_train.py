@@ -30,6 +30,8 @@ class Train(BaseModel):
         shape: how the rate falls to `last_rate` of itself over the run.
         last_rate: share of the rate that is left in the end.
         warm_up: share of the run in which the rate rises, since Adam's first steps move everything alike.
+        amp: mixed precision: layers compute in bf16, while weights, losses and what is judged stay float32. For 4-bit
+            activations, whose steps are far coarser; those of 8 bits are as fine as bf16 itself.
         train_weights: change weights and biases, too, and not the quantizers alone.
         weights: what becomes of weight scales: "fixed", "observed" (they follow the weights), "lsq" (learned), or "dorefa"
             (fixed, while weights pass through a hyperbolic tangent).
@@ -42,6 +44,7 @@ class Train(BaseModel):
         gradient_clip: largest norm of the gradient.
         average: decay of the moving average of everything that is trained, which is what is judged and kept; 0 for none.
         judge_images: of these images, so many judge and do not train.
+        judge_every: epochs after which the network is judged, kept where it is the best, and saved; the last one always.
         least_gain: share of its error that the network must lose on the images that judge, else it stays as it was: what they see
             of smaller gains is chance, and mAP does not follow it.
         recoveries: how often the guard steps back before the run ends with the best it has.
@@ -66,6 +69,7 @@ class Train(BaseModel):
     shape: Literal["linear", "cosine"] = "cosine"
     last_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     warm_up: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    amp: bool = False
     train_weights: bool = True
     weights: Literal["fixed", "observed", "lsq", "dorefa"] = "lsq"
     activations: Literal["fixed", "observed", "lsq", "lsq+", "pact"] = "lsq"
@@ -75,6 +79,7 @@ class Train(BaseModel):
     gradient_clip: Rate = 10.0
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     judge_images: Annotated[int, Field(ge=1)] = 24
+    judge_every: Annotated[int, Field(ge=1)] = 1
     least_gain: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     recoveries: Annotated[int, Field(ge=0)] = 6
     augmentation: dict[str, float] = Field(default_factory=dict)

@@ -6,6 +6,7 @@ from yoloquant.errors import RecipeError
 from yoloquant.targets.base import Target
 from yoloquant.targets.ncnn import NCNN
 from yoloquant.targets.npu_pow2 import NPU_POW2
+from yoloquant.targets.npu_pow2_zero_point import NPU_POW2_ZERO_POINT
 from yoloquant.targets.npu_shift import NPU_SHIFT
 from yoloquant.targets.onnxruntime import ONNXRUNTIME
 from yoloquant.targets.openvino import OPENVINO
@@ -14,7 +15,7 @@ from yoloquant.targets.rknn import RKNN
 from yoloquant.targets.tensorrt import TENSORRT
 from yoloquant.targets.tflite import TFLITE
 
-_ALL = (ONNXRUNTIME, OPENVINO, TENSORRT, NCNN, RKNN, TFLITE, NPU_POW2, NPU_SHIFT, REFERENCE)
+_ALL = (ONNXRUNTIME, OPENVINO, TENSORRT, NCNN, RKNN, TFLITE, NPU_POW2, NPU_POW2_ZERO_POINT, NPU_SHIFT, REFERENCE)
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 

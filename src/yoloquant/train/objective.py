@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -43,8 +44,8 @@ class DetectionTeacher:
         """Error of boxes and scores."""
         head = self._detector.head
         with torch.no_grad():
-            expected = head.candidates(list(self._reference(images)))
-        boxes, scores = detection_error(expected, head.candidates(list(self._detector.network(images))), share=True)
+            expected = head.candidates(in_float32(self._reference(images)))
+        boxes, scores = detection_error(expected, head.candidates(in_float32(self._detector.network(images))), share=True)
         return boxes + scores
 
 
@@ -107,7 +108,12 @@ class LabelObjective:
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Loss of a batch, of one image on average."""
-        return self._loss(list(self._detector.network(images)), targets).total / (len(images) * process_count())
+        return self._loss(in_float32(self._detector.network(images)), targets).total / (len(images) * process_count())
+
+
+def in_float32(values: Iterable[Tensor]) -> list[Tensor]:
+    """As losses need them, whatever mixed precision computed them in."""
+    return [value.float() for value in values]
 
 
 def block_outputs(reference: GraphModule, stride: int) -> list[str]:
@@ -137,4 +143,4 @@ class _Recording(Interpreter):
     def values(self, images: Tensor) -> list[Tensor]:
         self._kept.clear()
         maps = self.run(images)
-        return [*(self._kept[name] for name in self._names), *maps]
+        return in_float32([*(self._kept[name] for name in self._names), *maps])

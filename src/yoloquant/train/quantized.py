@@ -120,9 +120,12 @@ class QuantizedTraining:
         with torch.enable_grad():
             while self.epoch < self.settings.epochs and len(self._faults) <= self.settings.recoveries:
                 self._train_epoch(progress)
-                self._judge_epoch()
+                is_judged = (self.epoch + 1) % self.settings.judge_every == 0 or self.epoch + 1 == self.settings.epochs
+                if is_judged:
+                    self._judge_epoch()
                 self.epoch += 1
-                self._save()
+                if is_judged:
+                    self._save()
         self._load(self._best)
         finish_training(self.detector, self.parts)
         kept = self.best_error
@@ -159,7 +162,8 @@ class QuantizedTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * (settings.scale_rate if group["role"] == "scale" else settings.rate_at(int(done)))
         self.optimizer.zero_grad()
-        loss = self.objective(images, targets)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.amp):
+            loss = self.objective(images, targets)
         value = float(sum_over_processes(loss))
         norm = math.inf
         if math.isfinite(value):
