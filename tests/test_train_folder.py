@@ -98,6 +98,14 @@ def test_a_folder_trains_on_and_becomes_a_folder_like_it(teacher, folder, data, 
     assert ("float" in {row["model"] for row in metrics["rows"]}) == (teacher is not None)
 
 
+def test_what_is_not_evaluated_and_trains_in_mixed_precision_says_so(folder, data, tmp_path):
+    options = ["--epochs", 1, "--batch", 4, "--amp", "--no-evaluate", "--set", "judge_images=4", "--set", "activations=fixed"]
+    answer = run(folder, "--data", data, "--output", tmp_path / "run", *options)
+    assert answer.exit_code == 0, answer.output
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").algorithms[-1].amp
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["rows"] == []
+
+
 def test_any_images_do_where_the_float_network_teaches(data, tmp_path):
     folder, pictures = write_folder(tmp_path / "out", own_detector(), data), tmp_path / "pictures"
     shutil.copytree(data.parent / "images" / "train", pictures)
@@ -207,6 +215,10 @@ def test_folders_and_float_detectors_are_told_apart(folder, data, tmp_path):
         app, ["train", "yolov5n", "--data", str(data), "--teacher", "x.pt", "--output", str(tmp_path / "run")]
     )
     assert "for quantized folders" in str(answer.exception)
+    answer = CliRunner().invoke(
+        app, ["train", "yolov5n", "--data", str(data), "--no-evaluate", "--output", str(tmp_path / "run")]
+    )
+    assert "see --evaluate-every" in str(answer.exception)
     with pytest.raises(YoloquantError, match="is no quantized folder"):
         train_folder(tmp_path, data, tmp_path / "run")
     other = write_generated_dataset(tmp_path / "other", train=3, val=1, size=SIZE)

@@ -129,11 +129,12 @@ def train(
         typer.Option("--set", help="Hyperparameter, as lr0=0.01, or of a quantized folder rate=0.0001; repeatable."),
     ] = None,
     teacher: Annotated[Path | None, typer.Option(help="For a quantized folder: the float checkpoint it was made from.")] = None,
+    evaluate: Annotated[bool, typer.Option(help="For a quantized folder: evaluate and time what it becomes.")] = True,
     cosine: Annotated[bool, typer.Option(help="Let the learning rate fall in a cosine.")] = False,
     patience: Annotated[int | None, typer.Option(min=1, help="End after so many epochs without a better mAP.")] = None,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Epochs between evaluations.")] = 1,
     clip: Annotated[float, typer.Option(min=0.0, help="Largest norm of the gradient.")] = 10.0,
-    amp: Annotated[bool, typer.Option(help="Mixed precision: fp16 on CUDA, bf16 on a CPU.")] = False,
+    amp: Annotated[bool, typer.Option(help="Mixed precision: fp16 on CUDA, bf16 on a CPU and in quantized folders.")] = False,
     activation: Annotated[str | None, typer.Option(help="Swap activations: relu, relu6, hardswish, leaky_relu, silu.")] = None,
     distill: Annotated[bool, typer.Option(help="The detector as it was given teaches.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
@@ -153,6 +154,8 @@ def train(
         return
     if teacher is not None:
         raise YoloquantError("--teacher is for quantized folders: with --distill a float detector teaches what it becomes")
+    if not evaluate:
+        raise YoloquantError("--no-evaluate is for quantized folders: a float detector is kept by its mAP, see --evaluate-every")
     options = TrainingOptions(
         epochs=epochs,
         batch_size=batch,
@@ -176,7 +179,14 @@ def train(
 
 
 # Options of `train` -> settings of the recipe's step.
-_STEP_SETTINGS = {"epochs": "epochs", "batch": "batch_size", "image_size": "size", "seed": "seed", "clip": "gradient_clip"}
+_STEP_SETTINGS = {
+    "epochs": "epochs",
+    "batch": "batch_size",
+    "image_size": "size",
+    "seed": "seed",
+    "clip": "gradient_clip",
+    "amp": "amp",
+}
 
 
 def _train_folder(context: typer.Context) -> None:
@@ -184,7 +194,7 @@ def _train_folder(context: typer.Context) -> None:
 
     options = context.params
     given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-    usable = {"model", "data", "output", "device", "teacher", "overrides", *_STEP_SETTINGS}
+    usable = {"model", "data", "output", "device", "teacher", "evaluate", "overrides", *_STEP_SETTINGS}
     unusable = sorted(f"--{name.replace('_', '-')}" for name in given - usable)
     if unusable:
         raise YoloquantError(
@@ -198,6 +208,7 @@ def _train_folder(context: typer.Context) -> None:
         teacher=options["teacher"],
         settings={_STEP_SETTINGS[name]: options[name] for name in given & set(_STEP_SETTINGS)},
         overrides=options["overrides"] or (),
+        measure=options["evaluate"],
         device=options["device"],
         reporter=RichReporter(),
     )
