@@ -68,7 +68,7 @@ def test_of_two_steps_of_a_name_none_is_guessed(tmp_path):
         load_recipe(path, ["algorithms.reconstruct.images=4"])
 
 
-@pytest.mark.parametrize("name", sorted(name for name in presets() if "power-of-two" in name or name == "qat-aligned"))
+@pytest.mark.parametrize("name", sorted(name for name in presets() if "power-of-two" in name or "aligned" in name))
 def test_powers_of_two_stay_whatever_the_target(name):
     recipe = load_recipe(name, target="tensorrt")
     for tensor in ("weights", "activations"):
