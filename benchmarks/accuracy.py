@@ -29,6 +29,7 @@ ROWS: dict[str, tuple[str | None, str]] = {
     "tensorrt int8-reconstructed": ("tensorrt", "int8-reconstructed"),
     "int8-power-of-two": (None, "int8-power-of-two"),
     "int8-power-of-two-aligned": (None, "int8-power-of-two-aligned"),
+    "int8-power-of-two-zero-point": (None, "int8-power-of-two-zero-point"),
     "8w8f": (None, "8w8f"),
     "4w8f-plain": (None, "4w8f-plain"),
     "4w8f-plain-percentile": (None, "4w8f-plain-percentile"),
@@ -40,6 +41,7 @@ ROWS: dict[str, tuple[str | None, str]] = {
     "mixed-4-8": (None, "mixed-4-8"),
     "tensorrt qat-distillation": ("tensorrt", "qat-distillation"),
     "qat-aligned": (None, "qat-aligned"),
+    "qat-aligned-zero-point": (None, "qat-aligned-zero-point"),
     "qat-4w8f": (None, "qat-4w8f"),
     "qat-4w4f": (None, "qat-4w4f"),
 }

@@ -8,6 +8,7 @@ from torch import nn
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.bias_correction import correct_biases, correct_biases_fast, reestimate_batch_norm
 from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.detection_error import DetectionCost, detection_error
 from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.smooth import smooth
@@ -276,6 +277,19 @@ def test_ranges_by_detections_mend_a_range_that_is_too_wide(power_of_two):
     assert cost(detector) < spoiled
     if power_of_two:
         assert all(float(quantizer.scale.max().log2()) % 1 == 0 for quantizer in quantizers.values())
+
+
+def test_after_learning_errors_are_those_against_the_float_network():
+    network = SmallNetwork()
+    detector, reference = quantized_detector(get_target("reference"), network), capture(network, SIZE, 8)
+    calibrate(detector, [images(4)])
+    with torch.no_grad():
+        detector.network.get_parameter("head.0.weight").mul_(0.5)
+        wanted, answered = (detector.head.candidates(list(n(to_input(images(3))))) for n in (reference, detector.network))
+    boxes, scores = detection_error(wanted, answered)
+    against_float = DetectionCost(detector, images(3), reference)()
+    assert against_float == pytest.approx(float(boxes + scores), rel=1e-3)
+    assert DetectionCost(detector, images(3))() < against_float / 2
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU6, nn.SiLU])

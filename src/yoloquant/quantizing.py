@@ -239,7 +239,7 @@ def run_algorithms(
         elif isinstance(step, DetectionRanges):
             few = spread_images(quantized, entries, step.images)
             with tell.step("Choose ranges by detections") as update:
-                changed = choose_ranges_by_detections(quantized, few, step.factors, update)
+                changed = choose_ranges_by_detections(quantized, few, step.factors, update, reference)
             tell.note(f"{len(changed)} activation ranges changed")
         elif isinstance(step, Reconstruct):
             _reconstruct(quantized, reference, step, entries, partial, tell, device)

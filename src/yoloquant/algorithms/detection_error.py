@@ -11,6 +11,7 @@ from itertools import starmap
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.models.layouts import Candidates
@@ -68,23 +69,29 @@ def detection_sums(expected: Candidates, found: Candidates) -> Tensor:
 class DetectionCost:
     """What a detector's quantizers, in whatever state they are at that moment, cost on a few images."""
 
-    def __init__(self, detector: QuantizedDetector, images: Tensor) -> None:
-        """Keep what the detector answers with all quantizers passing.
+    def __init__(self, detector: QuantizedDetector, images: Tensor, reference: GraphModule | None = None) -> None:
+        """Keep what the float network answers.
 
         Args:
             detector: calibrated; its quantizers, or modules in their place, may change between measurements.
             images: uint8 `(N, 3, H, W)`, RGB.
+            reference: the float network, captured; without it the detector with all quantizers passing, which is the same as long
+                as nothing was learned.
         """
         # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
         self._detector, self._batches = detector, [to_input(image[None]) for image in images]
+        everything = range(len(self._batches))
+        if reference is not None:
+            self._expected = self._candidates(reference, everything)
+            return
         with passing([quantizer for _, quantizer in detector.quantizers()]):
-            self._expected = self._candidates(range(len(self._batches)))
+            self._expected = self._candidates(detector.network, everything)
 
     def __call__(self, images: Sequence[int] | None = None) -> float:
         """Box and score error together, on some of the images, by their numbers, or on all."""
         numbers = range(len(self._batches)) if images is None else images
-        return total_error([self._expected[number] for number in numbers], self._candidates(numbers))
+        return total_error([self._expected[number] for number in numbers], self._candidates(self._detector.network, numbers))
 
-    def _candidates(self, numbers: Sequence[int]) -> list[Candidates]:
+    def _candidates(self, network: GraphModule, numbers: Sequence[int]) -> list[Candidates]:
         with torch.inference_mode():
-            return [self._detector.head.candidates(list(self._detector.network(self._batches[number]))) for number in numbers]
+            return [self._detector.head.candidates(list(network(self._batches[number]))) for number in numbers]

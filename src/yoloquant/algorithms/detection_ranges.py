@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
+from torch.fx import GraphModule
 
 from yoloquant.algorithms.calibrate import Progress
 from yoloquant.algorithms.detection_error import DetectionCost
@@ -24,6 +25,7 @@ def choose_ranges_by_detections(
     images: Tensor,
     factors: Sequence[float] = (0.7, 0.85, 1.2, 1.4),
     progress: Progress | None = None,
+    reference: GraphModule | None = None,
 ) -> dict[str, float]:
     """Scale each activation's range by the factor of least detection error, one after the other in the graph's order, in place.
 
@@ -34,11 +36,12 @@ def choose_ranges_by_detections(
         images: uint8 `(N, 3, H, W)`, RGB.
         factors: tried beside 1; power-of-two scales are halved and doubled instead.
         progress: called with (quantizers done, all).
+        reference: the float network, captured; needed where weights were learned before.
 
     Returns:
         Quantizer name -> factor, of those that changed.
     """
-    error = DetectionCost(detector, images)
+    error = DetectionCost(detector, images, reference)
     least = error()
     changed: dict[str, float] = {}
     activations = [(name, quantizer) for name, quantizer in detector.quantizers() if not quantizer.of_weight]
