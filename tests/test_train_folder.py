@@ -176,7 +176,7 @@ def test_a_smoothed_folder_is_taught_by_boxes_and_scores_alone(data, tmp_path):
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ("--amp, --tensorboard: for float training alone", ["--amp", "--tensorboard"]),
+        ("--cosine, --tensorboard: for float training alone", ["--cosine", "--tensorboard"]),
         ("--activation: for float training alone", ["--activation", "relu"]),
         ("takes key=value", ["--set", "rate"]),
         ("other classes", ["--teacher", "classes.safetensors"]),
