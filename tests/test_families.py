@@ -62,7 +62,7 @@ def test_a_detector_survives_this_projects_own_format(shared, name, tmp_path):
     assert (again.family, again.names, again.strides) == (detector.family, detector.names, detector.strides)
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "yolov5" not in name])
 def test_int8_keeps_the_signal_and_the_file_answers_alike(shared, name, target, tmp_path):
     detector = read_detector(shared / "checkpoints" / f"{name}.pt")

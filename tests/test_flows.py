@@ -55,6 +55,7 @@ def test_every_preset_is_a_valid_recipe_with_a_sentence():
     assert all(load_recipe(name) and len(sentence) > 20 for name, sentence in presets().items())
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_its_budget_through_the_whole_flow(data):
     overrides = ("algorithms=[calibrate, {mixed_precision: {average_bits: 5, images: 2}}]",)
     result = quantize(demo_weights(), data, recipe="8w8f", overrides=overrides, measure=False, runtimes=())
@@ -93,6 +94,7 @@ def test_analysis_from_a_file_to_a_page_and_on_again(data, tmp_path):
         analyze(demo_weights(), data, output=other)
 
 
+@pytest.mark.slow
 def test_search_reaches_its_goal_with_few_evaluations(data, tmp_path):
     options = {"recipe": "8w8f", "overrides": ("weights.bits=2",), "images": 2, "record": tmp_path / "record.json"}
     found = search(demo_weights(), data, max_drop=20.0, **options)

@@ -125,6 +125,7 @@ def test_exported_file_runs_as_final_detections(tmp_path):
         np.testing.assert_allclose(np.sort(found.scores), np.sort(wanted.scores), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_quantize_puts_it_into_the_finished_file(tmp_path):
     data = write_generated_dataset(tmp_path / "set", train=4, val=1)
     options = {"recipe": "int8-minmax", "target": "onnxruntime", "measure": False, "runtimes": ("onnxruntime",)}

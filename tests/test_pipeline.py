@@ -136,6 +136,7 @@ def test_a_folder_is_evaluated_like_any_model(finished, data):
     assert answer.map50_95 == pytest.approx(finished.row("int8", "onnxruntime").evaluation.map50_95)
 
 
+@pytest.mark.slow
 def test_float_layers_and_low_bits_by_recipe(data):
     result = quantize(
         demo_weights(),
