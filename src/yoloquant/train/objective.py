@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +12,7 @@ from yoloquant.algorithms.detection_error import detection_error
 from yoloquant.algorithms.reconstruction.regions import find_regions
 from yoloquant.processes import process_count, sum_over_processes
 from yoloquant.quant.network import QuantizedDetector
+from yoloquant.train.precision import in_float32
 from yoloquant.train.protocols import Loss
 
 
@@ -109,11 +109,6 @@ class LabelObjective:
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Loss of a batch, of one image on average."""
         return self._loss(in_float32(self._detector.network(images)), targets).total / (len(images) * process_count())
-
-
-def in_float32(values: Iterable[Tensor]) -> list[Tensor]:
-    """As losses need them, whatever mixed precision computed them in."""
-    return [value.float() for value in values]
 
 
 def block_outputs(reference: GraphModule, stride: int) -> list[str]:

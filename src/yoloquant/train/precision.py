@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -41,3 +42,8 @@ class Precision:
         nn.utils.clip_grad_norm_(network.parameters(), largest_norm)
         self.scaler.step(optimizer)
         self.scaler.update()
+
+
+def in_float32(values: Iterable[Tensor]) -> list[Tensor]:
+    """As losses need them, whatever mixed precision computed them in."""
+    return [value.float() for value in values]

@@ -21,7 +21,7 @@ from yoloquant.train.hyperparameters import Hyperparameters
 from yoloquant.train.log import RunLog
 from yoloquant.train.memory import memory_format
 from yoloquant.train.optimizer import parameter_groups
-from yoloquant.train.precision import Precision
+from yoloquant.train.precision import Precision, in_float32
 from yoloquant.train.protocols import EpochAware, EpochResult, Hook, Loss, LossResult, Score
 from yoloquant.train.schedule import Schedule
 from yoloquant.train.state import (
@@ -152,7 +152,7 @@ class Trainer:
             targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
         """
         with self.precision.autocast():
-            raw_maps = [raw.float() for raw in self._in_step(images)]
+            raw_maps = in_float32(self._in_step(images))
         result = self.loss(raw_maps, targets)
         if self._teacher is None:
             return result
