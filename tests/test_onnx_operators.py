@@ -86,8 +86,25 @@ CASES = {
     "squeeze by attribute": ("Squeeze", [(2, 1, 3)], {"axes": [1]}, 11),
     "unsqueeze": ("Unsqueeze", [(2, 3), integers(1)], {}, 17),
     "gather": ("Gather", [X, integers(2, 0)], {"axis": 1}, 17),
+    "clip by one-element tensors": ("Clip", [X, np.float32([0.0]), np.float32([1.0])], {}, 12),
+    "clip below": ("Clip", [X, np.float32(-0.5)], {}, 17),
+    "product with a number": ("Mul", [X, np.float32(1 / 6)], {}, 17),
+    "product with one element": ("Mul", [X, np.float32([0.5])], {}, 17),
+    "sum with a map": ("Add", [X, weights(1, 4, 1, 1)], {}, 17),
+    "quotient": ("Div", [X, np.float32(6)], {}, 17),
     "power": ("Pow", [X, np.float32(2)], {}, 17),
 }  # fmt: skip
+
+
+class Called(torch.nn.Module):
+    """A node as a module of tensors, as `torch.export` sees it; its constants must not become tensors whose values matter."""
+
+    def __init__(self, node, names):
+        super().__init__()
+        self.node, self.names = node, names
+
+    def forward(self, *values):
+        return self.node([*values, *[None] * (len(self.names) - len(values))])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -114,6 +131,11 @@ def test_a_node_answers_as_in_onnx_runtime(name):
     with torch.no_grad():
         answer = module([torch.from_numpy(free[name]) if name in free else None for name in names])
     for found, value in zip(answer if isinstance(answer, tuple) else (answer,), expected, strict=True):
+        np.testing.assert_allclose(found.numpy(), value, rtol=1e-4, atol=1e-4)
+    captured = torch.export.export(Called(module, names), tuple(torch.from_numpy(value) for value in free.values())).module()
+    with torch.no_grad():
+        again = captured(*(torch.from_numpy(value) for value in free.values()))
+    for found, value in zip(again if isinstance(again, tuple) else (again,), expected, strict=True):
         np.testing.assert_allclose(found.numpy(), value, rtol=1e-4, atol=1e-4)
 
 

@@ -22,6 +22,10 @@ from yoloquant.models.preprocessing import Preprocessing
 
 # Inputs of these operators that hold weights; every other constant is a buffer.
 _PARAMETERS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "PRelu": (1,)}
+# Operators whose floating inputs behind the first are settings: bounds, factors, fill values.
+_SETTINGS = frozenset({"Clip", "Pad", "Resize", "Upsample"})
+# Operators that take a number in the place of a tensor; a factor of all values is no second operand.
+_SCALARS = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"})
 
@@ -125,8 +129,8 @@ def _describe_node(node: onnx.NodeProto, constants: dict[str, np.ndarray], opset
         if value not in constants:
             continue
         array = constants[value]
-        if array.dtype.kind != "f" or (node.op_type in ("Resize", "Upsample") and array.size <= 8):
-            integers[str(position)] = array.tolist()
+        if _is_python_value(node.op_type, array):
+            integers[str(position)] = array.item() if array.dtype.kind == "f" and array.size == 1 else array.tolist()
             continue
         is_parameter = position in _PARAMETERS.get(node.op_type, ())
         name = {1: "weight", 2: "bias"}.get(position, f"input{position}") if is_parameter else f"constant{position}"
@@ -136,6 +140,11 @@ def _describe_node(node: onnx.NodeProto, constants: dict[str, np.ndarray], opset
             parameters.add(name)
     fields = {"op": node.op_type, "attributes": attributes, "constants": integers, "tensor_names": names}
     return Description("yoloquant.OnnxNode", fields, {}, tensors, frozenset(parameters))
+
+
+def _is_python_value(op_type: str, array: np.ndarray) -> bool:
+    """Integers, and floats that settle what an operator does: captured as tensors, their values could not be asked for."""
+    return array.dtype.kind != "f" or op_type in _SETTINGS or (array.size == 1 and array.ndim <= 1 and op_type in _SCALARS)
 
 
 def _plain(attribute: onnx.AttributeProto) -> Any:
