@@ -81,12 +81,14 @@ def test_per_channel_is_each_channel_alone(axis, shape):
         assert torch.equal(whole.select(axis, channel), alone)
 
 
-@pytest.mark.parametrize("inputs", [8, 7, 3])
-def test_groups_are_blocks_of_input_channels(inputs):
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("inputs", [8, 7, 3, 2])
+def test_groups_are_blocks_of_input_channels(inputs, axis):
     x = torch.randn(2, inputs, 3, 3)
     groups = -(-inputs // 4)
     scale, zero = torch.rand(2, groups) + 0.1, torch.randint(-3, 3, (2, groups), dtype=torch.int32)
-    whole = fake_quantize(x, scale, zero, -8, 7, 0, 4, "x")
+    # Transposed convolutions hold outputs on axis 1, and inputs on axis 0.
+    whole = fake_quantize(x.transpose(0, axis).contiguous(), scale, zero, -8, 7, axis, 4, "x").transpose(0, axis)
     for output in range(2):
         for group in range(groups):
             block = slice(4 * group, 4 * group + 4)
@@ -104,7 +106,7 @@ def lsq_gradient(x: float, scale: float, low: int, high: int) -> float:
     return round(v) - v
 
 
-@pytest.mark.parametrize(("axis", "group", "shape"), [(PER_TENSOR, 0, ()), (0, 0, (3,)), (0, 2, (3, 3))])
+@pytest.mark.parametrize(("axis", "group", "shape"), [(PER_TENSOR, 0, ()), (0, 0, (3,)), (0, 2, (3, 3)), (1, 2, (5, 2))])
 def test_gradients_are_straight_through_and_lsq(axis, group, shape):
     torch.manual_seed(0)
     x = torch.randn(3, 5, 2, 2, requires_grad=True)
@@ -113,7 +115,7 @@ def test_gradients_are_straight_through_and_lsq(axis, group, shape):
     answer.sum().backward()
     expected = torch.zeros(shape)
     for index in np.ndindex(*x.shape):
-        where = () if axis == PER_TENSOR else (index[0],) if not group else (index[0], index[1] // group)
+        where = () if axis == PER_TENSOR else (index[axis],) if not group else (index[axis], index[1 - axis] // group)
         step = scale[where].item()
         expected[where] += lsq_gradient(x[index].item(), step, -8, 7)
         assert x.grad[index] == float(-8.5 < x[index].item() / step < 7.5)

@@ -19,9 +19,10 @@ class TensorSpec:
         bits: width of the integers, 2..8 or 16.
         signed: integers from -2^(bits-1) if true, from 0 if false.
         symmetric: the represented range is centred on zero (zero point 0 if signed, 2^(bits-1) if not).
-        granularity: one scale for the tensor, for each index of `axis`, or for each group of `group_size` indices of axis 1
-            within each index of `axis` (weights only).
-        axis: the channel axis of a per-channel or group-wise spec: 0 for weights `(O, I, kh, kw)`.
+        granularity: one scale for the tensor, for each index of `axis`, or for each group of `group_size` input channels within
+            each index of `axis` (weights only).
+        axis: the channel axis of a per-channel or group-wise spec: 0 for weights `(O, I, kh, kw)`, 1 for those of transposed
+            convolutions, `(I, O/groups, kh, kw)`; input channels are on the other one of these two axes.
         group_size: input channels that share a scale; 0 unless the granularity is "group".
         power_of_two: the scale is rounded up to a power of two, so that hardware shifts instead of multiplying.
         narrow: signed integers leave out the lowest value, so that the range is symmetric (-127..127 for 8 bits).

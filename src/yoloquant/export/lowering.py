@@ -180,9 +180,15 @@ def _broadcast(parameter: np.ndarray, shape: tuple[int, ...], axis: int, group_s
     if axis < 0:
         return parameter
     if group_size:
-        wide = np.repeat(parameter, group_size, axis=1)[:, : shape[1]]
+        wide = np.repeat(parameter, group_size, axis=1)[:, : shape[1 - axis]].swapaxes(0, axis)
         return wide.reshape(wide.shape + (1,) * (len(shape) - 2))
     return parameter.reshape([-1 if dimension == axis else 1 for dimension in range(len(shape))])
+
+
+def _of_blocks(parameter: np.ndarray, repeats: int, blocks: int, axis: int, kernel: tuple[int, ...]) -> np.ndarray:
+    """Parameters of groups `(C, G)`, each repeated, as parameters of blocks at every position of the kernel."""
+    wide = np.repeat(parameter, repeats, axis=1)[:, :blocks].swapaxes(0, axis)
+    return np.ascontiguousarray(np.broadcast_to(wide.reshape(wide.shape + (1,) * len(kernel)), wide.shape + kernel))
 
 
 def _dequantized_constant(
@@ -201,21 +207,17 @@ def _dequantized_constant(
     wide_scale, wide_zero = (_broadcast(part, weight.shape, axis, group_size) for part in (scale, zero))
     quantized = np.clip(np.rint(weight / wide_scale) + wide_zero, *integers)
     attributes: dict[str, int] = {}
-    if group_size >= weight.shape[1]:
+    inputs = weight.shape[1 - axis] if group_size else 0
+    if group_size and group_size >= inputs:
         # One group holds all: a scale for each output channel.
         scale, zero = scale[:, 0], zero[:, 0]
-        attributes = {"axis": 0}
+        attributes = {"axis": axis}
     elif group_size:
         # ONNX blocks run along one axis and have a scale for each kernel position (DequantizeLinear-21). OpenVINO refuses a last
         # block that is shorter than the others, so blocks are as long as divides both: neighbours then have the same scale.
-        spatial = (1,) * (weight.ndim - 2)
-        block = gcd(group_size, weight.shape[1])
-        scale, zero = (np.repeat(part, group_size // block, axis=1)[:, : weight.shape[1] // block] for part in (scale, zero))
-        scale, zero = (
-            np.ascontiguousarray(np.broadcast_to(part.reshape(part.shape + spatial), part.shape + weight.shape[2:]))
-            for part in (scale, zero)
-        )
-        attributes = {"axis": 1, "block_size": block}
+        block = gcd(group_size, inputs)
+        scale, zero = (_of_blocks(part, group_size // block, inputs // block, axis, weight.shape[2:]) for part in (scale, zero))
+        attributes = {"axis": 1 - axis, "block_size": block}
     elif axis >= 0:
         attributes = {"axis": axis}
     base = place.removesuffix("_quantizer")

@@ -101,8 +101,8 @@ def weight_axis(node: Node) -> int:
 
 
 def group_count(node: Node) -> int:
-    """Groups of a convolution; 1 for other layers."""
-    groups = node.args[6] if kind(node) == "conv" and len(node.args) > 6 else 1
+    """Groups of a convolution, transposed or not; 1 for other layers."""
+    groups = node.args[6] if kind(node) in ("conv", "conv_transpose") and len(node.args) > 6 else 1
     assert isinstance(groups, int)
     return groups
 

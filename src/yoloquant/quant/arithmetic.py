@@ -28,15 +28,15 @@ def expand_parameter(parameter: Tensor, x: Tensor, axis: int, group_size: int) -
     """Shape a scale or zero point so that it broadcasts against `x`.
 
     Args:
-        parameter: `()` per tensor, `(C,)` per channel, `(C, G)` group-wise with `G = ceil(x.shape[1] / group_size)`.
+        parameter: `()` per tensor, `(C,)` per channel, `(C, G)` group-wise with `G = ceil(x.shape[1 - axis] / group_size)`.
         x: the tensor to be quantized.
-        axis: channel axis, or `PER_TENSOR`.
-        group_size: indices of axis 1 in a group, 0 if not group-wise.
+        axis: channel axis, or `PER_TENSOR`; 0 or 1 if group-wise.
+        group_size: indices of the other one of axes 0 and 1 in a group, 0 if not group-wise.
     """
     if axis == PER_TENSOR:
         return parameter
     if group_size:
-        repeated = parameter.repeat_interleave(group_size, dim=1)[:, : x.shape[1]]
+        repeated = parameter.repeat_interleave(group_size, dim=1)[:, : x.shape[1 - axis]].transpose(0, axis)
         return repeated.reshape(repeated.shape + (1,) * (x.dim() - 2))
     shape = [1] * x.dim()
     shape[axis] = -1
@@ -134,9 +134,9 @@ def _reduce_to(values: Tensor, scale: Tensor, axis: int, group_size: int) -> Ten
     if axis == PER_TENSOR:
         return values.sum().view(scale.shape)
     if group_size:
-        columns = values.reshape(values.shape[0], values.shape[1], -1).sum(dim=2)
+        columns = values.reshape(values.shape[0], values.shape[1], -1).sum(dim=2).transpose(0, axis)
         padding = scale.shape[1] * group_size - columns.shape[1]
-        return torch.nn.functional.pad(columns, (0, padding)).view(scale.shape[0], scale.shape[1], group_size).sum(dim=2)
+        return torch.nn.functional.pad(columns, (0, padding)).reshape(scale.shape[0], scale.shape[1], group_size).sum(dim=2)
     return values.sum(dim=[dimension for dimension in range(values.dim()) if dimension != axis])
 
 

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from yoloquant.errors import RecipeError
 from yoloquant.spec import TensorSpec
-from yoloquant.targets.placement import Draft, QuantizationPlacement, axis_of_weight, input_layers, output_layers
+from yoloquant.targets.placement import Draft, QuantizationPlacement, fitted_to_layer, input_layers, output_layers
 
 Rule = Callable[[Draft], None]
 # Layer name and tensor kind ("weights" or "activations") and the target's own spec -> the spec to use, or none for float.
@@ -113,7 +113,7 @@ class Target:
             if spec is not None:
                 self.check(spec, f"weights of {layers[edge.consumer]}")
                 name = f"{layers[edge.producer]}_quantizer"
-                specs[name] = spec.with_changes(axis=axis_of_weight(graph_module, edge))
+                specs[name] = fitted_to_layer(graph_module, edge, spec)
                 edges[edge] = name
         for name, group in draft.groups().items():
             choices = {edge: pick(layers[edge.consumer], "activations", self.activations) for edge in group}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any, NamedTuple
 
 from torch.fx import GraphModule, Node
 
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, kind, weight_axis
+from yoloquant.graph.operators import WEIGHTED, group_count, kind, weight_axis
 from yoloquant.spec import TensorSpec
 
 
@@ -156,6 +157,15 @@ def input_layers(graph_module: GraphModule) -> frozenset[str]:
     return frozenset(found)
 
 
-def axis_of_weight(graph_module: GraphModule, edge: Edge) -> int:
-    """Channel axis of the weight on an edge."""
-    return weight_axis(next(node for node in graph_module.graph.nodes if node.name == edge.consumer))
+def fitted_to_layer(graph_module: GraphModule, edge: Edge, spec: TensorSpec) -> TensorSpec:
+    """The spec of the weight on an edge, with the channel axis of its layer.
+
+    A grouped transposed convolution holds the input channels of all its groups on one axis. Groups of the quantization become
+    as small as it takes for none to reach from one group of the convolution into the next.
+    """
+    node = next(node for node in graph_module.graph.nodes if node.name == edge.consumer)
+    spec = spec.with_changes(axis=weight_axis(node))
+    if spec.group_size and kind(node) == "conv_transpose" and group_count(node) > 1:
+        inputs = graph_module.get_parameter(str(node.args[1].target)).shape[0] // group_count(node)  # type: ignore[union-attr]
+        return spec.with_changes(group_size=gcd(spec.group_size, inputs))
+    return spec
