@@ -211,7 +211,7 @@ def heavy_tailed(count: int = 100_000) -> torch.Tensor:
 def test_entropy_takes_the_range_of_the_published_calibrator(spec, values):
     if not spec.symmetric:
         values = values.abs()
-    options = {"bins": 256}
+    options = {"bins": 256, "steps": 256}
     observed = make_observer(spec.with_changes(observer="entropy", options=options))
     observed.update(values)
     histogram = observed.histogram

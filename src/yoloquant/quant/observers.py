@@ -16,7 +16,7 @@ from torch import Tensor
 from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.quant import ranges
 from yoloquant.quant.analytic import aciq
-from yoloquant.quant.entropy import NARROWEST, least_divergence
+from yoloquant.quant.entropy import NARROWEST, STEPS, least_divergence
 from yoloquant.quant.histogram import Distribution, Histogram, SortedValues
 from yoloquant.quant.parameters import scale_and_zero_point
 from yoloquant.spec import TensorSpec
@@ -367,12 +367,14 @@ class Entropy(HistogramObserver):
     PaddleSlim's `KL` keeps the zeros, and no range is narrower than half of the values seen.
     """
 
-    def __init__(self, spec: TensorSpec, narrowest: float = NARROWEST, keep_zeros: bool = False, **options: Any) -> None:
-        """`narrowest`: share of the bins, 0..1, that every range has at least; `keep_zeros`: the bin at zero counts."""
+    def __init__(
+        self, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, keep_zeros: bool = False, **options: Any
+    ) -> None:
+        """`steps`: ranges tried; `narrowest`: share of the bins, 0..1, of every range; `keep_zeros`: the bin at zero counts."""
         super().__init__(spec, **options)
-        if not 0.0 < narrowest <= 1.0:
-            raise RecipeError(f"narrowest is a share above 0 and at most 1, not {narrowest}")
-        self.narrowest, self.keep_zeros = narrowest, keep_zeros
+        if not 0.0 < narrowest <= 1.0 or steps < 2:
+            raise RecipeError(f"narrowest is above 0 and at most 1, and steps at least 2, not {narrowest} and {steps}")
+        self.steps, self.narrowest, self.keep_zeros = steps, narrowest, keep_zeros
 
     def _see(self, values: Tensor) -> None:
         # All bins serve the sizes of values where the range is symmetric.
@@ -380,7 +382,7 @@ class Entropy(HistogramObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of minimum divergence."""
-        return least_divergence(self.histogram, self.spec, self.narrowest, self.keep_zeros)
+        return least_divergence(self.histogram, self.spec, self.steps, self.narrowest, self.keep_zeros)
 
 
 @observer("emd")

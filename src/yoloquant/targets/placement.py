@@ -166,6 +166,6 @@ def fitted_to_layer(graph_module: GraphModule, edge: Edge, spec: TensorSpec) -> 
     node = next(node for node in graph_module.graph.nodes if node.name == edge.consumer)
     spec = spec.with_changes(axis=weight_axis(node))
     if spec.group_size and kind(node) == "conv_transpose" and group_count(node) > 1:
-        inputs = graph_module.get_parameter(str(node.args[1].target)).shape[0] // group_count(node)  # type: ignore[union-attr]
+        inputs = graph_module.get_parameter(str(node.args[1].target)).shape[0] // group_count(node)
         return spec.with_changes(group_size=gcd(spec.group_size, inputs))
     return spec
