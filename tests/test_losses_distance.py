@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_overlap import published_iou, published_siou
+from yoloquant.models.build import build_detector
 from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.layouts import Candidates, corners
 from yoloquant.models.losses.assigners import AdaptiveSelection, Cells, TaskAligned, group_objects
 from yoloquant.models.losses.distance import distribution_focal
 from yoloquant.models.losses.overlap import complete_iou, plain_iou
-from yoloquant.models.ultralytics.build import build_yolov8
 from yoloquant.models.ultralytics.loss import YOLOv8Loss
 from yoloquant.models.yolov6.loss import YOLOv6Loss
 
@@ -269,7 +269,7 @@ def test_both_pairs_of_branches_of_a_head_without_suppression_learn():
 
 
 def test_a_head_without_suppression_answers_twice_in_training():
-    layer = build_yolov8("n", ["a"], 64, width=0.06).network.model[-1]
+    layer = build_detector("yolov8n", ["a"], 64, width=0.06).network.model[-1]
     layer.one2one_cv2, layer.one2one_cv3 = copy.deepcopy(layer.cv2), copy.deepcopy(layer.cv3)
     maps = [torch.randn(1, branch[0].conv.in_channels, 4, 4, requires_grad=True) for branch in layer.cv2]
     alone = layer.eval()(maps)

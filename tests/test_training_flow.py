@@ -184,10 +184,18 @@ def test_hyperparameters_are_those_of_the_family():
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("yolov5n", 1.872157), ("yolov8n", 3.1572 - 16e-6), ("yolov8s", 11.16656 - 16e-6)]
+    ("name", "millions"),
+    [
+        ("yolov5n", 1.872157),
+        ("yolov8n", 3.1572 - 16e-6),
+        ("yolov8s", 11.16656 - 16e-6),
+        ("yolo11n", 2.62408 - 16e-6),
+        ("yolo12n", 2.602288 - 16e-6),
+        ("yolo26n", 2.57228),
+    ],
 )
 def test_architectures_have_their_published_parameters(name, millions):
-    """YOLOv8's counts include the 16 constants of its integral over distances."""
+    """Counts of YOLOv8, 11 and 12 include the 16 constants of the integral over distances."""
     detector = build_detector(name, [str(index) for index in range(80)])
     assert sum(parameter.numel() for parameter in detector.network.parameters()) == round(millions * 1e6)
 

@@ -1,90 +1,109 @@
-"""Build a YOLOv8 detector with random weights."""
+"""Build detectors of the ultralytics families with random weights."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from yoloquant.models.building import LayerStack, assemble, divisible
 from yoloquant.models.detector import Detector
 from yoloquant.models.distance_head import DistanceHead
-from yoloquant.models.ultralytics.blocks import C2f
+from yoloquant.models.ultralytics.block_builders import box_branch, light_class_branch, make_block
 from yoloquant.models.ultralytics.network import DecoupledDetect
-from yoloquant.models.yolov5.blocks import SPPF, Bottleneck, Concat, Conv
+from yoloquant.models.ultralytics.plans import PLANS, Block, Plan
+from yoloquant.models.yolov5.blocks import Concat, Conv
 
-# Depth, width, most channels.
-SIZES = {"n": (0.33, 0.25, 1024), "s": (0.33, 0.5, 1024), "m": (0.67, 0.75, 768), "l": (1.0, 1.0, 512), "x": (1.0, 1.25, 512)}
 STRIDES = (8, 16, 32)
-BINS = 16
 
 
-def build_yolov8(size: str, names: Sequence[str], input_size: int = 640, width: float | None = None) -> Detector:
-    """A detector with random weights, initialised as YOLOv8 initialises them.
+def build_ultralytics(
+    name: str, names: Sequence[str], input_size: int = 640, width: float | None = None, depth: float | None = None
+) -> Detector:
+    """A detector with random weights, initialised as the package ultralytics initialises them.
 
     Args:
-        size: n, s, m, l or x.
+        name: key of `plans.PLANS`, e.g. `yolo11n`.
         names: class names.
         input_size: side of the square input, pixels.
         width: multiple of the channels; by default the size's.
+        depth: multiple of the repeated blocks; by default the size's.
     """
-    depth, usual, most = SIZES[size]
-    multiple = usual if width is None else width
-    channels = {full: divisible(min(full, most) * multiple) for full in (64, 128, 256, 512, 1024)}
-
-    def stage(full: int, repeats: int, shortcut: bool) -> int:
-        blocks = max(round(repeats * depth), 1)
-        return stack.add(_c2f(stack.channels(), channels[full], blocks, shortcut), channels[full])
-
-    def down(full: int) -> None:
-        stack.add(Conv(stack.channels(), channels[full], 3, 2), channels[full])
-
-    def join(*sources: int) -> None:
-        stack.add(Concat(1), stack.channels(sources), list(sources))
-
-    def up() -> None:
-        stack.add(nn.Upsample(None, 2, "nearest"), stack.channels())
-
-    stack = LayerStack()
-    levels = []
-    down(64)
-    for full, repeats in ((128, 3), (256, 6), (512, 6), (1024, 3)):
-        down(full)
-        levels.append(stage(full, repeats, True))
-    top = stack.add(SPPF(channels[1024], channels[1024], 5), channels[1024])
-    up()
-    join(-1, levels[2])
-    middle = stage(512, 3, False)
-    up()
-    join(-1, levels[1])
-    outputs = [stage(256, 3, False)]
-    for full, lateral in ((512, middle), (1024, top)):
-        # The way down keeps the channels of the finer level.
-        down(full // 2)
-        join(-1, lateral)
-        outputs.append(stage(full, 3, False))
-    stack.add(_detect([stack.channels(index) for index in outputs], len(names)), 0, outputs)
-    head = DistanceHead("columns_classes", len(names), list(STRIDES), BINS)
-    return Detector(stack.network().eval(), head.eval(), tuple(names), STRIDES, (input_size, input_size), "yolov8")
+    plan = PLANS[name]
+    layers = _Layers(plan, plan.scale.width if width is None else width, plan.scale.depth if depth is None else depth)
+    outputs = layers.add_all()
+    detect = _detect(plan, [layers.stack.channels(index) for index in outputs], len(names))
+    layers.stack.add(detect, 0, outputs)
+    layout = "rows_final" if plan.end_to_end else "columns_classes"
+    head = DistanceHead(layout, len(names), list(STRIDES), plan.bins)
+    size = (input_size, input_size)
+    return Detector(layers.stack.network().eval(), head.eval(), tuple(names), STRIDES, size, plan.family)
 
 
-def _c2f(inputs: int, outputs: int, repeats: int, shortcut: bool) -> C2f:
-    hidden = outputs // 2
-    inner = [assemble(Bottleneck(hidden, hidden, shortcut, e=1.0), cv1=Conv(hidden, hidden, 3)) for _ in range(repeats)]
-    return assemble(C2f(), cv1=Conv(inputs, 2 * hidden), cv2=Conv((2 + repeats) * hidden, outputs), m=nn.ModuleList(inner))
+class _Layers:
+    """The layers of a plan, in their order."""
+
+    def __init__(self, plan: Plan, width: float, depth: float) -> None:
+        self.plan, self.width, self.depth = plan, width, depth
+        self.stack = LayerStack()
+
+    def add_all(self) -> list[int]:
+        """Add all layers before the head; indices of the three levels, finest first."""
+        plan, levels = self.plan, []
+        stem = self._channels(plan.stem)
+        self.stack.add(Conv(3, stem, 3, 2), stem)
+        for stage in plan.stages:
+            self._add(stage.down)
+            levels.append(self._add(stage.body))
+        top = levels[-1]
+        for block in plan.top:
+            top = self._add(block)
+        middle = self._up(plan.up[0], levels[2])
+        outputs = [self._up(plan.up[1], levels[1])]
+        for stage, lateral in zip(plan.back, (middle, top), strict=True):
+            self._add(stage.down)
+            self._join(lateral)
+            outputs.append(self._add(stage.body))
+        return outputs
+
+    def _up(self, block: Block, lateral: int) -> int:
+        self.stack.add(nn.Upsample(None, 2, "nearest"), self.stack.channels())
+        self._join(lateral)
+        return self._add(block)
+
+    def _join(self, lateral: int) -> None:
+        self.stack.add(Concat(1), self.stack.channels([-1, lateral]), [-1, lateral])
+
+    def _add(self, block: Block) -> int:
+        outputs = self._channels(block.channels)
+        made = make_block(block.kind, self.stack.channels(), outputs, **self._scaled(block.options))
+        return self.stack.add(made, outputs)
+
+    def _scaled(self, options: dict[str, Any]) -> dict[str, Any]:
+        scaled = dict(options)
+        if options.get("repeats", 1) > 1:
+            scaled["repeats"] = max(round(options["repeats"] * self.depth), 1)
+        if "hidden" in options:
+            scaled["hidden"] = self._channels(options["hidden"])
+        return scaled
+
+    def _channels(self, full: int) -> int:
+        return divisible(min(full, self.plan.scale.most) * self.width)
 
 
-def _detect(channels: list[int], class_count: int) -> DecoupledDetect:
-    of_boxes, of_classes = max(16, channels[0] // 4, 4 * BINS), max(channels[0], min(class_count, 100))
-    boxes = nn.ModuleList(_branch(inputs, of_boxes, 4 * BINS) for inputs in channels)
-    classes = nn.ModuleList(_branch(inputs, of_classes, class_count) for inputs in channels)
+def _detect(plan: Plan, channels: list[int], class_count: int) -> DecoupledDetect:
+    of_boxes, of_classes = max(16, channels[0] // 4, 4 * plan.bins), max(channels[0], min(class_count, 100))
+    class_branch = light_class_branch if plan.light else box_branch
+    boxes = nn.ModuleList(box_branch(inputs, of_boxes, 4 * plan.bins) for inputs in channels)
+    classes = nn.ModuleList(class_branch(inputs, of_classes, class_count) for inputs in channels)
     for box, kind, stride in zip(boxes, classes, STRIDES, strict=True):
-        box[-1].bias.data.fill_(1.0)  # type: ignore[index]
+        box[-1].bias.data.fill_(2.0)  # type: ignore[index]
         # Five objects in an image of 640 pixels.
         kind[-1].bias.data.fill_(math.log(5 / class_count / (640 / stride) ** 2))  # type: ignore[index]
-    return assemble(DecoupledDetect(), nc=class_count, reg_max=BINS, cv2=boxes, cv3=classes)
-
-
-def _branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(Conv(inputs, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, outputs, 1))
+    made = assemble(DecoupledDetect(), nc=class_count, reg_max=plan.bins, cv2=boxes, cv3=classes)
+    if plan.end_to_end:
+        assemble(made, one2one_cv2=copy.deepcopy(boxes), one2one_cv3=copy.deepcopy(classes))
+    return made
