@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from yoloquant.checkpoint.onnx_facts import read_metadata
 from yoloquant.errors import YoloquantError
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
+
+NAME = "onnxruntime"
 
 
 class OnnxRuntimeRunner(OnnxRunner):
@@ -27,11 +30,15 @@ class OnnxRuntimeRunner(OnnxRunner):
         """
         import onnxruntime
 
+        facts = metadata or read_metadata(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
         # Threads that spin on after a call would take the processor from whatever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if facts.target not in ("float", NAME):
+            # It stands in for another runtime, which adds in 32 bits; without VNNI pairs of products are added in 16 bits.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         source = path if isinstance(path, bytes) else str(path)
         try:
             self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
@@ -40,7 +47,7 @@ class OnnxRuntimeRunner(OnnxRunner):
         except Exception as error:
             # onnxruntime raises classes of its own for each status code, without a common base.
             raise YoloquantError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
-        super().__init__(path, metadata, "onnxruntime")
+        super().__init__(path, facts, NAME)
         model_input = self._session.get_inputs()[0]
         self._input = model_input.name
         self.batch_size = model_input.shape[0] if isinstance(model_input.shape[0], int) else None

@@ -62,6 +62,11 @@ def _cannot_load(error: RuntimeError) -> YoloquantError:
     return YoloquantError(f"OpenVINO cannot load the model: {str(error).strip().splitlines()[-1]}")
 
 
+def _name_of(port: Any, number: int) -> str:
+    """Of an output; models converted from torch leave theirs without."""
+    return port.get_any_name() if port.get_names() else f"output{number}"
+
+
 class OpenVinoRunner(OnnxRunner):
     """An ONNX file in OpenVINO's CPU plugin; compiled once for each batch size that is asked for."""
 
@@ -98,7 +103,7 @@ class OpenVinoRunner(OnnxRunner):
             raise RuntimeError("this runner is closed")
         # The answers are copies already: the request's own memory is overwritten by the next call.
         results = self._request(len(images)).infer([images], share_inputs=True)
-        return {port.get_any_name(): results[port] for port in results}
+        return {_name_of(port, number): results[port] for number, port in enumerate(results)}
 
     def close(self) -> None:
         """Drop the compiled models."""

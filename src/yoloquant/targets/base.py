@@ -31,6 +31,7 @@ class Target:
         float_outputs: the last convolutions stay in float unless the recipe says otherwise: they are one part in a hundred of
             the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
         float_inputs: the convolutions that read the image stay in float unless the recipe says otherwise.
+        input_weight_bits: width of the weights of the layers that read the image, where it is smaller than elsewhere.
         costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
         carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
         fused_silu: files hold SiLU as the one contrib operator of ONNX Runtime.
@@ -47,6 +48,7 @@ class Target:
     symmetric_activations_only: bool = False
     float_outputs: bool = False
     float_inputs: bool = False
+    input_weight_bits: int | None = None
     costly_layers: int = 3
     carries_integers: bool = False
     fused_silu: bool = False
@@ -108,8 +110,11 @@ class Target:
         edges: dict = {}
         specs: dict[str, TensorSpec] = {}
         pick = choose or (lambda _layer, _kind, spec: spec)
+        of_inputs = self.weights.with_changes(bits=self.input_weight_bits or self.weights.bits)
+        readers_of_image = input_layers(graph_module)
         for edge in sorted(draft.weights):
-            spec = pick(layers[edge.consumer], "weights", self.weights)
+            layer = layers[edge.consumer]
+            spec = pick(layer, "weights", of_inputs if layer in readers_of_image else self.weights)
             if spec is not None:
                 self.check(spec, f"weights of {layers[edge.consumer]}")
                 name = f"{layers[edge.producer]}_quantizer"

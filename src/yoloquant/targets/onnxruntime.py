@@ -8,12 +8,15 @@ from yoloquant.targets.base import Target
 
 # The fastest integer kernels on x86 multiply unsigned activations with signed weights (VNNI's vpdpbusd; ONNX Runtime
 # documentation, "Quantize ONNX models", on U8S8). With three input channels they have little to multiply at once: YOLOv5n's first
-# layer took 5.7 ms in integers, a third of the whole file, and one in float. It stays in float, and two more beside it.
+# layer took 5.7 ms in integers, a third of the whole file, and one in float. It stays in float, and two more beside it. Where a
+# recipe wants it in integers, its weights have 7 bits, for the reason that `openvino.py` gives.
 ONNXRUNTIME = Target(
     name="onnxruntime",
     summary="ONNX Runtime on CPU: uint8 activations with zero point, int8 weights per channel, QLinear operators.",
     weights=TensorSpec(granularity="channel", narrow=True),
     activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
+    bits=frozenset({7, 8}),
+    input_weight_bits=7,
     float_outputs=True,
     float_inputs=True,
     fused_silu=True,

@@ -10,14 +10,21 @@ from yoloquant.targets.base import Target
 # "Low Precision Transformations"); activations fuse into the convolution, so nothing may stand between the two. No layer but the
 # last ones stays in float: YOLOv5n's three costliest work on the largest maps, where float takes an eighth of the whole time, and
 # they mend 0.1 mAP.
+# x86 processors without VNNI add pairs of products in 16 bits, which saturate: 255 * 127 * 2 does not fit, 255 * 64 * 2 does. The
+# image is where values near 255 stand side by side, so the layers that read it have weights of 7 bits, as nncf's files have.
 OPENVINO = Target(
     name="openvino",
     summary="Intel OpenVINO on CPU: uint8 activations with zero point, int8 weights per channel.",
     weights=TensorSpec(granularity="channel", narrow=True),
     activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
+    bits=frozenset({7, 8}),
+    input_weight_bits=7,
     float_outputs=True,
     costly_layers=0,
     carries_integers=True,
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
-    sources=('OpenVINO documentation, "Low Precision Transformations"',),
+    sources=(
+        'OpenVINO documentation, "Low Precision Transformations"',
+        'OpenVINO documentation, "Saturation (overflow) Issue Workaround"',
+    ),
 )

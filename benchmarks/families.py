@@ -1,0 +1,277 @@
+"""Real networks of several families, quantized by this project and by its peers: drop of mAP, latency, layers in integers.
+
+`YOLOQUANT_SHARED=... python benchmarks/families.py FOLDER [--networks yolov8n ...] [--stages make accuracy latency]`
+
+Each tool quantizes with the same 128 photographs in a process of its own. Every file is then evaluated on the 634 photographs in
+the runtime that it is for, and timed there in turns with the float file. FOLDER keeps the files and the figures: what is there is
+not made or evaluated again, so that an interrupted run goes on. Time on a machine where nothing else runs.
+`--held-out` evaluates on photographs of the train split that did not calibrate, instead of on the val split.
+
+Peers need `pip install "yoloquant[peers]"`; those that are missing, or refuse a network, are left out with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from peers import PEERS, calibration_photographs
+
+SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
+DATA = SHARED / "coco" / "data.yaml"
+# With trained weights: judged by mAP and by time.
+TRAINED = {
+    name.split(".")[0]: SHARED / "weights" / name
+    for name in ("yolov8n.pt", "yolo11n.pt", "yolov5s.pt", "yolov6lite_s.onnx", "yolov5n.pt")
+}
+# Of full width with random weights: judged by time alone.
+RANDOM = ("yolov7-tiny", "yolov6n", "yolov10n", "yolo26n")
+TARGETS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "onnxruntime"}
+FLOAT = "float.onnx"
+RUNS = int(os.environ.get("RUNS", "40"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file of a tool, and the runtime it is for.
+
+    Attributes:
+        tool: as the table prints it.
+        file: relative to the network's folder.
+        runtime: that runs it.
+        make: (network's folder, path to write) -> nothing.
+    """
+
+    tool: str
+    file: str
+    runtime: str
+    make: Callable[[Path, Path], None] | None = None
+
+
+def candidates(network: str) -> list[Candidate]:
+    """What is compared for a network, float first."""
+    float_files = [Candidate("float", FLOAT, runtime) for runtime in ("onnxruntime", "openvino")]
+    ours = [
+        Candidate(f"yoloquant {target}", f"yoloquant-{target}/model.onnx", runtime, quantizer(network, target))
+        for target, runtime in TARGETS.items()
+    ]
+    peers = [Candidate(*row[:3], make=row[3](source(network))) for row in PEERS] if network in TRAINED else []
+    return [*float_files, *ours, *peers]
+
+
+def source(network: str) -> Path | None:
+    """The file of a network with trained weights."""
+    return TRAINED.get(network)
+
+
+def detector_of(network: str) -> Any:
+    """A trained detector, or a fresh one whose batch norms have seen photographs."""
+    from yoloquant.checkpoint.read import read_detector
+    from yoloquant.models.build import build_detector
+
+    if network in TRAINED:
+        return read_detector(TRAINED[network])
+    return settled(build_detector(network, [str(number) for number in range(80)], seed=0))
+
+
+def settled(detector: Any) -> Any:
+    """Batch norms of random weights as after an epoch: values keep the size that trained networks give them."""
+    import torch
+
+    from yoloquant.data.loader import ImageLoader
+
+    for module in detector.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    detector.network.train()
+    with torch.no_grad():
+        for batch in ImageLoader(calibration_photographs(8), (320, 320), 4):
+            detector.network(batch.images.float() / 255.0)
+    detector.network.eval()
+    return detector
+
+
+def quantizer(network: str, target: str) -> Callable[[Path, Path], None]:
+    """How this project makes its file: by the default recipe."""
+
+    def make(_: Path, path: Path) -> None:
+        from yoloquant.pipeline import quantize
+
+        quantize(detector_of(network), DATA, target=target, output=path.parent, measure=False, report=False)
+
+    return make
+
+
+def make_all(folder: Path, network: str) -> None:
+    """Write the files that are not there yet, each in a process of its own, and note how long that took or why it failed."""
+    notes = Notes(folder / "made.json")
+    for candidate in candidates(network):
+        path = folder / candidate.file
+        if path.exists() or (candidate.file in notes.values and candidate.make):
+            continue
+        command = [sys.executable, __file__, str(folder.parent), "--child", network, candidate.file]
+        done = subprocess.run(command, capture_output=True, text=True)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        seconds = next((float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("SECONDS")), None)
+        notes.add(candidate.file, seconds if done.returncode == 0 else lines[-1])
+
+
+def make_one(folder: Path, network: str, file: str) -> None:
+    """In the child process: one file."""
+    import time
+
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    if file == FLOAT:
+        from yoloquant.export.onnx_file import export_onnx
+
+        export_onnx(detector_of(network), folder / file)
+    else:
+        make = next(candidate.make for candidate in candidates(network) if candidate.file == file)
+        assert make is not None
+        make(folder, folder / file)
+    print(f"SECONDS {time.perf_counter() - start:.1f}")
+
+
+class Notes:
+    """Figures that are kept in a file from run to run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep one."""
+        self.values[key] = value
+        self.path.write_text(json.dumps(self.values, indent=1))
+
+
+def opened(folder: Path, candidate: Candidate) -> Any:
+    """The file in its runtime; the float file's facts serve where a peer's format holds none."""
+    from yoloquant.checkpoint.onnx_facts import read_metadata
+    from yoloquant.runtime.loading import open_onnx
+
+    own = candidate.file.endswith(".onnx") and not candidate.file.startswith("nncf")
+    facts = read_metadata(folder / (candidate.file if own else FLOAT))
+    return open_onnx(folder / candidate.file, candidate.runtime, metadata=facts)
+
+
+def present(folder: Path, network: str) -> Iterator[Candidate]:
+    """Files that were made."""
+    return (candidate for candidate in candidates(network) if (folder / candidate.file).is_file())
+
+
+def evaluate_all(folder: Path, network: str, held_out: bool) -> None:
+    """mAP of every file that has none yet."""
+    from yoloquant.evaluate.evaluator import evaluate
+
+    notes = Notes(folder / ("held_out.json" if held_out else "accuracy.json"))
+    dataset = photographs(held_out)
+    for candidate in present(folder, network):
+        key = f"{candidate.file} in {candidate.runtime}"
+        if network in TRAINED and key not in notes.values:
+            runner = opened(folder, candidate)
+            found = evaluate(runner, dataset)
+            runner.close()
+            notes.add(key, [found.map50_95, found.map50])
+
+
+def photographs(held_out: bool) -> Any:
+    """The val split, or what of the train split does not calibrate."""
+    from dataclasses import replace
+
+    from yoloquant.data.dataset import load_dataset
+
+    if not held_out:
+        return load_dataset(DATA)
+    used = {entry.path for entry in calibration_photographs()}
+    everything = load_dataset(DATA, "train", annotations=SHARED / "coco" / "annotations" / "instances_train2017.json")
+    return replace(everything, images=tuple(entry for entry in everything.images if entry.path not in used))
+
+
+def time_all(folder: Path, network: str) -> None:
+    """Medians of one image at a time, all files of a runtime in turns; and the layers in integers, by the runtime's own graph."""
+    from yoloquant.benchmark.latency import measure_latency
+    from yoloquant.runtime.executed import executed_layers
+
+    notes = Notes(folder / "latency.json")
+    for runtime in ("onnxruntime", "openvino"):
+        files = [candidate for candidate in present(folder, network) if candidate.runtime == runtime]
+        runners = {candidate.file: opened(folder, candidate) for candidate in files}
+        for file, latency in measure_latency(runners, runs=RUNS, warmup=5).items():
+            executed = executed_layers(folder / file, runtime)
+            layers = [len(executed.integer), len(executed.integer) + len(executed.floating)]
+            notes.add(f"{file} in {runtime}", [latency.median, latency.minimum, *layers])
+        for runner in runners.values():
+            runner.close()
+
+
+def table_of(folder: Path, network: str) -> Table:
+    """All figures of a network; drops and ratios are against the float file in the same runtime."""
+    made, accuracy, held, latency = (
+        Notes(folder / f"{name}.json").values for name in ("made", "accuracy", "held_out", "latency")
+    )
+    table = Table(
+        "tool", "runtime", "mAP50-95", "drop", "drop, held out", "ms", "ratio", "integer layers", "s to make", title=network
+    )
+    for candidate in candidates(network):
+        key, plain = f"{candidate.file} in {candidate.runtime}", f"{FLOAT} in {candidate.runtime}"
+        if isinstance(made.get(candidate.file), str):
+            table.add_row(candidate.tool, candidate.runtime, made[candidate.file][:60])
+            continue
+        cells = [_number(accuracy.get(key), 0)]
+        cells += [_difference(notes.get(plain), notes.get(key)) for notes in (accuracy, held)]
+        cells += [_number(latency.get(key), 0, 1)]
+        cells += (
+            [f"{latency[key][0] / latency[plain][0]:.2f}", "{2} of {3}".format(*latency[key])] if key in latency else ["", ""]
+        )
+        cells.append(f"{made[candidate.file]:.0f}" if candidate.file in made else "")
+        table.add_row(candidate.tool, candidate.runtime, *cells)
+    return table
+
+
+def _number(values: list[float] | None, index: int, digits: int = 2) -> str:
+    return "" if values is None else f"{values[index]:.{digits}f}"
+
+
+def _difference(first: list[float] | None, second: list[float] | None) -> str:
+    return "" if first is None or second is None else f"{first[0] - second[0]:.2f}"
+
+
+def main() -> None:
+    """Do the stages and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--networks", nargs="+", default=[*TRAINED, *RANDOM], choices=[*TRAINED, *RANDOM])
+    parser.add_argument("--stages", nargs="*", default=["make", "accuracy", "latency"], choices=["make", "accuracy", "latency"])
+    parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        make_one(given.folder / given.child[0], *given.child)
+        return
+    for network in given.networks:
+        folder = given.folder.resolve() / network
+        folder.mkdir(parents=True, exist_ok=True)
+        if "make" in given.stages:
+            make_all(folder, network)
+        if "accuracy" in given.stages:
+            evaluate_all(folder, network, given.held_out)
+        if "latency" in given.stages:
+            time_all(folder, network)
+        Console(width=150).print(table_of(folder, network))
+
+
+if __name__ == "__main__":
+    main()
