@@ -88,7 +88,7 @@ def looped_choice(maps, targets, reach, most):
     for image in range(len(maps[0])):
         objects = [n for n, target in enumerate(targets) if target[0] == image]
         pool = [c for level in range(len(maps)) for n in objects for c in candidates_of(targets[n], level, reach)]
-        wishes = {}
+        wishes, prices = {}, {}
         for n in objects:
             costs, ious = [], []
             for number, (level, anchor, row, column) in enumerate(pool):
@@ -100,11 +100,14 @@ def looped_choice(maps, targets, reach, most):
                     cost -= math.log(p if kind == int(targets[n][1]) else 1 - p)
                 costs.append((cost, number))
                 ious.append(iou)
+            prices[n] = {number: cost for cost, number in costs}
             count = max(1, int(sum(sorted(ious, reverse=True)[:most]) + 1e-6))
-            for cost, number in sorted(costs)[:count]:
-                if number not in wishes or cost < wishes[number][0]:
-                    wishes[number] = (cost, n)
-        chosen += [(image, *pool[number], n) for number, (_, n) in wishes.items()]
+            for _, number in sorted(costs)[:count]:
+                wishes.setdefault(number, []).append(n)
+        for number, claimants in wishes.items():
+            # The original's argmin is over all objects of the image, not over those that claim the cell.
+            owner = claimants[0] if len(claimants) == 1 else min(objects, key=lambda n, c=number: prices[n][c])
+            chosen.append((image, *pool[number], owner))
     return chosen
 
 
@@ -131,7 +134,7 @@ def looped_terms(maps, targets, chosen):
             totals["cls"] += sum(classes) / len(classes)
         places = [(i, a, r, c) for i in range(len(raw)) for a in range(3) for r in range(side) for c in range(side)]
         terms = [entropy(cell_of(maps, level, *place)[4], wanted.get(place, 0.0)) for place in places]
-        totals["obj"] += sum(terms) / len(terms)
+        totals["obj"] += sum(terms) / len(terms) * (4.0, 1.0)[level]
     return totals
 
 

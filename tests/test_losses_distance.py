@@ -57,13 +57,13 @@ def overlap_of(kind):
     return lambda a, b: kind(*(torch.tensor([box], dtype=torch.float64) for box in (a, b))).item()
 
 
-def winners(claims):
-    """Cell -> the object that claims it with the largest overlap."""
-    chosen = {}
-    for cell, owner, overlap in claims:
-        if cell not in chosen or overlap > chosen[cell][1]:
-            chosen[cell] = (owner, overlap)
-    return {cell: owner for cell, (owner, _) in chosen.items()}
+def winners(claims, overlaps):
+    """Cell -> its only claimant, or else the object of the largest overlap of all, whether or not it claims the cell."""
+    claimants = {}
+    for cell, owner in claims:
+        claimants.setdefault(cell, []).append(owner)
+    best = {cell: max(range(len(overlaps)), key=lambda n, c=cell: overlaps[n][c]) for cell in claimants}
+    return {cell: owners[0] if len(owners) == 1 else best[cell] for cell, owners in claimants.items()}
 
 
 def inside(cell, box):
@@ -71,31 +71,36 @@ def inside(cell, box):
     return min(x - box[0], y - box[1], box[2] - x, box[3] - y) > 1e-9
 
 
-def looped_task_aligned(found, targets, top, alpha, beta, overlap):
-    """Section 3.2 of TOOD, image by image."""
+def looped_task_aligned(found, targets, top, alpha, beta, overlap, *, anywhere=False, keep=None, smallest=0.0):
+    """Section 3.2 of TOOD, image by image, with the options of `TaskAligned`."""
+
+    def is_inside(cell, box):
+        missing = [max(0.0, smallest - (box[i + 2] - box[i])) / 2 for i in range(2)]
+        return inside(cell, [box[0] - missing[0], box[1] - missing[1], box[2] + missing[0], box[3] + missing[1]])
+
     places = torch.cat([cells().centers, cells().strides[:, None]], 1).tolist()
     answers = []
     for image in range(len(found.boxes)):
         objects = [row for row in targets.tolist() if row[0] == image]
         boxes, scores = found.boxes[image].tolist(), found.scores[image].tolist()
         overlaps = [[max(0.0, overlap(box_of(o), box)) for box in boxes] for o in objects]
+        within = [[is_inside(place, box_of(o)) for place in places] for o in objects]
+        if not anywhere:
+            overlaps = [[value * ok for value, ok in zip(*pair, strict=True)] for pair in zip(overlaps, within, strict=True)]
         metric = [
-            [
-                scores[c][int(o[1])] ** alpha * overlaps[n][c] ** beta if inside(places[c], box_of(o)) else 0.0
-                for c in range(len(places))
-            ]
-            for n, o in enumerate(objects)
+            [scores[c][int(o[1])] ** alpha * overlaps[n][c] ** beta for c in range(len(places))] for n, o in enumerate(objects)
         ]
         claims = []
         for n in range(len(objects)):
-            best = sorted(range(len(places)), key=lambda c, n=n: -metric[n][c])[:top]
-            claims += [(c, n, overlaps[n][c]) for c in best if metric[n][c] > 0]
-        chosen = winners(claims)
+            best = sorted(range(len(places)), key=lambda c, n=n: -metric[n][c] * within[n][c])[:top]
+            claims += [(c, n) for c in best if within[n][c]]
+        chosen = winners(claims, overlaps)
         answer = {}
-        for cell, n in chosen.items():
-            own = [c for c, owner in chosen.items() if owner == n]
-            scale = max(overlaps[n][c] for c in own) / max(metric[n][c] for c in own)
-            answer[cell] = (n, objects[n], metric[n][cell] * scale)
+        for n in range(len(objects)):
+            own = sorted((c for c, owner in chosen.items() if owner == n), key=lambda c, n=n: -metric[n][c])[:keep]
+            if own:
+                scale = max(overlaps[n][c] for c in own) / (max(metric[n][c] for c in own) + 1e-9)
+                answer.update({c: (n, objects[n], metric[n][c] * scale) for c in own})
         answers.append(answer)
     return answers
 
@@ -120,9 +125,13 @@ def looped_adaptive(found, targets, top, side):
             ious = {c: published_iou(box, square)[0] for c, square in squares.items()}
             mean = sum(ious.values()) / len(ious)
             deviation = math.sqrt(sum((v - mean) ** 2 for v in ious.values()) / (len(ious) - 1))
-            claims += [(c, n, v) for c, v in ious.items() if v > mean + deviation and inside(places[c], box)]
+            claims += [(c, n) for c, v in ious.items() if v > mean + deviation and inside(places[c], box)]
         boxes = found.boxes[image].tolist()
-        answers.append({c: (n, objects[n], published_iou(box_of(objects[n]), boxes[c])[0]) for c, n in winners(claims).items()})
+        halves = [side * place[2] / 2 for place in places]
+        squares = [(p[0] - h, p[1] - h, p[0] + h, p[1] + h) for p, h in zip(places, halves, strict=True)]
+        overlaps = [[published_iou(box_of(o), square)[0] for square in squares] for o in objects]
+        chosen = winners(claims, overlaps)
+        answers.append({c: (n, objects[n], published_iou(box_of(objects[n]), boxes[c])[0]) for c, n in chosen.items()})
     return answers
 
 
@@ -140,13 +149,18 @@ def assert_same(assignment, expected):
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.integers(0, 6), st.integers(0, 10_000), st.sampled_from([(1, 0.5, 6.0), (4, 1.0, 6.0), (10, 0.5, 2.0)]))
-def test_task_aligned_assignment_agrees_with_loops(count, seed, options):
+@given(
+    st.integers(0, 6),
+    st.integers(0, 10_000),
+    st.sampled_from([(1, 0.5, 6.0), (4, 1.0, 6.0), (10, 0.5, 2.0)]),
+    st.sampled_from([{}, {"anywhere": True}, {"keep": 1, "smallest": 16.0}]),
+)
+def test_task_aligned_assignment_agrees_with_loops(count, seed, options, more):
     head = DistanceHead("columns_classes", CLASSES, list(STRIDES), 4)
     found = head.candidates(random_maps(4, seed))
     targets = random_targets(count, seed)
-    answer = TaskAligned(*options, complete_iou)(found, cells(), group_objects(targets, 2, SIZE, SIZE))
-    assert_same(answer, looped_task_aligned(found, targets, *options, overlap_of(complete_iou)))
+    answer = TaskAligned(*options, complete_iou, **more)(found, cells(), group_objects(targets, 2, SIZE, SIZE))
+    assert_same(answer, looped_task_aligned(found, targets, *options, overlap_of(complete_iou), **more))
 
 
 @settings(deadline=None, max_examples=15)
@@ -222,7 +236,7 @@ def test_yolov6s_loss_agrees_with_loops(epoch, iou_type, bins):
     assigned = (
         looped_adaptive(found, targets, 9, 5.0)
         if epoch < 4
-        else looped_task_aligned(found, targets, 13, 1.0, 6.0, overlap_of(plain_iou))
+        else looped_task_aligned(found, targets, 13, 1.0, 6.0, overlap_of(plain_iou), anywhere=True)
     )
 
     def giou(a, b):

@@ -18,7 +18,7 @@ from yoloquant.models.yolov5.build import build_yolov5, official_config
 from yoloquant.models.yolov5.loss import YOLOv5Loss
 from yoloquant.train.data import SamplesOnDisk, TrainingLoader, load_samples, open_samples
 from yoloquant.train.ema import ExponentialMovingAverage
-from yoloquant.train.hyperparameters import Hyperparameters
+from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
 from yoloquant.train.optimizer import parameter_groups
 from yoloquant.train.protocols import Hook
 from yoloquant.train.schedule import Schedule, decay
@@ -81,7 +81,7 @@ def test_a_tiny_network_learns_eight_images():
     network = OneMap(halving(3, 16), halving(16, 32), halving(32, 64), nn.Conv2d(64, 3 * (5 + 3), 1))
     loader = TrainingLoader([painted(seed) for seed in range(8)], 128, 8, plain(), seed=1)
     results = []
-    parameters = plain(lr0=0.03, warmup_epochs=3.0)
+    parameters = plain(lr0=0.03, warmup_epochs=3.0, warmup_iterations=0)
     loss = YOLOv5Loss(anchors, (8,), 3)
     Trainer(network, loss, loader, 60, parameters, cosine=True, nominal_batch=8).run(on_epoch=results.append)
     first, last = results[0].losses, results[-1].losses
@@ -201,7 +201,9 @@ def test_parameters_are_grouped_by_what_decays():
 
 
 def test_schedule_warms_up_and_decays():
-    parameters = Hyperparameters(lr0=0.02, lrf=0.1, warmup_epochs=2.0, warmup_bias_lr=0.1, warmup_momentum=0.5, momentum=0.9)
+    parameters = Hyperparameters(
+        lr0=0.02, lrf=0.1, warmup_epochs=2.0, warmup_iterations=0, warmup_bias_lr=0.1, warmup_momentum=0.5, momentum=0.9
+    )
     schedule = Schedule(parameters, 10, 5, "linear")
     assert schedule.rates(0).weights == 0
     assert schedule.rates(0).biases == 0.1
@@ -212,6 +214,33 @@ def test_schedule_warms_up_and_decays():
     assert schedule.rates(25).weights == pytest.approx(0.02 * 0.55)
     assert schedule.rates(25).biases == schedule.rates(25).weights
     assert schedule.rates(25).momentum == 0.9
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batches", "changes", "steps"),
+    [
+        (300, 500, {}, 1500),
+        (300, 10, {}, 100),
+        (300, 10, {"warmup_iterations": 1000}, 1000),
+        (300, 10, {"warmup_epochs": 0.0}, 0),
+        (8, 10, {}, 70),
+        (1, 10, {}, 0),
+    ],
+)
+def test_warm_up_takes_at_least_a_hundred_batches_and_leaves_an_epoch(epochs, batches, changes, steps):
+    schedule = Schedule(Hyperparameters(**changes), epochs, batches)
+    assert schedule.warmup_steps == steps
+    assert schedule.rates(steps).momentum == 0.937
+    assert steps == 0 or schedule.rates(steps - 1).momentum < 0.937
+
+
+def test_families_warm_up_as_their_trainers_do():
+    assert {family: hyperparameters_for(family).warmup_iterations for family in ("yolov5", "yolov6", "yolov7", "yolo11")} == {
+        "yolov5": 100,
+        "yolov6": 1000,
+        "yolov7": 1000,
+        "yolo11": 100,
+    }
 
 
 @pytest.mark.parametrize(("shape", "half"), [("linear", 0.55), ("cosine", 0.55)])

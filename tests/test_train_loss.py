@@ -137,7 +137,8 @@ def looped_loss(raw_maps, targets, gains, smoothing):
         if box_terms:
             totals["box"] += sum(box_terms) / len(box_terms)
             totals["cls"] += sum(class_terms) / len(class_terms)
-        totals["obj"] += binary_cross_entropy_with_logits(logits[:, :, 4], wanted).item()
+        # Of two levels YOLOv5 takes the first two of its weights for five.
+        totals["obj"] += binary_cross_entropy_with_logits(logits[:, :, 4], wanted).item() * (4.0, 1.0)[level]
     return {name: value * gains[name] for name, value in totals.items()}
 
 
@@ -156,11 +157,14 @@ def test_loss_agrees_with_loops(count, smoothing):
     assert answer.total.item() == pytest.approx(2 * sum(expected.values()), rel=1e-4)
 
 
-def test_levels_of_three_are_balanced():
-    loss = YOLOv5Loss([*ANCHORS, ANCHORS[1]], (8, 16, 32), CLASSES)
-    maps = [torch.zeros(1, 3 * (5 + CLASSES), side, side) for side in (8, 4, 2)]
-    # No object: every logit of 0 costs log 2, weighted 4 + 1 + 0.4.
-    assert loss(maps, torch.zeros(0, 6)).parts["obj"].item() == pytest.approx(5.4 * math.log(2), rel=1e-5)
+@pytest.mark.parametrize(("levels", "weights"), [(1, 4.0), (2, 5.0), (3, 5.4), (4, 5.31), (5, 5.33)])
+def test_levels_are_balanced(levels, weights):
+    """YOLOv5 has 4, 1, 0.4 for three levels and 4, 1, 0.25, 0.06, 0.02 for any other number."""
+    strides = tuple(8 * 2**level for level in range(levels))
+    loss = YOLOv5Loss([ANCHORS[0]] * levels, strides, CLASSES)
+    maps = [torch.zeros(1, 3 * (5 + CLASSES), 256 // stride, 256 // stride) for stride in strides]
+    # No object: every logit of 0 costs log 2.
+    assert loss(maps, torch.zeros(0, 6)).parts["obj"].item() == pytest.approx(weights * math.log(2), rel=1e-5)
 
 
 def test_the_loss_moves_an_object_into_place():

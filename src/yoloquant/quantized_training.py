@@ -45,6 +45,7 @@ _OTHERWISE = {
     "momentum": "optimizer is adam or sgd",
     "weight_decay": "weights do not decay",
     "warmup_epochs": "the share of the run is warm_up",
+    "warmup_iterations": "the share of the run is warm_up",
     "warmup_momentum": "the share of the run is warm_up",
     "warmup_bias_lr": "the share of the run is warm_up",
     "distill": "what teaches is teacher",

@@ -20,7 +20,8 @@ class Hyperparameters(BaseModel):
         lrf: the last epoch's learning rate as a share of `lr0`.
         momentum: of SGD, Nesterov.
         weight_decay: of convolution weights, for a batch of 64.
-        warmup_epochs: over which learning rate and momentum rise.
+        warmup_epochs: over which learning rate and momentum rise; 0 for no warm-up.
+        warmup_iterations: batches that warm-up takes at least; the last epoch is always beyond it.
         warmup_momentum: at the start.
         warmup_bias_lr: learning rate of biases at the start.
         box: gain of the box loss.
@@ -56,6 +57,7 @@ class Hyperparameters(BaseModel):
     momentum: float = Field(0.937, ge=0, lt=1)
     weight_decay: float = Field(0.0005, ge=0)
     warmup_epochs: float = Field(3.0, ge=0)
+    warmup_iterations: int = Field(100, ge=0)
     warmup_momentum: float = Field(0.8, ge=0, lt=1)
     warmup_bias_lr: float = Field(0.1, ge=0)
     box: float = Field(0.05, ge=0)
@@ -88,8 +90,8 @@ class Hyperparameters(BaseModel):
 # share its values.
 FAMILY_VALUES: dict[str, dict[str, float]] = {
     "yolov5": {},
-    "yolov6": {"box": 2.5, "cls": 1.0, "dfl": 0.5, "lr0": 0.02, "close_mosaic": 15},
-    "yolov7": {"box": 0.05, "cls": 0.5, "obj": 1.0, "mixup": 0.05},
+    "yolov6": {"box": 2.5, "cls": 1.0, "dfl": 0.5, "lr0": 0.02, "close_mosaic": 15, "warmup_iterations": 1000},
+    "yolov7": {"box": 0.05, "cls": 0.5, "obj": 1.0, "mixup": 0.05, "warmup_iterations": 1000},
 }
 _AFTER = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "close_mosaic": 10}
 

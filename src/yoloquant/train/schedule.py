@@ -41,7 +41,7 @@ class Schedule:
     Attributes:
         hyperparameters: of the run.
         epochs: of the run.
-        steps_per_epoch: optimiser steps.
+        steps_per_epoch: batches.
         shape: of the decay.
     """
 
@@ -50,14 +50,22 @@ class Schedule:
     steps_per_epoch: int
     shape: Shape = "linear"
 
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which rates rise, see `Hyperparameters.warmup_iterations`."""
+        h = self.hyperparameters
+        if h.warmup_epochs == 0:
+            return 0
+        steps = max(round(h.warmup_epochs * self.steps_per_epoch), h.warmup_iterations)
+        return min(steps, max(self.epochs - 1, 0) * self.steps_per_epoch)
+
     def rates(self, step: int) -> Rates:
         """Rates of the `step`-th step of the whole run, counted from 0."""
         h = self.hyperparameters
         rate = h.lr0 * decay(self.shape, self.epochs, h.lrf)(step / self.steps_per_epoch)
-        warmup_steps = h.warmup_epochs * self.steps_per_epoch
-        if step >= warmup_steps:
+        if step >= self.warmup_steps:
             return Rates(rate, rate, h.momentum)
-        done = step / warmup_steps
+        done = step / self.warmup_steps
         return Rates(
             rate * done,
             h.warmup_bias_lr + (rate - h.warmup_bias_lr) * done,

@@ -216,8 +216,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rates.biases if group["role"] == "bias" else rates.weights
             group["momentum"] = rates.momentum
-        warmup_steps = max(1.0, self.parameters.warmup_epochs * len(self.loader))
-        risen = min(1.0, step / warmup_steps)
+        risen = min(1.0, step / max(self._schedule.warmup_steps, 1))
         return max(1, round(1 + (self._accumulate - 1) * risen))
 
     def _write(self, result: EpochResult) -> None:

@@ -12,6 +12,9 @@ from torch.nn.functional import one_hot
 from yoloquant.models.layouts import Candidates, corners
 from yoloquant.models.losses.overlap import Overlap, plain_iou
 
+# What the packages add to an object's best alignment before they divide by it.
+_ALIGNMENT_EPSILON = 1e-9
+
 
 class Cells(NamedTuple):
     """The cells of all levels, finest first.
@@ -89,33 +92,42 @@ class TaskAligned:
     """Task-aligned assignment (Feng et al. 2021, "TOOD", section 3.2).
 
     Of the cells whose centre is inside of an object those `top` answer for it whose alignment `score^alpha * overlap^beta` is
-    best; a cell that several objects claim takes the one it overlaps best. Its score is the alignment, scaled so that an
-    object's best cell gets the object's best overlap.
+    best. A cell that several objects claim takes the one it overlaps best, be that one of these or another; as in the packages
+    that train these families. Its score is the alignment, scaled so that an object's best cell gets the object's best overlap.
 
     Attributes:
         top: cells of an object.
         alpha: exponent of the score.
         beta: exponent of the overlap.
         overlap: of boxes.
+        anywhere: a cell outside of an object may still be given to it where others claim the cell (YOLOv6).
+        keep: cells that an object has in the end, those of the best alignment (YOLO26); by default all.
+        smallest: side in pixels that smaller sides of an object count as, when cells inside of it are looked for (YOLO26).
     """
 
     top: int = 10
     alpha: float = 0.5
     beta: float = 6.0
     overlap: Overlap = plain_iou
+    anywhere: bool = False
+    keep: int | None = None
+    smallest: float = 0.0
 
     @torch.no_grad()
     def __call__(self, found: Candidates, cells: Cells, objects: Objects) -> Assignment:
         """See `Assigner`."""
-        claimed = _is_inside(cells, objects)
-        overlap = self.overlap(objects.boxes[:, :, None], found.boxes[:, None]).clamp(min=0) * claimed
+        inside = _is_inside(cells, objects, self.smallest)
+        overlap = self.overlap(objects.boxes[:, :, None], found.boxes[:, None]).clamp(min=0)
+        overlap = overlap * (objects.real[..., None] if self.anywhere else inside)
         wanted = objects.classes[:, :, None].expand(-1, -1, found.scores.shape[1])
         score = found.scores.transpose(1, 2).gather(1, wanted.clamp(max=found.scores.shape[2] - 1))
         alignment = score.pow(self.alpha) * overlap.pow(self.beta)
-        claimed = _is_among_best(alignment, self.top) & (alignment > 0)
+        claimed = _is_among_best(alignment * inside, self.top) & inside
         claimed = _leave_to_one(claimed, overlap)
+        if self.keep is not None:
+            claimed = claimed & _is_among_best(alignment * claimed, self.keep)
         alignment, overlap = alignment * claimed, overlap * claimed
-        best = overlap.amax(-1, keepdim=True) / alignment.amax(-1, keepdim=True).clamp(min=1e-30)
+        best = overlap.amax(-1, keepdim=True) / (alignment.amax(-1, keepdim=True) + _ALIGNMENT_EPSILON)
         return _assigned(claimed, objects, alignment * best, found.scores.shape[2])
 
 
@@ -124,8 +136,9 @@ class AdaptiveSelection:
     """Adaptive training sample selection (Zhang et al. 2020, "ATSS", algorithm 1).
 
     Of each level the `top` cells nearest to an object's centre are candidates; those whose square of `side` strides overlaps the
-    object more than the candidates' mean and standard deviation together, and whose centre is inside of it, answer for it. A cell
-    that several objects claim takes the one that its square overlaps best. The score is the IoU of the box that the cell finds.
+    object more than the candidates' mean and standard deviation together, and whose centre is inside of it, answer for it. A
+    cell that several objects claim takes the one of all that its square overlaps best. The score is the IoU of the box that the
+    cell finds.
 
     Attributes:
         top: candidates of a level.
@@ -140,7 +153,7 @@ class AdaptiveSelection:
         """See `Assigner`."""
         half = cells.strides[:, None] * self.side / 2
         squares = torch.cat([cells.centers - half, cells.centers + half], -1)
-        overlap = plain_iou(objects.boxes[:, :, None], squares)
+        overlap = plain_iou(objects.boxes[:, :, None], squares) * objects.real[..., None]
         middle = (objects.boxes[..., :2] + objects.boxes[..., 2:]) / 2
         distance = (middle[:, :, None] - cells.centers).square().sum(-1)
         near = torch.cat([_is_among_best(-part, self.top) for part in distance.split(cells.counts, -1)], -1)
@@ -153,10 +166,13 @@ class AdaptiveSelection:
         return _assigned(claimed, objects, quality, found.scores.shape[2])
 
 
-def _is_inside(cells: Cells, objects: Objects) -> Tensor:
-    """`(N, G, A)`: the cell's centre is inside of the object."""
-    from_low = cells.centers - objects.boxes[:, :, None, :2]
-    to_high = objects.boxes[:, :, None, 2:] - cells.centers
+def _is_inside(cells: Cells, objects: Objects, smallest: float = 0.0) -> Tensor:
+    """`(N, G, A)`: the cell's centre is inside of the object, whose sides are taken for at least `smallest`."""
+    low, high = objects.boxes[:, :, None, :2], objects.boxes[:, :, None, 2:]
+    if smallest > 0:
+        missing = (smallest - (high - low)).clamp(min=0) / 2
+        low, high = low - missing, high + missing
+    from_low, to_high = cells.centers - low, high - cells.centers
     return (torch.minimum(from_low, to_high).amin(-1) > 1e-9) & objects.real[..., None]
 
 
@@ -167,11 +183,11 @@ def _is_among_best(values: Tensor, count: int) -> Tensor:
 
 
 def _leave_to_one(claimed: Tensor, overlap: Tensor) -> Tensor:
-    """`(N, G, A)`: of the objects that claim a cell only the one with the largest overlap."""
+    """`(N, G, A)`: a cell that several objects claim goes to the one with the largest overlap, whether or not it claims it."""
     if not claimed.shape[1]:
         return claimed
-    winner = overlap.masked_fill(~claimed, -1.0).argmax(1, keepdim=True)
-    return claimed & torch.zeros_like(claimed).scatter_(1, winner, True)
+    winner = torch.zeros_like(claimed).scatter_(1, overlap.argmax(1, keepdim=True), True)
+    return torch.where(claimed.sum(1, keepdim=True) > 1, winner, claimed)
 
 
 def _assigned(claimed: Tensor, objects: Objects, quality: Tensor, class_count: int) -> Assignment:

@@ -17,8 +17,16 @@ from yoloquant.models.losses.overlap import complete_iou
 from yoloquant.models.losses.parts import LossParts, weighted
 from yoloquant.processes import process_count, sum_over_processes
 
-# Weight of the objectness of a level, small objects first.
-OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+# Weight of the objectness of a level, small objects first: of three levels, and of any other number of them up to five.
+_THREE_LEVELS = (4.0, 1.0, 0.4)
+_OTHER_LEVELS = (4.0, 1.0, 0.25, 0.06, 0.02)
+
+
+def objectness_balance(levels: int) -> tuple[float, ...]:
+    """Weights of the levels' objectness as YOLOv5 and YOLOv7 have them; levels beyond the fifth count as the fifth."""
+    if levels == len(_THREE_LEVELS):
+        return _THREE_LEVELS
+    return (_OTHER_LEVELS + _OTHER_LEVELS[-1:] * max(levels - len(_OTHER_LEVELS), 0))[:levels]
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class YOLOv5Loss(nn.Module):
         self.strides, self.class_count, self.anchor_t = tuple(strides), class_count, anchor_t
         self.weights = {"box": box, "obj": obj, "cls": cls}
         self.positive, self.negative = 1 - 0.5 * label_smoothing, 0.5 * label_smoothing
-        self.balance = OBJECTNESS_BALANCE.get(len(strides), (1.0,) * len(strides))
+        self.balance = objectness_balance(len(strides))
         self.anchors: Tensor
         self.class_weight: Tensor
         self.objectness_weight: Tensor

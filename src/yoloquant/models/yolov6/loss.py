@@ -47,5 +47,5 @@ class YOLOv6Loss(DistanceLoss):
 
     def forward(self, raw_maps: list[Tensor], targets: Tensor) -> LossParts:
         """See `DistanceLoss.compare`."""
-        assigner: Assigner = AdaptiveSelection() if self._epoch < self._warmup else TaskAligned(13, 1.0, 6.0)
+        assigner: Assigner = AdaptiveSelection() if self._epoch < self._warmup else TaskAligned(13, 1.0, 6.0, anywhere=True)
         return self.compare(raw_maps, targets, assigner)

@@ -40,7 +40,8 @@ def choose_cells(proposals: Proposals, targets: Tensor, boxes: Tensor, most: int
 
     An object gets as many cells as the IoUs of its `most` best overlapping ones add up to, rounded down and at least one, and
     of all cells of its image those of the least cost: the cross entropy of the classes plus three times the logarithm of the
-    IoU, negated. A cell that several objects want goes to the one that costs least.
+    IoU, negated. A cell that several objects want goes to the object of its image that costs least, be that one of these or
+    another, as in the original code.
 
     Args:
         proposals: cells.
@@ -71,8 +72,9 @@ def choose_cells(proposals: Proposals, targets: Tensor, boxes: Tensor, most: int
         # Stable: two objects may name the same cell, which then stands here twice.
         rank = cost.argsort(dim=1, stable=True).argsort(1)
         wanted = rank < counts[:, None]
-        owner = cost.masked_fill(~wanted, torch.inf).argmin(0)
-        taken = wanted.any(0)
+        claims = wanted.sum(0)
+        owner = torch.where(claims > 1, cost.argmin(0), wanted.int().argmax(0))
+        taken = claims > 0
         chosen.append(members[taken])
         owners.append(objects[owner[taken]])
     return torch.cat(chosen), torch.cat(owners)
