@@ -149,7 +149,7 @@ def _train(
         tell.note(f"{swapped} activations became {options.activation}")
     detector.network.requires_grad_(True)
     side = max(detector.input_size)
-    loss = loss_for(detector, parameters, side)
+    loss = loss_for(detector, parameters, side, options.epochs)
     samples = _read_samples(training, side, tell)
     trainer = Trainer(
         detector.network,

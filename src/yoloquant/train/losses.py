@@ -9,7 +9,7 @@ from torch import nn
 from yoloquant.errors import YoloquantError
 from yoloquant.models.detector import Head
 from yoloquant.models.distance_head import DistanceHead
-from yoloquant.models.ultralytics.loss import YOLOv8Loss
+from yoloquant.models.ultralytics.loss import YOLO26Loss, YOLOv8Loss
 from yoloquant.models.yolov5.loss import YOLOv5Loss
 from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.models.yolov6.loss import YOLOv6Loss
@@ -37,7 +37,7 @@ class Trainable(Protocol):
         ...
 
 
-def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int) -> Loss:
+def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int, epochs: int = 1) -> Loss:
     """The family's loss.
 
     Gains are given for 80 classes, images of 640 pixels and three levels where a family scales them (YOLOv5, YOLOv7): `box` and
@@ -47,6 +47,7 @@ def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int) 
         detector: float or quantized.
         parameters: gains, and how cells are matched; see `hyperparameters_for`.
         image_size: side of the training images, pixels.
+        epochs: of the run, for losses that change over it.
 
     Raises:
         YoloquantError: the detector's head has no loss here.
@@ -71,6 +72,8 @@ def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int) 
             loss.chooses = p.loss_ota
         return loss
     if isinstance(head, DistanceHead):
+        if detector.family == "yolo26":
+            return YOLO26Loss(head, epochs=epochs, box=p.box, cls=p.cls, dfl=p.dfl)
         if detector.family != "yolov6":
             return YOLOv8Loss(head, box=p.box, cls=p.cls, dfl=p.dfl)
         iou_type = p.iou_type or ("siou" if _first_channels(detector.network) <= 16 else "giou")

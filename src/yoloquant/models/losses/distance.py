@@ -61,7 +61,7 @@ class DistanceLoss(nn.Module):
             head: of the detector.
             overlap: of boxes; the box loss is 1 less it.
             class_loss: of logits.
-            gains: weights of `box`, `cls` and `dfl`, taken as they are.
+            gains: weights of `box`, `cls` and `dfl`, or `l1` for heads without distributions; taken as they are.
         """
         super().__init__()
         self.strides, self.bins, self.class_count = tuple(head.strides), head.bins, head.class_count
@@ -89,6 +89,8 @@ class DistanceLoss(nn.Module):
         sums = {"box": self._boxes(found.boxes, wanted), "cls": self.class_loss(logits, wanted.scores)}
         if self.bins > 1:
             sums["dfl"] = self._distributions(raw_maps[::2], cells, wanted)
+        elif "l1" in self.gains:
+            sums["l1"] = self._absolute(raw_maps[::2], cells, wanted, (width, height))
         return weighted({name: value / total for name, value in sums.items()}, self.gains, factor)
 
     def images_in_all(self, raw_maps: list[Tensor]) -> int:
@@ -99,6 +101,15 @@ class DistanceLoss(nn.Module):
         weight = wanted.scores.sum(-1)
         chosen = weight > 0
         return ((1 - self.overlap(found[chosen], wanted.boxes[chosen])) * weight[chosen]).sum()
+
+    def _absolute(self, box_maps: list[Tensor], cells: Cells, wanted: Assignment, size: tuple[int, int]) -> Tensor:
+        """Mean absolute error of the four distances as shares of the image's sides; `size` is width and height, pixels."""
+        weight = wanted.scores.sum(-1)
+        chosen = weight > 0
+        found = torch.cat([raw.flatten(2) for raw in box_maps], 2).transpose(1, 2) * cells.strides[:, None]
+        low_high = torch.cat([cells.centers - wanted.boxes[..., :2], wanted.boxes[..., 2:] - cells.centers], -1)
+        errors = ((found - low_high) / found.new_tensor([*size, *size]))[chosen].abs().mean(-1)
+        return (errors * weight[chosen]).sum()
 
     def _distributions(self, box_maps: list[Tensor], cells: Cells, wanted: Assignment) -> Tensor:
         weight = wanted.scores.sum(-1)
