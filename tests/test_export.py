@@ -4,6 +4,8 @@ import importlib.util
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from yoloquant.algorithms.bias_correction import correct_biases
 from yoloquant.algorithms.calibrate import calibrate, to_input
 from yoloquant.errors import ExportError, YoloquantError
 from yoloquant.evaluate.parity import Parity, check_parity, first_disagreement, require_parity, signal_to_noise
+from yoloquant.export.fused_silu import fuse_silu
+from yoloquant.export.lowering import DOMAIN, OP_TYPE, lower_fake_quantize
 from yoloquant.export.metadata import ModelMetadata, names_of
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.models.detector import Detector
@@ -227,6 +231,54 @@ def test_silu_is_one_operator_in_files_for_onnxruntime(tmp_path):
     x = to_input(images(2, seed=5)).contiguous().numpy()
     answers = [open_onnx(tmp_path / name)(x) for name in ("split.onnx", "fused.onnx")]
     assert signal_to_noise(*answers) > 60
+
+
+def cut_at_silu(quantized):
+    """A network that ends in a SiLU, whose output a Shape reads, too, as where a dynamic ONNX file is cut before its head."""
+    images, output, size = (ir.val(name, ir.DataType.FLOAT, (2, 4)) for name in ("images", "map_0", "size"))
+    size.type = ir.TensorType(ir.DataType.INT64)
+    sigmoid = ir.node("Sigmoid", [images])
+    nodes = [sigmoid, ir.node("Mul", [images, sigmoid.outputs[0]], outputs=[output])]
+    last, initializers = output, []
+    if quantized:
+        scale, zero = np.array(0.02, np.float32), np.array(3, np.int32)
+        for name, array in (("scale", scale), ("zero", zero)):
+            initializers.append(
+                ir.val(
+                    name, const_value=ir.tensor(array, name=name), shape=ir.Shape(()), type=ir.TensorType(ir.tensor(array).dtype)
+                )
+            )
+        output.name, last = "silu", ir.val("map_0", ir.DataType.FLOAT, (2, 4))
+        attributes = {"quant_min": 0, "quant_max": 255, "axis": -1, "group_size": 0, "name": "act.output_quantizer"}
+        nodes.append(ir.node(OP_TYPE, [output, *initializers], attributes, domain=DOMAIN, outputs=[last]))
+    nodes.append(ir.node("Shape", [last], outputs=[size]))
+    opsets = {"": 18, DOMAIN: 1}
+    graph = ir.Graph([images], [last, size], nodes=nodes, initializers=initializers, opset_imports=opsets, name="cut")
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_silu_that_is_an_output_of_the_graph_keeps_its_name_and_its_values(quantized):
+    model = cut_at_silu(quantized)
+    assert lower_fake_quantize(model) == int(quantized)
+    assert fuse_silu(model) == 1
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_outputs()] == ["map_0", "size"]
+    x = np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4)
+    found, size = session.run(None, {"images": x})
+    expected = x / (1 + np.exp(-x))
+    if quantized:
+        expected = (np.clip(np.rint(expected / 0.02) + 3, 0, 255) - 3) * 0.02
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert size.tolist() == [2, 4]
+
+
+def test_a_sigmoid_that_is_an_output_of_the_graph_is_not_fused():
+    model = cut_at_silu(False)
+    model.graph.outputs.append(model.graph.node(0).outputs[0])
+    assert fuse_silu(model) == 0
 
 
 def test_what_torch_cannot_export_is_told_with_its_cause(tmp_path):

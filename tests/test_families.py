@@ -1,6 +1,7 @@
 """Families beside YOLOv5: official-format files against the original code's answers, through every step."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -80,6 +81,7 @@ def test_int8_keeps_the_signal_and_the_file_answers_alike(shared, name, target, 
     assert min(signal_to_noise(*pair) for pair in zip(expected, found, strict=True)) >= 20
     path = tmp_path / "model.onnx"
     export_onnx(quantized, path, target=target)
+    assert not any(node.op_type == "BatchNormalization" for node in onnx.load(str(path)).graph.node)
     for parity in check_parity(quantized, path, images.contiguous().numpy()):
         assert parity.agrees, parity
 

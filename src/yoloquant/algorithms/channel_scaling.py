@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 
 from yoloquant.graph.channels import cap_channels
 from yoloquant.graph.operators import cap_of, group_count, kind
+from yoloquant.graph.sizes import readers
 from yoloquant.quant.arithmetic import expand_parameter
 
 aten = torch.ops.aten
@@ -41,7 +42,7 @@ def source_of(value: Node) -> Source | None:
         if capped:
             caps.append(node)
         node = node.args[0]  # type: ignore[assignment]
-        if not isinstance(node, Node) or len(node.users) != 1:
+        if not isinstance(node, Node) or len(readers(node)) != 1:
             return None
     return Source(node, tuple(caps))
 

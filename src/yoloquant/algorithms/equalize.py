@@ -21,6 +21,7 @@ from yoloquant.algorithms.channel_scaling import (
 )
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
+from yoloquant.graph.sizes import readers
 
 
 def equalize(graph_module: GraphModule, rounds: int = 20) -> dict[str, str]:
@@ -48,7 +49,7 @@ def equalize(graph_module: GraphModule, rounds: int = 20) -> dict[str, str]:
 
 def _pairs(graph_module: GraphModule) -> Iterator[tuple[Source, Node]]:
     for second in list(graph_module.graph.nodes):
-        if takes_scaled_input(second) and len(second.args[0].users) == 1:
+        if takes_scaled_input(second) and len(readers(second.args[0])) == 1:
             source = source_of(second.args[0])
             if source is not None and kind(source.layer) == kind(second):
                 yield source, second

@@ -56,7 +56,8 @@ def lockstep(
             plain[node] = plain[node.args[0]] if is_quantizer else runner.evaluate(node, plain)
             quantized[node] = plain[node] if node.op == "get_attr" else runner.evaluate(node, quantized)
             if reference and node.op == "get_attr":
-                plain[node] = reference[str(node.target)]
+                # Statistics of a BatchNorm that could not be folded are not parameters, and never changed.
+                plain[node] = reference.get(str(node.target), plain[node])
             yield node, plain, quantized
             for source in node.all_input_nodes:
                 if last_reader[source] is node:

@@ -19,6 +19,7 @@ from yoloquant.algorithms.watch import watch
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.channels import multiply_channels
 from yoloquant.graph.operators import channel_axis
+from yoloquant.graph.sizes import readers
 
 
 def smooth(
@@ -57,26 +58,26 @@ def smooth(
         source = source_of(value)
         if source is None and gain < least_gain:
             continue
-        readers = list(value.users)
-        scale = _scale(reach, [parameter(graph_module, reader.args[1]).detach() for reader in readers], alpha)
+        layers = readers(value)
+        scale = _scale(reach, [parameter(graph_module, reader.args[1]).detach() for reader in layers], alpha)
         if source is not None:
             divide_output(graph_module, source, scale)
         else:
             multiply_channels(graph_module, value, 1.0 / scale)
-        for reader in readers:
+        for reader in layers:
             multiply_input(graph_module, reader, scale)
         smoothed[layer_name(value)] = gain
     return smoothed
 
 
 def _smoothable(node: Node) -> bool:
-    readers = list(node.users)
+    layers = readers(node)
     value = node.meta.get("val")
     return (
         node.op == "call_function"
         and hasattr(value, "dim")
-        and bool(readers)
-        and all(takes_scaled_input(reader) and reader.args[0] is node for reader in readers)
+        and bool(layers)
+        and all(takes_scaled_input(reader) and reader.args[0] is node for reader in layers)
     )
 
 

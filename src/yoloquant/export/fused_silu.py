@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from yoloquant.export.lowering import replace_value
+
 DOMAIN = "com.microsoft"
 OP_TYPE = "QuickGelu"
 
@@ -25,10 +27,10 @@ def fuse_silu(model: ir.Model) -> int:
         if product is None:
             continue
         fused = ir.node(OP_TYPE, [node.inputs[0]], domain=DOMAIN, attributes={"alpha": 1.0}, name=product.name)
-        answer = product.outputs[0]
-        fused.outputs[0].name, fused.outputs[0].type, fused.outputs[0].shape = answer.name, answer.type, answer.shape
+        output = product.outputs[0]
+        fused.outputs[0].name, fused.outputs[0].type, fused.outputs[0].shape = output.name, output.type, output.shape
         graph.insert_before(product, fused)
-        ir.convenience.replace_all_uses_with(answer, fused.outputs[0])
+        replace_value(output, fused.outputs[0])
         graph.remove([product, node], safe=True)
         count += 1
     if count:
@@ -37,8 +39,8 @@ def fuse_silu(model: ir.Model) -> int:
 
 
 def _product_of(node: ir.Node) -> ir.Node | None:
-    """The Mul of a sigmoid's answer with its input; none if anything else reads the answer."""
-    if node.op_type != "Sigmoid":
+    """The Mul of a sigmoid's output with its input; none if anything else reads that output."""
+    if node.op_type != "Sigmoid" or node.outputs[0].is_graph_output():
         return None
     readers = [use.node for use in node.outputs[0].uses()]
     if len(readers) != 1 or readers[0].op_type != "Mul" or node.inputs[0] not in readers[0].inputs:

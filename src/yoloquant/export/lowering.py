@@ -114,7 +114,8 @@ def remove_repeated_pairs(model: ir.Model) -> int:
             assert quantizer is not None
             source = quantizer.inputs[0]
             grid = tuple(parameter.name for parameter in node.inputs[1:] if parameter is not None)
-            if source in grids and grids[source] == grid:
+            # An output of the graph keeps its own value: the other may be one, too.
+            if source in grids and grids[source] == grid and not node.outputs[0].is_graph_output():
                 ir.convenience.replace_all_uses_with(node.outputs[0], source)
                 model.graph.remove(node, safe=True)
                 if not quantizer.outputs[0].uses():
@@ -128,6 +129,13 @@ def remove_repeated_pairs(model: ir.Model) -> int:
             if len(found) == 1 and (grid_of_all := found.pop()) is not None:
                 grids.update(dict.fromkeys(node.outputs, grid_of_all))
     return count
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Let all readers of `old` read `new`, which takes over its name where it is an output of the graph."""
+    if old.is_graph_output():
+        new.name = old.name
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
 def remove_unused_initializers(graph: ir.Graph) -> None:
@@ -156,7 +164,7 @@ def _lower(graph: ir.Graph, node: ir.Node, used: dict[str, int]) -> None:
     else:
         last = _quantize_dequantize(graph, x, scale, zero, integers, axis, place, name)
     graph.insert_before(node, last)
-    ir.convenience.replace_all_uses_with(node.outputs[0], last[-1].outputs[0])
+    replace_value(node.outputs[0], last[-1].outputs[0])
     graph.remove(node, safe=True)
 
 

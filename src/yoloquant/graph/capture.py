@@ -17,6 +17,7 @@ from yoloquant.errors import YoloquantError
 from yoloquant.graph.fold import fold_batch_norm
 from yoloquant.graph.fuse import fuse_activations
 from yoloquant.graph.operators import IN_PLACE, kind
+from yoloquant.graph.sizes import is_size, take_sizes_from_image
 from yoloquant.models.detector import check_input_size
 from yoloquant.models.reparameterize import deploy
 
@@ -45,6 +46,7 @@ def capture(network: nn.Module, input_size: tuple[int, int], stride: int = 32) -
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
     _make_functional(graph_module)
+    take_sizes_from_image(graph_module)
     fold_batch_norm(graph_module)
     fuse_activations(graph_module)
     name_layers(graph_module, getattr(network, "layer_names", None))
@@ -116,12 +118,12 @@ def name_layers(graph_module: GraphModule, known_as: Mapping[str, str] | None = 
         child, dot, rest = path.partition(".")
         return names.get(child, child) + dot + rest
 
-    paths = Counter(module_path(node) for node in graph_module.graph.nodes if node.op == "call_function")
+    paths = Counter(module_path(node) for node in graph_module.graph.nodes if node.op == "call_function" and not is_size(node))
     seen: Counter[str] = Counter()
     for node in graph_module.graph.nodes:
         if node.op == "call_function":
             path = module_path(node)
-            alone = path and paths[path] == 1
+            alone = path and paths[path] == 1 and not is_size(node)
             name = known(path) if alone else ".".join(part for part in (known(path), _operator_name(node)) if part)
         elif node.op == "get_attr":
             name = known(str(node.target))

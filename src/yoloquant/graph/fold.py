@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from yoloquant.graph.operators import kind, weight_axis
+from yoloquant.graph.sizes import readers
 from yoloquant.models.reparameterize import folded
 
 
@@ -35,7 +36,7 @@ def fold_batch_norm(graph_module: GraphModule) -> int:
 def _foldable(node: Node) -> bool:
     source = node.args[0]
     assert isinstance(source, Node)
-    if kind(source) not in ("conv", "conv_transpose") or len(source.users) != 1:
+    if kind(source) not in ("conv", "conv_transpose") or len(readers(source)) != 1:
         return False
     weight = source.args[1]
     grouped_transpose = kind(source) == "conv_transpose" and len(source.args) > 6 and source.args[6] != 1

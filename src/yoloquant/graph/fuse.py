@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from yoloquant.graph.operators import cap_of
+from yoloquant.graph.sizes import readers
 
 aten = torch.ops.aten
 
@@ -62,7 +63,7 @@ def _fuse_gate(graph_module: GraphModule, node: Node) -> bool:
 def _chain_start(node: object, chain: tuple[object, ...]) -> object:
     """What a chain of operators that ends in `node` starts from; none if it is another chain or others read its values."""
     for target in reversed(chain):
-        if not (isinstance(node, Node) and node.target is target and len(node.users) == 1 and len(node.args) == 1):
+        if not (isinstance(node, Node) and node.target is target and len(readers(node)) == 1 and len(node.args) == 1):
             return None
         node = node.args[0]
     return node

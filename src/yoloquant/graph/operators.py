@@ -7,6 +7,8 @@ import operator
 import torch
 from torch.fx import Node
 
+from yoloquant.graph.sizes import is_size
+
 aten = torch.ops.aten
 
 # The kinds are the words that recipes use in `op:` and that reports print.
@@ -87,7 +89,9 @@ IN_PLACE: dict[object, object] = {
 
 
 def kind(node: Node) -> str:
-    """Kind of a node: a value of `KINDS`, "input", "parameter", "output" or "other"."""
+    """Kind of a node: a value of `KINDS`, "input", "parameter", "output", "size" or "other"."""
+    if is_size(node):
+        return "size"
     if node.op == "call_function":
         found = KINDS.get(node.target, "other")
         # Bilinear interpolation makes new values; only nearest neighbour repeats old ones.

@@ -14,6 +14,7 @@ from yoloquant.algorithms.layer_figures import LayerFigures
 from yoloquant.algorithms.tensor_statistics import TensorStatistics
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.graph.sizes import readers, tensor_inputs
 from yoloquant.report.layout import Layout, layered_layout
 
 # A signal-to-noise ratio, dB, beyond which there was no error to speak of.
@@ -88,7 +89,7 @@ class _Builder:
 
     def add(self, node: Node) -> None:
         """Put a node into a box of its own, or into that of the layer it follows."""
-        sources = [source for source in node.all_input_nodes if _value(source).op != "get_attr"]
+        sources = [source for source in tensor_inputs(node) if _value(source).op != "get_attr"]
         before = _value(sources[0]) if len(sources) == 1 else None
         if kind(node) == "activation" and before is not None and kind(before) in WEIGHTED and len(_readers(before)) == 1:
             self.home[node] = self.home[before]
@@ -137,7 +138,7 @@ def network_drawing(
     """
     builder = _Builder(statistics, figures)
     for node in network.graph.nodes:
-        if kind(node) not in ("parameter", "quantizer"):
+        if kind(node) not in ("parameter", "quantizer", "size"):
             builder.add(node)
     layout = layered_layout(list(builder.boxes), builder.edges)
     return NetworkDrawing(builder.boxes, {edge: words for edge, words in builder.edges.items() if words}, layout)
@@ -163,7 +164,7 @@ def _value(node: Node) -> Node:
 
 def _readers(node: Node) -> list[Node]:
     """Who reads a value, through quantizers, too."""
-    return [reader for user in node.users for reader in (_readers(user) if kind(user) == "quantizer" else [user])]
+    return [reader for user in readers(node) for reader in (_readers(user) if kind(user) == "quantizer" else [user])]
 
 
 def _operator(node: Node) -> str:

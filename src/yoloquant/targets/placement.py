@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, group_count, kind, weight_axis
+from yoloquant.graph.sizes import readers, tensor_inputs
 from yoloquant.spec import TensorSpec
 
 
@@ -78,7 +79,7 @@ class Draft:
         """Quantize the activation inputs of a node (all of them, or those with the given indices)."""
         for index, producer in enumerate(node.all_input_nodes):
             wanted = indices is None or index in indices
-            if wanted and kind(producer) != "parameter" and is_floating(producer):
+            if wanted and kind(producer) not in ("parameter", "size") and is_floating(producer):
                 self.activations.add(Edge(producer.name, node.name, index))
 
     def quantize_weight(self, node: Node) -> None:
@@ -89,7 +90,7 @@ class Draft:
 
     def quantize_output(self, node: Node) -> None:
         """Quantize a value for all who read it, except the network's own outputs and layers that stay in float."""
-        for user in node.users:
+        for user in readers(node):
             in_float = kind(user) in WEIGHTED and layer_name(user) in self.ignored
             if kind(user) != "output" and not in_float:
                 self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
@@ -149,7 +150,7 @@ def input_layers(graph_module: GraphModule) -> frozenset[str]:
     for node in graph_module.graph.nodes:
         if node.op == "placeholder":
             seen.add(node)
-        elif any(source in seen for source in node.all_input_nodes):
+        elif any(source in seen for source in tensor_inputs(node)):
             if kind(node) in WEIGHTED:
                 found.add(layer_name(node))
             else:

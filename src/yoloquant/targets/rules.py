@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.graph.sizes import tensor_inputs
 from yoloquant.targets.placement import Draft
 
 
@@ -61,7 +62,7 @@ def share_through_same_values(draft: Draft) -> None:
     for node in reversed(list(draft.nodes("concat", "max_pool", "upsample", "view"))):
         if draft.is_output_quantized(node):
             draft.quantize_inputs(node)
-            for producer in node.all_input_nodes:
+            for producer in tensor_inputs(node):
                 if kind(producer) != "parameter":
                     draft.share(node, producer)
 
@@ -72,7 +73,7 @@ def share_addends(draft: Draft) -> None:
     Source: the hardware-aligned flow of yolov5_qat, which binds the inputs of additions and concats.
     """
     for node in draft.nodes("add"):
-        producers = [producer for producer in node.all_input_nodes if kind(producer) != "parameter"]
+        producers = [producer for producer in tensor_inputs(node) if kind(producer) != "parameter"]
         for other in producers[1:]:
             draft.share(producers[0], other)
 

@@ -10,6 +10,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from yoloquant.graph.capture import block_name, layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.graph.sizes import Sizes, is_size, measured_tensors, tensor_inputs
 
 UNITS = ("layer", "region", "block", "network")
 
@@ -51,10 +52,10 @@ def find_regions(network: GraphModule, unit: str, most_layers: int = 5) -> list[
 
 
 def computing_nodes(network: GraphModule) -> list[Node]:
-    """Nodes whose values depend on the input, in the graph's order, without input and output."""
+    """Nodes whose tensors depend on the input, in the graph's order, without input and output."""
     reached: dict[Node, None] = {}
     for node in network.graph.nodes:
-        if node.op == "placeholder" or any(source in reached for source in node.all_input_nodes):
+        if node.op == "placeholder" or (not is_size(node) and any(source in reached for source in tensor_inputs(node))):
             reached[node] = None
     return [node for node in reached if node.op not in ("placeholder", "output")]
 
@@ -65,9 +66,12 @@ def region_module(network: GraphModule, region: Region) -> GraphModule:
     It takes the values of `region.inputs` in their order and answers with a tuple of those of `region.outputs`.
     """
     graph = Graph()
-    copies: dict[Node, Node] = {source: graph.placeholder(source.name) for source in region.inputs}
+    copies: dict[Node, Node] = {source: _placeholder(graph, source) for source in region.inputs}
+    sizes = Sizes(graph, (copies[source] for source in region.inputs))
 
     def copy(node: Node) -> Node:
+        if is_size(node) and node not in copies and sizes.knows(node):
+            copies[node] = sizes.get(node)
         if node not in copies:
             for source in node.all_input_nodes:
                 copy(source)
@@ -80,6 +84,12 @@ def region_module(network: GraphModule, region: Region) -> GraphModule:
     return GraphModule(network, graph)
 
 
+def _placeholder(graph: Graph, source: Node) -> Node:
+    node = graph.placeholder(source.name)
+    node.meta.update(source.meta)
+    return node
+
+
 def value_of(node: Node) -> Node:
     """The node of the float network whose value a node of the quantized one stands for: behind quantizers, their source."""
     while kind(node) == "quantizer":
@@ -89,11 +99,11 @@ def value_of(node: Node) -> Node:
 
 def _region(nodes: list[Node]) -> Region:
     inside = set(nodes)
-    inputs: dict[Node, None] = {}
-    for node in nodes:
-        for source in node.all_input_nodes:
-            if source not in inside and not _is_constant(source):
-                inputs[source] = None
+    read = dict.fromkeys(source for node in nodes for source in tensor_inputs(node) if source not in inside)
+    inputs = {source: None for source in read if not _is_constant(source)}
+    told = Sizes(Graph(), inputs)
+    sizes = (source for node in nodes for source in node.all_input_nodes if is_size(source))
+    inputs |= dict.fromkeys(tensor for size in sizes if not told.knows(size) for tensor in measured_tensors(size))
     outputs = tuple(node for node in nodes if any(user not in inside for user in node.users))
     layers = [layer_name(node) for node in nodes if kind(node) in WEIGHTED] or [layer_name(nodes[0])]
     name = layers[0] if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
