@@ -8,26 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from small_sets import write_set
 from yoloquant.data.dataset import load_dataset
 from yoloquant.data.images import letterbox, read_image, rectangular_size
-from yoloquant.data.labels import label_path, read_labels
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images, sample_images, write_image_list
 from yoloquant.errors import DataError
-
-
-def write_set(folder, count=3, size=(40, 60), names="[a, b]", split="val"):
-    """A YOLO data set of plain images with a box each."""
-    for kind in ("images", "labels"):
-        (folder / kind / split).mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        image = np.full((*size, 3), index * 10, np.uint8)
-        image[..., 0] = 200  # blue, as OpenCV orders channels
-        cv2.imwrite(str(folder / "images" / split / f"{index:06d}.png"), image)
-        (folder / "labels" / split / f"{index:06d}.txt").write_text(f"{index % 2} 0.5 0.5 0.4 0.2\n")
-    path = folder / "data.yaml"
-    path.write_text(f"path: .\n{split}: images/{split}\nnames: {names}\n")
-    return path
 
 
 def test_channel_order_is_rgb(tmp_path):
@@ -48,7 +34,7 @@ def test_letterbox_fits_and_boxes_come_back(height, width, size, data):
     ends = [data.draw(st.floats(0, 1)) for _ in range(4)]
     original = np.array([[min(ends[0], ends[1]) * width, min(ends[2], ends[3]) * height,
                           max(ends[0], ends[1]) * width, max(ends[2], ends[3]) * height]])  # fmt: skip
-    inside = original * box.scale + [box.left, box.top, box.left, box.top]
+    inside = original * (box.scale * 2) + [box.left, box.top, box.left, box.top]
     assert inside.min() >= -1e-6
     assert inside[0, 2] <= size[1] + 1
     assert inside[0, 3] <= size[0] + 1
@@ -61,9 +47,45 @@ def test_letterbox_fits_and_boxes_come_back(height, width, size, data):
     assert abs((size[1] - columns) - 2 * box.left) <= 1
 
 
-@pytest.mark.parametrize(("size", "expected"), [((480, 640), (480, 640)), ((427, 640), (448, 640)), ((1000, 500), (640, 320))])
-def test_rectangular_sizes_are_the_smallest_multiples(size, expected):
+@settings(max_examples=150, deadline=None)
+@given(height=SIDE, width=SIDE, stride=st.sampled_from([32, 64]), long_side=st.sampled_from([320, 640]))
+def test_rectangular_images_keep_their_scale_and_have_half_a_stride_more(height, width, stride, long_side):
+    size = rectangular_size((height, width), long_side, stride)
+    image = np.full((height, width, 3), 200, np.uint8)
+    padded, _ = letterbox(image, size, long_side=long_side)
+    filled = padded[..., 0] == 200
+    rows, columns = filled.any(axis=1).sum(), filled.any(axis=0).sum()
+    assert max(rows, columns) == long_side
+    for side, content in zip(size, (rows, columns), strict=True):
+        assert side % stride == 0
+        # A side that is rounded up to whole pixels has up to one pixel less around it.
+        assert stride / 2 - 1 <= side - content < 1.5 * stride
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((480, 640), (512, 672)), ((427, 640), (448, 672)), ((1000, 500), (672, 352)), ((333, 500), (448, 672))],
+)
+def test_rectangular_sizes_are_those_of_yolov5(size, expected):
     assert rectangular_size(size, 640, 32) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((333, 500), (427, 640)), ((375, 500), (480, 640)), ((640, 427), (640, 427)), ((1, 2000), (1, 640))]
+)
+def test_the_scaled_side_is_rounded_up(size, expected):
+    padded, box = letterbox(np.full((*size, 3), 200, np.uint8), (640, 640))
+    filled = padded[..., 0] == 200
+    assert (filled.any(axis=1).sum(), filled.any(axis=0).sum()) == expected
+    # The far corner comes back exactly, although the two sides were scaled differently.
+    corner = np.array([[box.left, box.top, box.left + expected[1], box.top + expected[0]]])
+    assert box.to_original(corner).tolist() == [[0, 0, size[1], size[0]]]
+
+
+def test_yolox_rounds_sides_down():
+    padded, box = letterbox(np.full((333, 500, 3), 200, np.uint8), (640, 640), top_left=True)
+    assert (padded[:, 0, 0] == 200).sum() == 426
+    assert (box.left, box.top) == (0, 0)
 
 
 def test_yaml_list_folder_and_json_are_the_same_set(tmp_path):
@@ -82,54 +104,6 @@ def test_yaml_list_folder_and_json_are_the_same_set(tmp_path):
     assert truth["annotations"][1]["category_id"] == 1
 
 
-def test_coco_categories_map_to_classes_by_name(tmp_path):
-    path = write_set(tmp_path, 1)
-    coco = {
-        "images": [{"id": 7, "file_name": "000000.png", "width": 60, "height": 40}],
-        "annotations": [{"id": 1, "image_id": 7, "category_id": 44, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 1}],
-        "categories": [{"id": 44, "name": "b"}, {"id": 90, "name": "a"}],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(coco))
-    truth = load_dataset(path, annotations=tmp_path / "truth.json").ground_truth
-    (annotation,) = truth["annotations"]
-    assert annotation["category_id"] == 1
-    assert annotation["iscrowd"] == 1
-    assert annotation["image_id"] == 0
-
-
-def test_bad_labels_are_left_out_and_told(tmp_path):
-    path = write_set(tmp_path, 2)
-    labels = tmp_path / "labels" / "val"
-    (labels / "000000.txt").write_text(
-        "0 0.5 0.5 0.2 0.2\n9 0.5 0.5 0.1 0.1\nnonsense\n0 0.5 0.5\n1 1.5 0.5 0.1 0.1\n1 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5\n"
-    )
-    (labels / "000001.txt").unlink()
-    dataset = load_dataset(path)
-    boxes = dataset.ground_truth["annotations"]
-    assert len(boxes) == 2
-    assert boxes[1]["bbox"] == pytest.approx([6, 4, 12, 16])
-    assert dataset.problem_counts() == {
-        "class out of range": 1,
-        "malformed label": 2,
-        "box outside the image": 1,
-        "image without labels": 1,
-    }
-    assert "000000.txt, line 2" in dataset.problems["class out of range"][0]
-
-
-@settings(max_examples=100, deadline=None)
-@given(text=st.text(max_size=80))
-def test_any_label_text_is_read_or_told(text, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("any")
-    image = folder / "images" / "x.png"
-    label = label_path(image)
-    label.parent.mkdir(parents=True)
-    label.write_text(text, encoding="utf-8", errors="replace")
-    rows = read_labels(image, 3, {})
-    assert rows.shape[1] == 5
-    assert ((rows[:, 1:] >= 0) & (rows[:, 1:] <= 1.001)).all()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -143,6 +117,8 @@ def test_any_label_text_is_read_or_told(text, tmp_path_factory):
         ("val: images/val\nnames: [a]\nannotations: none.json", r"names .*none\.json as its annotations"),
         ("val: images/val\nnames: {0: a, x: b}", "class numbers 0 to 1"),
         ("val: images/val\nnc: many", "nc is 'many': give the number of classes"),
+        ("val: images/val\nnames: [a]\nkpt_shape: 17", r"kpt_shape is 17: give the number of keypoints .* as \[17, 3\]"),
+        ("val: images/val\nnames: [a]\nkpt_shape: [17, 0]", r"kpt_shape is \[17, 0\]"),
         ("val: images/val/000000.png\nnames: [a]", "names one image"),
         ("val: binary.txt\nnames: [a]", r"binary\.txt is not a text file in UTF-8"),
     ],
@@ -160,25 +136,6 @@ def test_sources_that_are_not_text_are_told(name, tmp_path):
     (tmp_path / name).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=f"{name} is not a text file"):
         load_dataset(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "message"),
-    [
-        ("images", {"id": "a"}, "entry 0 of images needs 'id', a whole number"),
-        ("images", {"file_name": None}, "entry 0 of images needs 'file_name', a text"),
-        ("categories", {"name": None}, "entry 0 of categories needs 'name', a text"),
-        ("annotations", {"bbox": None}, "entry 0 of annotations needs 'bbox', a list of four numbers"),
-        ("annotations", {"bbox": [1, 2, "x"]}, "is not a list of four numbers"),
-    ],
-)
-def test_wrong_annotations_are_told(kind, changes, message, tmp_path):
-    path = write_set(tmp_path, 1)
-    content = load_dataset(path).ground_truth
-    content[kind][0] |= changes
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=message):
-        _ = load_dataset(path, annotations=tmp_path / "truth.json").ground_truth
 
 
 def test_sets_without_any_label_are_refused(tmp_path):
@@ -208,7 +165,7 @@ def test_rectangular_batches_have_one_shape_each(tmp_path):
     for index in (7, 8):
         cv2.imwrite(str(tmp_path / "images" / "val" / f"{index:06d}.png"), np.zeros((60, 20, 3), np.uint8))
     batches = list(ImageLoader(load_dataset(path).images, (96, 96), 4, rectangular=True))
-    assert sorted((len(batch.entries), tuple(batch.images.shape[2:])) for batch in batches) == [(2, (96, 32)), (3, (64, 96))]
+    assert sorted((len(batch.entries), tuple(batch.images.shape[2:])) for batch in batches) == [(2, (128, 64)), (3, (96, 128))]
 
 
 def test_calibration_draw_is_repeatable_and_of_the_train_split(tmp_path):

@@ -122,6 +122,8 @@ def analyze(
         if data is None:
             raise DataError("measuring mAP needs labels: name a data.yaml with --data")
         dataset = labelled_split(detector.names, data, annotations)
+    for sentence in (*source.problems, *(dataset.problem_sentences() if dataset else ())):
+        tell.note(sentence)
     entries, quantized = source.calibration, quantized_in_memory(detector, settings, source, tell)
     pictures = spread_images(quantized, entries, images)
     cost = error_cost(quantized, pictures) if dataset is None else map_cost(quantized, _smaller(dataset, fast), settings)

@@ -28,7 +28,7 @@ from yoloquant.models.detector import Detector
 from yoloquant.processes import process_number
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, loader_for, quantized_layer_count, spread_images
+from yoloquant.quantizing import Clock, first_images, quantized_layer_count, spread_images
 from yoloquant.recipe import Recipe
 from yoloquant.results import QuantizationResult, Row, precision_label
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
@@ -195,8 +195,7 @@ def _verify(
     tell: Reporter,
 ) -> list[Parity]:
     """Check the file in every installed runtime; the target's own must agree, others are told about."""
-    batch = next(iter(loader_for(detector, entries[:PARITY_IMAGES], PARITY_IMAGES)))
-    images = batch.images.numpy().astype(np.float32) / np.float32(255.0)
+    images = first_images(detector, entries, PARITY_IMAGES).numpy().astype(np.float32) / np.float32(255.0)
     with tell.step("Verify the exported file") as update:
         results = check_parity(detector, path, images, runtimes)
         update(1, 1)
@@ -231,6 +230,8 @@ def _measure(
         with tell.step(f"Evaluate {key[0]} in {key[1]}") as update:
             assert dataset is not None
             evaluations[key] = evaluate(runner, dataset, settings, update)
+    for sentence in next((evaluation.skipped for evaluation in evaluations.values()), ()):
+        tell.note(f"skipped: {sentence}")
     latency: dict[str, Latency] = {}
     if process_number() == 0:
         with tell.step("Measure latency") as update:

@@ -110,7 +110,8 @@ def quantize(
     if dataset is not None:
         check_classes(detector.names, dataset)
         _check_labels(dataset)
-
+    for sentence in (*images.problems, *(dataset.problem_sentences() if dataset else ())):
+        tell.note(sentence)
     wanted = Wanted(
         folder,
         dataset,

@@ -220,6 +220,8 @@ def _validation(data: str | Path, tell: Reporter) -> DetectionDataset | None:
     try:
         dataset = load_dataset(data, "val")
         _ = dataset.ground_truth
+        for sentence in dataset.problem_sentences():
+            tell.note(sentence)
     except DataError as error:
         tell.note(f"nothing will be evaluated: {error}")
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import statistics
 import time
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -27,7 +29,7 @@ from yoloquant.checkpoint.live import detector_from_live
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import ImageEntry
 from yoloquant.data.loader import ImageLoader
-from yoloquant.data.sample import sample_images, source_images
+from yoloquant.data.sample import readable_sample, sample_images, source_images
 from yoloquant.errors import DataError
 from yoloquant.export.quantized_folder import captured, quantized_from
 from yoloquant.graph.capture import copy_graph, layer_name
@@ -91,14 +93,16 @@ class RecipeImages:
     """The images that a recipe sees.
 
     Attributes:
-        available: that all are drawn from.
-        calibration: that it calibrates on.
-        seed: of every draw.
+        available: Images that all others are drawn from.
+        calibration: Images to calibrate on.
+        seed: Random seed of every draw.
+        problems: Sentences about what was left out.
     """
 
     available: tuple[ImageEntry, ...]
     calibration: list[ImageEntry]
     seed: int
+    problems: tuple[str, ...] = ()
 
     def training(self, step: Train) -> list[ImageEntry]:
         """Those that a step trains on: as many as it asks for, or those that calibrate."""
@@ -114,8 +118,10 @@ def recipe_images(recipe: Recipe, data: str | Path | None, calibration: str | Pa
     source = calibration or data
     if source is None:
         raise DataError("calibration needs images: name a data.yaml with --data, or images with --calibration")
-    available, settings = source_images(source), recipe.calibration
-    return RecipeImages(available, sample_images(available, settings.images, settings.seed), settings.seed)
+    found, settings = source_images(source), recipe.calibration
+    drawn, skipped = readable_sample(found.images, settings.images, settings.seed)
+    problems = (*found.problem_sentences(), *(f"skipped: {sentence}" for sentence in skipped))
+    return RecipeImages(found.images, drawn, settings.seed, problems)
 
 
 def weight_bits(detector: QuantizedDetector) -> dict[str, int]:
@@ -364,5 +370,13 @@ def spread_images(quantized: QuantizedDetector, entries: list[ImageEntry], count
 
 
 def first_images(quantized: QuantizedDetector, entries: list[ImageEntry], count: int) -> Tensor:
-    """The first `count` images, uint8 `(count, 3, H, W)`."""
-    return next(iter(loader_for(quantized, entries[:count], count))).images
+    """The first `count` images that can be decoded, or as many as there are, uint8 `(count, 3, H, W)`.
+
+    Raises:
+        DataError: There are none.
+    """
+    loader = loader_for(quantized, entries, 1)
+    images = [batch.images for batch in itertools.islice(loader, count)]
+    if not images:
+        raise DataError(f"none of the {len(entries)} images can be decoded; the first: {loader.skipped[0]}")
+    return torch.cat(images)

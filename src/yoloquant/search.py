@@ -125,7 +125,10 @@ def search(
     dataset = labelled_split(detector.names, data, annotations)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")
-    run = _Search(detector, start, drawn, dataset, _Known(record, start), reporter or Silent(), raise_bits)
+    tell = reporter or Silent()
+    for sentence in (*drawn.problems, *dataset.problem_sentences()):
+        tell.note(sentence)
+    run = _Search(detector, start, drawn, dataset, _Known(record, start), tell, raise_bits)
     plain = run.measured("float", lambda: TorchRunner(detector))
     goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
     if goal > plain:
@@ -165,7 +168,10 @@ class _Search:
         if name not in self.known.values:
             model_to_run = runner()
             with self.tell.step(f"Evaluate: {name}") as update:
-                self.known.add(name, evaluate(model_to_run, self.dataset, self.options, update).map50_95)
+                found = evaluate(model_to_run, self.dataset, self.options, update)
+            self.known.add(name, found.map50_95)
+            for sentence in found.skipped if name == "float" else ():
+                self.tell.note(f"skipped: {sentence}")
         return self.known.values[name]
 
     def rank(self, images: int, optimize_latency: bool) -> int:

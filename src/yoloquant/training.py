@@ -14,7 +14,7 @@ from torch import nn
 from yoloquant.checkpoint.read import DEFAULT_INPUT_SIZE, read_detector
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import DetectionDataset, load_dataset
-from yoloquant.data.labels import label_path
+from yoloquant.data.ground_truth import has_label_files
 from yoloquant.errors import CheckpointError, DataError
 from yoloquant.evaluate.evaluator import evaluate
 from yoloquant.models.activations import swap_activations
@@ -139,6 +139,8 @@ def _train(
     _check_folder(output, resume)
     training, validation = load_dataset(data, "train"), load_dataset(data, "val")
     names = _checked_names(data, training, validation)
+    for sentence in validation.problem_sentences():
+        tell.note(f"val split: {sentence}")
     torch.manual_seed(options.seed)
     given = starting_detector(model, names, options.image_size)
     parameters = hyperparameters_for(given.family, options.overrides)
@@ -212,7 +214,7 @@ def _checked_names(data: str | Path, training: DetectionDataset, validation: Det
     names = training.names or validation.names
     if not names:
         raise DataError(f"{data} does not name its classes: training needs a data.yaml with `names`")
-    if not any(label_path(entry.path).is_file() for entry in training.images):
+    if not has_label_files(training.images, len(names)):
         raise DataError(f"the train split of {data} has no labels: training needs a YOLO label file for each image with objects")
     _ = validation.ground_truth
     return names
@@ -238,8 +240,8 @@ def _read_samples(training: DetectionDataset, side: int, tell: Reporter) -> Sequ
     with tell.step(f"Read {len(training.images)} images") as update:
         samples = open_samples(training, side)
         update(1, 1)
-    for kind, count in training.problem_counts().items():
-        tell.note(f"{kind}: {count}")
+    for sentence in training.problem_sentences():
+        tell.note(sentence)
     return samples
 
 

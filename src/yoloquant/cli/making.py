@@ -267,12 +267,16 @@ def sample_calibration(
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 42,
 ) -> None:
     """Draw calibration images from the train split and write their list."""
-    from yoloquant.data.sample import calibration_images, write_image_list
+    from yoloquant.data.images import read_image
+    from yoloquant.data.sample import readable_sample, source_images, write_image_list
     from yoloquant.writing import checked_file
 
     checked_file(output)
-    entries = calibration_images(data, count, seed)
+    source = source_images(data)
+    entries, skipped = readable_sample(source.images, count, seed, read_image)
     write_image_list(entries, output)
+    for sentence in (*source.problem_sentences(), *(f"skipped: {image}" for image in skipped)):
+        OUT.print(sentence, markup=False)
     OUT.print(f"{len(entries)} images written to {output}", markup=False)
 
 

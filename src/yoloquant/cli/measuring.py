@@ -37,7 +37,7 @@ def evaluate_command(
     max_detections: Annotated[int, typer.Option(min=1, help="Boxes kept in an image.")] = 300,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     image_size: ImageSize = None,
-    rectangular: Annotated[bool, typer.Option(help="Pad images as little as the stride allows.")] = False,
+    rectangular: Annotated[bool, typer.Option(help="Pad images to multiples of the stride instead of squares.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that load images.")] = 2,
     limit: Limit = None,
     per_class: Annotated[bool, typer.Option(help="Show each class.")] = False,
@@ -67,8 +67,8 @@ def evaluate_command(
     )
     with RichReporter().step(f"Evaluate in {runner.name}") as update:
         result = evaluate(runner, dataset, settings, update)
-    for kind, count in dataset.problem_counts().items():
-        OUT.print(f"{kind}: {count}; the first: {dataset.problems[kind][0]}", markup=False)
+    for sentence in dataset.problem_sentences():
+        OUT.print(sentence, markup=False)
     for sentence in result.skipped:
         OUT.print(f"skipped: {sentence}", markup=False)
     OUT.print(evaluation_table(result, per_class))
@@ -95,11 +95,13 @@ def predict(
     entries = find_images(images)
     runner = open_model(model, runtime, preprocessing=preprocessing(pixels))
     second = open_model(compare) if compare else None
-    pictures = predict_to_files(
-        runner, entries, output, confidence, iou, compare=second, titles=(model.name, compare.name if compare else "")
-    )
+    titles = (model.name, compare.name if compare else "")
+    skipped: list[str] = []
+    pictures = predict_to_files(runner, entries, output, confidence, iou, compare=second, titles=titles, skipped=skipped)
     for path, detections in pictures:
         OUT.print(f"{path}: {len(detections)} objects", markup=False)
+    for sentence in skipped:
+        OUT.print(f"skipped: {sentence}", markup=False)
 
 
 @app.command()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
+from yoloquant.data.coco_json import read_coco
+from yoloquant.data.ground_truth import CocoIds, from_coco, from_labels
 from yoloquant.data.images import IMAGE_SUFFIXES
-from yoloquant.data.labels import label_path, read_labels
+from yoloquant.data.labels import Problems
 from yoloquant.errors import DataError
 from yoloquant.reading import parse_yaml, read_text
 
@@ -24,12 +21,14 @@ class ImageEntry:
     """An image of a data set.
 
     Attributes:
-        path: of the file.
-        image_id: its number in COCO JSON.
+        path: Absolute path of the file.
+        image_id: Number of the image in the data set.
+        keypoint_columns: Columns after the box in rows of its label file with keypoints; 0 in sets without.
     """
 
     path: Path
     image_id: int
+    keypoint_columns: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,33 +36,48 @@ class DetectionDataset:
     """Images, and the boxes in them where these are known.
 
     Attributes:
-        names: class names; empty if not known.
-        images: in the order of the source.
+        names: Class names; empty if unknown.
+        images: Images in the order of the source.
         annotations: COCO JSON with the ground truth; label files beside the images are read where there is none.
-        problems: what was wrong and skipped, kind -> sentences.
+        problems: What was wrong and left out, kind -> sentences.
     """
 
     names: tuple[str, ...]
     images: tuple[ImageEntry, ...]
     annotations: Path | None = None
-    problems: dict[str, list[str]] = field(default_factory=dict, hash=False, compare=False)
+    problems: Problems = field(default_factory=dict, hash=False, compare=False)
 
     def problem_counts(self) -> Counter[str]:
         """How many problems of each kind."""
         return Counter({kind: len(sentences) for kind, sentences in self.problems.items()})
 
-    @cached_property
+    def problem_sentences(self) -> list[str]:
+        """For each kind of problem, how often it occurs and where first."""
+        return [f"{kind}: {len(sentences)}; the first: {sentences[0]}" for kind, sentences in self.problems.items()]
+
+    @property
     def ground_truth(self) -> dict[str, Any]:
         """The boxes as a COCO dictionary restricted to this set's images; category ids are class indices.
 
         Boxes are x, y, width, height in pixels of the image.
 
         Raises:
-            DataError: there are neither annotations nor any label file.
+            DataError: There are neither annotations nor any label file, or nothing in them can be used.
         """
-        if self.annotations is not None:
-            return _from_coco(self)
-        return _from_labels(self)
+        return self._truth[0]
+
+    @property
+    def coco_ids(self) -> CocoIds:
+        """What the annotations call this set's images and classes.
+
+        Raises:
+            DataError: As `ground_truth`.
+        """
+        return self._truth[1]
+
+    @cached_property
+    def _truth(self) -> tuple[dict[str, Any], CocoIds]:
+        return from_coco(self) if self.annotations is not None else (from_labels(self), CocoIds())
 
 
 def load_dataset(source: str | Path, split: str = "val", *, annotations: str | Path | None = None) -> DetectionDataset:
@@ -89,32 +103,35 @@ def load_dataset(source: str | Path, split: str = "val", *, annotations: str | P
     if source.suffix in (".yaml", ".yml"):
         return _from_yaml(source, split, truth)
     if source.suffix == ".json":
-        return _from_json(source)
+        return _from_json(source, truth)
     if source.suffix == ".txt":
-        problems: dict[str, list[str]] = {}
+        problems: Problems = {}
         return _finish((), _images_in_list(source, problems), truth, problems, source)
     raise DataError(f"{source} is no data set: give a data.yaml, a COCO JSON, an image list (.txt) or a folder")
 
 
 def _finish(
-    names: tuple[str, ...], paths: list[Path], truth: Path | None, problems: dict[str, list[str]], source: Path
+    names: tuple[str, ...], paths: list[Path], truth: Path | None, problems: Problems, source: Path, keypoint_columns: int = 0
 ) -> DetectionDataset:
-    unique = list(dict.fromkeys(paths))
+    # Label files are found by the folders above an image, which a relative path may not show.
+    absolute = Counter(path.absolute() for path in paths)
+    unique = list(absolute)
     if len(unique) < len(paths):
-        problems["duplicate image"] = [f"{path} is listed twice" for path, count in Counter(paths).items() if count > 1]
+        problems["duplicate image"] = [f"{path} is listed twice" for path, count in absolute.items() if count > 1]
     if not unique:
         raise DataError(f"{source} holds no images: check its paths")
     stems = [path.stem for path in unique]
-    numeric = all(stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
+    numeric = all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
     ids = [int(stem) for stem in stems] if numeric else range(len(unique))
-    return DetectionDataset(names, tuple(map(ImageEntry, unique, ids)), truth, problems)
+    entries = (ImageEntry(path, number, keypoint_columns) for path, number in zip(unique, ids, strict=True))
+    return DetectionDataset(names, tuple(entries), truth, problems)
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
-def _images_in_list(path: Path, problems: dict[str, list[str]]) -> list[Path]:
+def _images_in_list(path: Path, problems: Problems) -> list[Path]:
     """Paths in a list file; those that begin with ./ or are relative stand relative to the file."""
     found = []
     for line in read_text(path, DataError).splitlines():
@@ -137,11 +154,11 @@ def _from_yaml(path: Path, split: str, truth: Path | None) -> DetectionDataset:
     root = Path(str(values.get("path") or "."))
     root = root if root.is_absolute() else path.parent / root
     names = _names(values, path)
-    problems: dict[str, list[str]] = {}
+    problems: Problems = {}
     paths: list[Path] = []
     parts = values[split] if isinstance(values[split], list) else [values[split]]
     for part in parts:
-        place = root / str(part)
+        place = _place(root, str(part))
         if place.is_dir():
             paths += _images_in(place)
         elif place.suffix.lower() in IMAGE_SUFFIXES and place.is_file():
@@ -152,7 +169,23 @@ def _from_yaml(path: Path, split: str, truth: Path | None) -> DetectionDataset:
             raise DataError(f"{path} names {place} as its {split} images, which does not exist: correct `path` or `{split}`")
     if truth is None:
         truth = _annotations(values.get("annotations"), split, root, path)
-    return _finish(names, paths, truth, problems, path)
+    return _finish(names, paths, truth, problems, path, _keypoint_columns(values, path))
+
+
+def _place(root: Path, part: str) -> Path:
+    """Where a split lies; exporters write `../valid/images` for a folder beside the YAML, where ultralytics looks, too."""
+    place = root / part
+    return root / part[3:] if not place.exists() and part.startswith("../") else place
+
+
+def _keypoint_columns(values: dict[str, Any], path: Path) -> int:
+    """Columns that `kpt_shape` (points, values of each) adds to rows of label files."""
+    shape = values.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)):
+        raise DataError(f"{path}: kpt_shape is {shape!r}: give the number of keypoints and of values of each, as [17, 3]")
+    return shape[0] * shape[1]
 
 
 def _annotations(value: Any, split: str, root: Path, source: Path) -> Path | None:
@@ -194,51 +227,22 @@ def _names(values: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-# What the entries of a COCO JSON must hold here.
-_COCO_KEYS: dict[str, dict[str, type]] = {
-    "images": {"id": int, "file_name": str},
-    "annotations": {"image_id": int, "category_id": int, "bbox": list},
-    "categories": {"id": int, "name": str},
-}
-_COCO_WORDS = {int: "a whole number", str: "a text", list: "a list of four numbers"}
-
-
-def read_coco(path: Path) -> dict[str, Any]:
-    """A COCO JSON's content.
-
-    Raises:
-        DataError: it is malformed.
-    """
-    try:
-        content = json.loads(read_text(path, DataError))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in _COCO_KEYS):
-        raise DataError(f"{path} is no COCO annotation file: it must hold images, annotations and categories")
-    for kind, keys in _COCO_KEYS.items():
-        for number, entry in enumerate(content[kind]):
-            for key, expected in keys.items():
-                if not isinstance(entry, dict) or not isinstance(entry.get(key), expected):
-                    raise DataError(f"{path}: entry {number} of {kind} needs {key!r}, {_COCO_WORDS[expected]}: correct the file")
-    return content
-
-
-def _from_json(path: Path) -> DetectionDataset:
+def _from_json(path: Path, truth: Path | None) -> DetectionDataset:
     content = read_coco(path)
     folders = _image_folders(path)
-    problems: dict[str, list[str]] = {}
+    problems: Problems = {}
     entries = []
     for image in content["images"]:
-        name = image["file_name"]
+        name = image["file_name"].replace("\\", "/")
         place = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if place is None:
             problems.setdefault("missing image", []).append(f"{name}, listed in {path}, does not exist")
         else:
-            entries.append(ImageEntry(place, image["id"]))
+            entries.append(ImageEntry(place.absolute(), image["id"]))
     if not entries:
         raise DataError(f"none of the images of {path} was found in {', '.join(str(folder) for folder in folders)}")
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    return DetectionDataset(tuple(c["name"] for c in categories), tuple(entries), path, problems)
+    return DetectionDataset(tuple(c["name"] for c in categories), tuple(entries), truth or path, problems)
 
 
 def _image_folders(annotations: Path) -> list[Path]:
@@ -254,114 +258,3 @@ def _image_folders(annotations: Path) -> list[Path]:
         root.parent / "images" / split,
         root.parent / split,
     ]
-
-
-def category_indices(content: dict[str, Any], names: Iterable[str], path: Path) -> dict[int, int]:
-    """COCO category id -> class index: by name where the names agree, else by order if there are as many.
-
-    Raises:
-        DataError: neither is possible.
-    """
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    by_name = {name: index for index, name in enumerate(names)}
-    if not by_name:
-        return {category["id"]: index for index, category in enumerate(categories)}
-    if all(category["name"] in by_name for category in categories):
-        return {category["id"]: by_name[category["name"]] for category in categories}
-    if len(categories) == len(by_name):
-        return {category["id"]: index for index, category in enumerate(categories)}
-    raise DataError(f"{path} has {len(categories)} categories that are not the data set's {len(by_name)} names: correct `names`")
-
-
-def _from_coco(dataset: DetectionDataset) -> dict[str, Any]:
-    assert dataset.annotations is not None
-    content = read_coco(dataset.annotations)
-    indices = category_indices(content, dataset.names, dataset.annotations)
-    by_name = {Path(image["file_name"]).name: image for image in content["images"]}
-    known = {image["id"]: image for image in content["images"]}
-    images: list[dict[str, Any]] = []
-    wanted: dict[int, int] = {}
-    for entry in dataset.images:
-        image = by_name.get(entry.path.name) or known.get(entry.image_id)
-        if image is None:
-            dataset.problems.setdefault("image without annotations", []).append(
-                f"{entry.path} is not in {dataset.annotations}: it is left out of the metrics"
-            )
-            continue
-        wanted[image["id"]] = entry.image_id
-        images.append({**image, "id": entry.image_id})
-    annotations: list[dict[str, Any]] = []
-    for annotation in content["annotations"]:
-        if annotation["image_id"] in wanted and annotation["category_id"] in indices:
-            box = _box(annotation, dataset.annotations)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": wanted[annotation["image_id"]],
-                    "category_id": indices[annotation["category_id"]],
-                    "bbox": box,
-                    "area": float(annotation.get("area", box[2] * box[3])),
-                    "iscrowd": int(annotation.get("iscrowd", 0)),
-                }
-            )
-    return _coco(dataset, images, annotations)
-
-
-def _box(annotation: dict[str, Any], path: Path) -> list[float]:
-    """x, y, width and height of an annotation."""
-    try:
-        x, y, width, height = map(float, annotation["bbox"])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: the bbox {annotation['bbox']} is not {_COCO_WORDS[list]}: correct the file") from error
-    return [x, y, width, height]
-
-
-def _from_labels(dataset: DetectionDataset) -> dict[str, Any]:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    labelled = 0
-    for entry in dataset.images:
-        height, width = image_size(entry.path)
-        images.append({"id": entry.image_id, "file_name": entry.path.name, "height": height, "width": width})
-        labels = read_labels(entry.path, len(dataset.names), dataset.problems)
-        labelled += labels is not None
-        for class_index, x, y, w, h in [] if labels is None else labels:
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": entry.image_id,
-                    "category_id": int(class_index),
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    if not labelled:
-        raise DataError(
-            f"no label file was found for any of the {len(images)} images (looked for {label_example(dataset)}): "
-            "add labels, or name a COCO JSON as `annotations` of a data.yaml, or with --annotations where a command takes it"
-        )
-    return _coco(dataset, images, annotations)
-
-
-def label_example(dataset: DetectionDataset) -> Path:
-    """Where the first image's label file would be."""
-    return label_path(dataset.images[0].path)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """`(height, width)` of an image; (0, 0) if it cannot be decoded."""
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-    return (0, 0) if image is None else (image.shape[0], image.shape[1])
-
-
-def _coco(dataset: DetectionDataset, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    count = max(len(dataset.names), max((a["category_id"] for a in annotations), default=-1) + 1)
-    names = [*dataset.names, *(f"class {index}" for index in range(len(dataset.names), count))]
-    return {
-        "info": {},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": index, "name": name} for index, name in enumerate(names)],
-    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +20,27 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image as uint8 `(H, W, 3)`, RGB, turned as its EXIF orientation says.
 
     Raises:
-        DataError: the file is missing, no image, or damaged.
+        DataError: The file is missing, no image, damaged, or has more pixels than OpenCV decodes.
     """
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"the image {path} cannot be read: {error.strerror}") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error as error:
+        raise DataError(f"{path} cannot be decoded: {_reason(error)}") from error
     if image is None:
         raise DataError(f"{path} is not an image that can be decoded: it is damaged or of another kind")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _reason(error: cv2.error) -> str:
+    """What OpenCV objects to, in words."""
+    # OpenCV checks sizes before it decodes, by conditions that name its limits.
+    if "CV_IO_MAX_IMAGE" in str(error):
+        return "it has more pixels than OpenCV decodes (2^30 by default); make it smaller or cut it into tiles"
+    return f"OpenCV says {error.err or error}"
 
 
 @dataclass(frozen=True)
@@ -35,13 +48,13 @@ class Letterbox:
     """How an image was fitted into the network's input.
 
     Attributes:
-        scale: original pixels times this are input pixels.
-        left: padding, input pixels.
-        top: padding, input pixels.
+        scale: `(horizontal, vertical)`: Input pixels for each pixel of the image; they differ where a side was rounded.
+        left: Padding, input pixels.
+        top: Padding, input pixels.
         original_size: `(height, width)` of the image.
     """
 
-    scale: float
+    scale: tuple[float, float]
     left: int
     top: int
     original_size: tuple[int, int]
@@ -49,36 +62,53 @@ class Letterbox:
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes `(n, 4)` x1, y1, x2, y2 from input pixels to the image's pixels, clipped to the image."""
         height, width = self.original_size
-        moved = (boxes - np.array([self.left, self.top, self.left, self.top])) / self.scale
+        moved = (boxes - np.array([self.left, self.top] * 2)) / np.array(self.scale * 2)
         return np.clip(moved, 0, np.array([width, height, width, height])).astype(np.float32)
 
 
-def letterbox(image: np.ndarray, size: tuple[int, int], *, top_left: bool = False) -> tuple[np.ndarray, Letterbox]:
-    """Scale an image to fit, keep its aspect ratio, and pad with grey on both sides (YOLOv5's validation arithmetic).
+def letterbox(
+    image: np.ndarray, size: tuple[int, int], *, long_side: int | None = None, top_left: bool = False
+) -> tuple[np.ndarray, Letterbox]:
+    """Scale an image to fit, keep its aspect ratio, and pad with grey on both sides.
+
+    The arithmetic is that of YOLOv5's and ultralytics' validation. These two interpolate differently where an image becomes
+    smaller: areas are averaged here, as in YOLOv5.
 
     Args:
         image: uint8 `(H, W, 3)`.
-        size: `(height, width)` of the answer.
-        top_left: all padding on the right and below, as YOLOX does it.
+        size: `(height, width)` of the output.
+        long_side: Length that the image's longer side gets, pixels; by default the image fills `size`.
+        top_left: All padding is on the right and below, and sides are rounded down, as in YOLOX.
 
     Returns:
         The padded image, and how boxes come back.
     """
     height, width = image.shape[:2]
-    scale = min(size[0] / height, size[1] / width)
-    new_width, new_height = round(width * scale), round(height * scale)
+    new_height, new_width = _scaled(height, width, size, long_side, math.floor if top_left else math.ceil)
     if (new_width, new_height) != (width, height):
-        method = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
-        image = cv2.resize(image, (max(1, new_width), max(1, new_height)), interpolation=method)
-    new_height, new_width = image.shape[:2]
+        method = cv2.INTER_LINEAR if new_width > width or new_height > height else cv2.INTER_AREA
+        image = cv2.resize(image, (new_width, new_height), interpolation=method)
     top = 0 if top_left else round((size[0] - new_height) / 2 - 0.1)
     left = 0 if top_left else round((size[1] - new_width) / 2 - 0.1)
     padded = np.full((*size, 3), PADDING_VALUE, np.uint8)
     padded[top : top + new_height, left : left + new_width] = image
-    return padded, Letterbox(scale, left, top, (height, width))
+    return padded, Letterbox((new_width / width, new_height / height), left, top, (height, width))
+
+
+def _scaled(
+    height: int, width: int, size: tuple[int, int], long_side: int | None, whole: Callable[[float], int]
+) -> tuple[int, int]:
+    """Height and width of the scaled image; `whole` makes integers of them."""
+    limits = size if long_side is None else (long_side, long_side)
+    scale = min(limits[0] / height, limits[1] / width)
+    return max(1, min(whole(height * scale), limits[0])), max(1, min(whole(width * scale), limits[1]))
 
 
 def rectangular_size(image_size: tuple[int, int], long_side: int, stride: int) -> tuple[int, int]:
-    """The smallest `(height, width)` in multiples of `stride` that holds an image scaled to `long_side`."""
-    scale = long_side / max(image_size)
-    return tuple(max(1, int(np.ceil(side * scale / stride - 1e-6))) * stride for side in image_size)  # type: ignore[return-value]
+    """`(height, width)` that an image scaled to `long_side` is padded to: the next multiple of `stride` after half a stride more.
+
+    YOLOv5 and ultralytics pad so in their validation (`pad=0.5`); with one image in a batch their shapes are these.
+    """
+    ratio = image_size[0] / image_size[1]
+    sides = (min(ratio, 1.0), min(1.0 / ratio, 1.0))
+    return tuple(math.ceil(side * long_side / stride + 0.5) * stride for side in sides)  # type: ignore[return-value]

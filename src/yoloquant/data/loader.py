@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yoloquant.data.dataset import ImageEntry, image_size
+from yoloquant.data.dataset import ImageEntry
+from yoloquant.data.image_size import image_size
 from yoloquant.data.images import Letterbox, letterbox, read_image, rectangular_size
 from yoloquant.errors import DataError
 
@@ -56,7 +57,7 @@ class ImageLoader:
             size: `(height, width)` of the network's input; with `rectangular`, its longer side.
             batch_size: images in a batch.
             workers: threads.
-            rectangular: batches of similar shape, padded as little as the stride allows; changes the order.
+            rectangular: Batches of one shape, padded as `rectangular_size` says; changes the order.
             stride: of the network, pixels.
             top_left: images stand at the top left of the input.
 
@@ -69,6 +70,7 @@ class ImageLoader:
         self._batch_size = batch_size
         self._workers = workers
         self._top_left = top_left
+        self._long_side = max(size) if rectangular else None
         self._groups = _rectangular_groups(entries, max(size), stride, batch_size) if rectangular else [
             (tuple(entries[start : start + batch_size]), size) for start in range(0, len(entries), batch_size)
         ]  # fmt: skip
@@ -87,7 +89,7 @@ class ImageLoader:
                 while True:
                     while len(waiting) < 3 and (group := next(groups, None)):
                         entries, size = group
-                        waiting.append((entries, [pool.submit(_load, entry, size, self._top_left) for entry in entries]))
+                        waiting.append((entries, [pool.submit(self._load, entry, size) for entry in entries]))
                     if not waiting:
                         return
                     batch = self._assemble(*waiting.popleft())
@@ -95,6 +97,12 @@ class ImageLoader:
                         yield batch
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _load(self, entry: ImageEntry, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox] | str:
+        try:
+            return letterbox(read_image(entry.path), size, long_side=self._long_side, top_left=self._top_left)
+        except DataError as error:
+            return str(error)
 
     def _assemble(
         self, entries: tuple[ImageEntry, ...], futures: list[Future[tuple[np.ndarray, Letterbox] | str]]
@@ -112,13 +120,6 @@ class ImageLoader:
             return None
         stacked = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
         return Batch(torch.from_numpy(stacked), tuple(kept), tuple(boxes))
-
-
-def _load(entry: ImageEntry, size: tuple[int, int], top_left: bool) -> tuple[np.ndarray, Letterbox] | str:
-    try:
-        return letterbox(read_image(entry.path), size, top_left=top_left)
-    except DataError as error:
-        return str(error)
 
 
 def _rectangular_groups(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from yoloquant.data.dataset import ImageEntry, load_dataset
+from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
+from yoloquant.data.image_size import check_header
 from yoloquant.errors import DataError
 
 
@@ -26,17 +27,52 @@ def calibration_images(source: str | Path, count: int = 128, seed: int = 42) -> 
     Raises:
         DataError: there are none.
     """
-    return sample_images(source_images(source), count, seed)
+    return sample_images(source_images(source).images, count, seed)
 
 
-def source_images(source: str | Path) -> tuple[ImageEntry, ...]:
+def readable_sample(
+    entries: Sequence[ImageEntry], count: int = 128, seed: int = 42, check: Callable[[Path], object] = check_header
+) -> tuple[list[ImageEntry], list[str]]:
+    """Draw as `sample_images` does, and draw further images in place of those that cannot be read.
+
+    Args:
+        entries: Images to draw from.
+        count: Number of images to draw.
+        seed: Random seed.
+        check: Raises a `DataError` for an image that cannot be read.
+
+    Returns:
+        The images, sorted by path, and a sentence for each one that was left out.
+
+    Raises:
+        DataError: There are none.
+    """
+    waiting = list(entries)
+    kept: list[ImageEntry] = []
+    skipped: list[str] = []
+    while waiting and len(kept) < count:
+        drawn = sample_images(waiting, count - len(kept), seed)
+        for entry in drawn:
+            try:
+                check(entry.path)
+                kept.append(entry)
+            except DataError as error:
+                skipped.append(str(error))
+        gone = set(drawn)
+        waiting = [entry for entry in waiting if entry not in gone]
+    if not kept:
+        raise DataError(f"none of the {len(entries)} images can be read; the first: {skipped[0]}")
+    return sorted(kept, key=lambda entry: str(entry.path)), skipped
+
+
+def source_images(source: str | Path) -> DetectionDataset:
     """What calibration images are drawn from: the train split of a `data.yaml`, or the images of a list or a folder.
 
     Raises:
-        DataError: there are none.
+        DataError: There are none.
     """
     try:
-        return load_dataset(source, "train").images
+        return load_dataset(source, "train")
     except DataError as error:
         if "has no split" in str(error):
             raise DataError(f"{source} has no train split to calibrate on: add one, or name images with --calibration") from error

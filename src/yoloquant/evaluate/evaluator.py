@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.ground_truth import CocoIds
 from yoloquant.data.loader import Batch, ImageLoader
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluate.coco_metrics import coco_figures, coco_rows
@@ -37,7 +38,7 @@ class EvaluationSettings:
         max_detections: kept in an image.
         batch_size: images run at once; a runner with a fixed batch size gets its own.
         image_size: `(height, width)`; the runner's own by default.
-        rectangular: pad images as little as the stride allows, for runners with free height and width.
+        rectangular: Pad images as `rectangular_size` says, for runners with free height and width.
         workers: threads that load images.
         limit: only the first so many images.
         class_agnostic: boxes of different classes suppress each other.
@@ -60,12 +61,14 @@ class Evaluation:
 
     Attributes:
         figures: COCO's twelve, percent, by name.
-        classification: precision, recall and F1 as YOLOv5 prints them.
+        classification: Precision, recall, F1 and mAP by YOLOv5's formulas.
         per_class: class name -> (mAP50-95, mAP50), percent.
         image_count: images that counted.
         seconds: wall time; "run" is the network's share.
         skipped: sentences about images left out.
-        rows: detections as COCO results, categories as class indices.
+        rows: Detections as COCO results, with the data set's image ids and class indices.
+        file_names: Image id -> file name.
+        coco_ids: Ids of the data set's annotations, for results that are written.
     """
 
     figures: dict[str, float]
@@ -75,6 +78,8 @@ class Evaluation:
     seconds: dict[str, float]
     skipped: tuple[str, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    file_names: dict[int, str] = field(default_factory=dict, repr=False)
+    coco_ids: CocoIds = field(default_factory=CocoIds, repr=False)
 
     @property
     def map50_95(self) -> float:
@@ -88,13 +93,28 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON values, without the detections; figures over no objects are null."""
-        values = asdict(self)
-        del values["rows"]
+        values = asdict(replace(self, rows=[], file_names={}, coco_ids=CocoIds()))
+        for name in ("rows", "file_names", "coco_ids"):
+            del values[name]
         return json.loads(json.dumps(values), parse_constant=lambda _: None)
 
     def write_coco_json(self, path: Path) -> None:
-        """Write the detections as COCO results."""
-        path.write_text(json.dumps(self.rows), encoding="utf-8")
+        """Write the detections as COCO results, with the image and category ids of the annotations where there are any.
+
+        Without annotations the category is the class index, and the image id the number that is the file's name, or the position
+        in the set where names are no numbers.
+        """
+        images, categories = self.coco_ids.images, self.coco_ids.categories
+        rows = [
+            {
+                **row,
+                "image_id": images.get(row["image_id"], row["image_id"]),
+                "category_id": categories.get(row["category_id"], row["category_id"]),
+                "file_name": self.file_names[row["image_id"]],
+            }
+            for row in self.rows
+        ]
+        path.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def evaluate(
@@ -162,6 +182,8 @@ def evaluate(
         {"total": time.perf_counter() - started, "run": run_seconds},
         tuple(loader.skipped),
         rows,
+        {image["id"]: image["file_name"] for image in truth["images"]},
+        dataset.coco_ids,
     )
 
 

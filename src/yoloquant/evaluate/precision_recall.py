@@ -1,4 +1,4 @@
-"""Precision, recall and F1 as YOLOv5's validation prints them."""
+"""Precision, recall, F1 and average precision by the formulas of YOLOv5's validation."""
 
 from __future__ import annotations
 
@@ -7,34 +7,44 @@ from typing import Any
 
 import numpy as np
 
+# IoU 0.50, 0.55 to 0.95.
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+# Recalls that average precision is read at, as COCO reads it.
+_RECALLS = np.linspace(0.0, 1.0, 101)
+
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Means over the classes that occur, in percent, at the confidence with the highest mean F1.
+    """Means over the classes that occur, in percent; NaN where no class occurs.
 
     Attributes:
-        precision: share of detections that are right.
-        recall: share of objects that are found.
-        f1: harmonic mean of both, averaged over classes.
-        confidence: where these hold, 0..1.
+        precision: Share of detections that are right, at `confidence`.
+        recall: Share of objects that are found, at `confidence`.
+        f1: Harmonic mean of both, averaged over classes, at `confidence`.
+        confidence: Confidence with the highest mean F1, 0..1.
+        map50_95: Area under the curve of precision over recall, mean of IoU 0.50 to 0.95; the curve is a line between detections,
+            so that this lies below COCO's mAP.
+        map50: The same at IoU 0.50.
     """
 
     precision: float
     recall: float
     f1: float
     confidence: float
+    map50_95: float = float("nan")
+    map50: float = float("nan")
 
 
 def precision_recall(truth: dict[str, Any], rows: list[dict[str, Any]], image_ids: list[int]) -> PrecisionRecall:
-    """Match detections to objects at IoU 0.5 and find the best confidence.
+    """Match detections to objects and find the best confidence, as YOLOv5 7.0 does.
 
-    Each detection is matched to the object of its class that it overlaps most, each object to one detection; the curves
-    are smoothed over confidence before the highest mean F1 is taken, as in YOLOv5. Crowds do not count.
+    The mean F1 is smoothed over confidence before its highest value is taken. Crowds do not count.
 
     Args:
         truth: COCO dictionary.
         rows: COCO results.
-        image_ids: evaluate on these images only.
+        image_ids: Evaluate on these images only.
     """
     wanted = set(image_ids)
     objects = _by_image_and_class(a for a in truth["annotations"] if a["image_id"] in wanted and not a["iscrowd"])
@@ -42,21 +52,28 @@ def precision_recall(truth: dict[str, Any], rows: list[dict[str, Any]], image_id
     counts: dict[int, int] = {}
     for (_, category), boxes in objects.items():
         counts[category] = counts.get(category, 0) + len(boxes)
-    scores: dict[int, list[float]] = {category: [] for category in counts}
-    hits: dict[int, list[bool]] = {category: [] for category in counts}
-    for key, detections in found.items():
-        if key[1] in counts:
-            scores[key[1]] += [row["score"] for row in detections]
-            hits[key[1]] += _match(detections, objects.get(key, [])).tolist()
     if not counts:
         return PrecisionRecall(float("nan"), float("nan"), float("nan"), 0.0)
+    scores: dict[int, list[np.ndarray]] = {category: [np.zeros(0)] for category in counts}
+    hits: dict[int, list[np.ndarray]] = {category: [np.zeros((0, len(THRESHOLDS)), bool)] for category in counts}
+    for key, detections in found.items():
+        if key[1] in counts:
+            ranked = sorted(detections, key=lambda row: -row["score"])
+            scores[key[1]].append(np.array([row["score"] for row in ranked]))
+            hits[key[1]].append(match_detections(_corners(ranked), _corners(objects.get(key, []))))
+    return _summary({c: (np.concatenate(scores[c]), np.concatenate(hits[c]), counts[c]) for c in sorted(counts)})
+
+
+def _summary(classes: dict[int, tuple[np.ndarray, np.ndarray, int]]) -> PrecisionRecall:
+    """Figures of classes with their scores, hits and numbers of objects."""
     grid = np.linspace(0.0, 1.0, 1000)
-    curves = [_curves(np.array(scores[c]), np.array(hits[c], bool), counts[c], grid) for c in sorted(counts)]
+    curves = [_curves(*found, grid) for found in classes.values()]
     precision, recall = np.array([curve[0] for curve in curves]), np.array([curve[1] for curve in curves])
+    areas = np.array([average_precision(*found) for found in classes.values()]) * 100
     f1 = 2 * precision * recall / (precision + recall + 1e-16)
     best = int(_smooth(f1.mean(axis=0), 0.1).argmax())
     means = [float(values[:, best].mean() * 100) for values in (precision, recall, f1)]
-    return PrecisionRecall(means[0], means[1], means[2], float(grid[best]))
+    return PrecisionRecall(means[0], means[1], means[2], float(grid[best]), float(areas.mean()), float(areas[:, 0].mean()))
 
 
 def _by_image_and_class(rows: Any) -> dict[tuple[int, int], list[dict[str, Any]]]:
@@ -66,23 +83,31 @@ def _by_image_and_class(rows: Any) -> dict[tuple[int, int], list[dict[str, Any]]
     return grouped
 
 
-def _match(detections: list[dict[str, Any]], objects: list[dict[str, Any]]) -> np.ndarray:
-    """Which detections are right: pairs by falling overlap, each side used once."""
-    right = np.zeros(len(detections), bool)
-    if not objects:
-        return right
-    overlap = box_iou(_corners(objects), _corners(detections))
-    object_index, detection_index = np.nonzero(overlap >= 0.5)
-    used = np.zeros(len(objects), bool)
-    for pair in np.argsort(-overlap[object_index, detection_index], kind="stable"):
-        o, d = object_index[pair], detection_index[pair]
-        if not used[o] and not right[d]:
-            used[o] = right[d] = True
+def match_detections(detections: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """Which detections of one class in one image are right.
+
+    Each detection keeps the object it overlaps most, then each object its most confident detection: the rule of `process_batch`
+    in YOLOv5 7.0. A detection whose best object has a more confident one is wrong, even if it overlaps another object.
+
+    Args:
+        detections: `(n, 4)` corners, the most confident first.
+        objects: `(m, 4)` corners.
+
+    Returns:
+        `(n, 10)` bool, for each of `THRESHOLDS`.
+    """
+    right = np.zeros((len(detections), len(THRESHOLDS)), bool)
+    if len(detections) and len(objects):
+        overlap = box_iou(detections, objects)
+        best, value = overlap.argmax(axis=1), overlap.max(axis=1)
+        for column, threshold in enumerate(THRESHOLDS):
+            candidates = np.nonzero(value >= threshold)[0]
+            right[candidates[np.unique(best[candidates], return_index=True)[1]], column] = True
     return right
 
 
 def _corners(rows: list[dict[str, Any]]) -> np.ndarray:
-    boxes = np.array([row["bbox"] for row in rows], np.float64)
+    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
@@ -95,14 +120,39 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return shared / np.maximum(area[0][:, None] + area[1][None] - shared, 1e-12)
 
 
+def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> np.ndarray:
+    """Area under the curve of precision over recall, by the trapezoidal rule over 101 recalls, as in YOLOv5 and ultralytics.
+
+    Args:
+        scores: `(n,)`.
+        hits: `(n, t)` bool, for t thresholds.
+        count: Objects of the class.
+
+    Returns:
+        `(t,)`, 0..1.
+    """
+    if not len(scores):
+        return np.zeros(hits.shape[1])
+    right = hits[np.argsort(-scores, kind="stable")].cumsum(axis=0)
+    precisions, recalls = right / np.arange(1, len(right) + 1)[:, None], right / count
+    return np.array([_area(precision, recall) for precision, recall in zip(precisions.T, recalls.T, strict=True)])
+
+
+def _area(precision: np.ndarray, recall: np.ndarray) -> float:
+    """Area under one curve, which begins at precision 1 and falls to 0 behind its last recall."""
+    x = np.concatenate([[0.0], recall, [recall[-1], 1.0]])
+    y = np.maximum.accumulate(np.concatenate([[1.0], precision, [0.0, 0.0]])[::-1])[::-1]
+    values = np.interp(_RECALLS, x, y)
+    return float(((values[1:] + values[:-1]) / 2 * np.diff(_RECALLS)).sum())
+
+
 def _curves(scores: np.ndarray, hits: np.ndarray, count: int, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall of one class at each confidence of the grid."""
+    """Precision and recall of one class at IoU 0.50, at each confidence of the grid."""
     if not len(scores):
         return np.zeros_like(grid), np.zeros_like(grid)
     order = np.argsort(-scores, kind="stable")
-    right = hits[order].cumsum()
-    wrong = (~hits[order]).cumsum()
-    precision = np.interp(-grid, -scores[order], right / (right + wrong), left=1.0)
+    right = hits[order, 0].cumsum()
+    precision = np.interp(-grid, -scores[order], right / np.arange(1, len(right) + 1), left=1.0)
     recall = np.interp(-grid, -scores[order], right / count, left=0.0)
     return precision, recall
 

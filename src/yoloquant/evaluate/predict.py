@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,21 +44,24 @@ def predict(
     confidence: float = 0.25,
     iou: float = 0.45,
     max_detections: int = 300,
+    *,
+    skipped: list[str] | None = None,
 ) -> Iterator[tuple[ImageEntry, Detections]]:
     """Detect objects, image by image.
 
     Args:
-        runner: the model.
-        entries: images.
-        confidence: least score.
-        iou: threshold of non-maximum suppression.
-        max_detections: kept in an image.
+        runner: The model.
+        entries: Images.
+        confidence: Minimum score.
+        iou: Threshold of non-maximum suppression.
+        max_detections: Maximum number of boxes in an image.
+        skipped: Gets a sentence for each image that cannot be decoded, which is left out.
 
     Yields:
         The image and its detections in its own pixels.
 
     Raises:
-        DataError: an image cannot be decoded.
+        DataError: No image can be decoded.
     """
     loader = ImageLoader(entries, runner.input_size, runner.batch_size or 1, top_left=runner.preprocessing.top_left)
     for batch in loader:
@@ -64,8 +69,10 @@ def predict(
         found = detections_of(output, runner.layout, confidence, iou, max_detections, multi_label=False)
         for entry, box, detections in zip(batch.entries, batch.letterboxes, found, strict=True):
             yield entry, Detections(box.to_original(detections.boxes), detections.scores, detections.classes)
-    if loader.skipped:
+    if len(loader.skipped) == len(entries):
         raise DataError(loader.skipped[0])
+    if skipped is not None:
+        skipped += loader.skipped
 
 
 def class_color(index: int) -> tuple[int, int, int]:
@@ -125,6 +132,23 @@ def save_picture(path: Path, image: np.ndarray) -> None:
         raise DataError(f"the picture {path} cannot be written")
 
 
+def picture_names(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Image -> name of its picture: the image's own as `.jpg`, behind the folders that tell images of one name apart."""
+    plain = {path: Path(f"{path.stem}.jpg") for path in paths}
+    if len(set(plain.values())) == len(plain):
+        return plain
+    # Without `..`, which would lead out of the folder of pictures.
+    whole = {path: Path(os.path.abspath(path)) for path in paths}
+    top = os.path.commonpath([path.parent for path in whole.values()])
+    names = {path: absolute.relative_to(top) for path, absolute in whole.items()}
+    # a.png and a.jpg of one folder.
+    stems = Counter(name.with_suffix("") for name in names.values())
+    return {
+        path: name.with_suffix(".jpg" if stems[name.with_suffix("")] == 1 else f"{name.suffix}.jpg")
+        for path, name in names.items()
+    }
+
+
 def predict_to_files(
     runner: Runner,
     entries: Sequence[ImageEntry],
@@ -134,23 +158,37 @@ def predict_to_files(
     *,
     compare: Runner | None = None,
     titles: tuple[str, str] = ("model", "compared with"),
+    skipped: list[str] | None = None,
 ) -> Iterator[tuple[Path, Detections]]:
     """Draw detections into files of the images' names; beside those of a second model where `compare` is given.
+
+    Images of one name in several folders keep their folders.
+
+    Args:
+        runner: The model.
+        entries: Images.
+        output: Folder for the pictures.
+        confidence: Minimum score.
+        iou: Threshold of non-maximum suppression.
+        compare: A second model.
+        titles: Of both models.
+        skipped: Gets a sentence for each image that cannot be decoded, which is left out.
 
     Yields:
         The picture's path and the first model's detections, for each image.
 
     Raises:
-        YoloquantError: the folder cannot be made, or an image not be decoded.
+        YoloquantError: The folder cannot be made, or no image can be decoded.
     """
     checked_folder(output)
+    names = picture_names([entry.path for entry in entries])
     others = predict(compare, entries, confidence, iou) if compare else None
-    for entry, detections in predict(runner, entries, confidence, iou):
+    for entry, detections in predict(runner, entries, confidence, iou, skipped=skipped):
         image = read_image(entry.path)
         picture = draw_detections(image, detections, runner.names)
         if others is not None and compare is not None:
             second = draw_detections(image, next(others)[1], compare.names)
             picture = side_by_side([(titles[0], picture), (titles[1], second)])
-        path = output / f"{entry.path.stem}.jpg"
+        path = output / names[entry.path]
         save_picture(path, picture)
         yield path, detections

@@ -56,7 +56,7 @@ def result_table(rows: Sequence[Row]) -> Table:
 
 
 def evaluation_table(evaluation: Evaluation, per_class: bool = False) -> Table:
-    """COCO's figures and precision, recall, F1; each class on request."""
+    """COCO's figures, and precision, recall, F1 and mAP by YOLOv5's formulas; each class on request."""
     table = Table(title=f"{evaluation.image_count} images")
     table.add_column("figure")
     table.add_column("%", justify="right")
@@ -65,6 +65,8 @@ def evaluation_table(evaluation: Evaluation, per_class: bool = False) -> Table:
     found = evaluation.classification
     for name in ("precision", "recall", "f1"):
         table.add_row(f"{name} (at confidence {found.confidence:.3f})", f"{getattr(found, name):.2f}")
+    for name, value in (("mAP50-95", found.map50_95), ("mAP50", found.map50)):
+        table.add_row(f"{name} by YOLOv5's formula", f"{value:.2f}")
     if per_class:
         table.add_section()
         for name, (overall, half) in evaluation.per_class.items():

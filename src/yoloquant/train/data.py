@@ -80,7 +80,7 @@ def open_samples(dataset: DetectionDataset, size: int, in_memory: int = IN_MEMOR
 
 def _read_sample(dataset: DetectionDataset, entry: ImageEntry, size: int) -> Sample:
     image = read_image(entry.path)
-    labels = read_labels(entry.path, len(dataset.names), dataset.problems)
+    labels = read_labels(entry.path, len(dataset.names), dataset.problems, entry.keypoint_columns)
     scale = size / max(image.shape[:2])
     if scale != 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

@@ -13,7 +13,7 @@ from yoloquant.algorithms.calibrate import to_input
 from yoloquant.algorithms.detection_error import detection_sums
 from yoloquant.algorithms.reconstruction.checkpoints import state_key
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
-from yoloquant.data.labels import label_path
+from yoloquant.data.ground_truth import has_label_files
 from yoloquant.devices import device_of, on_device
 from yoloquant.errors import DataError
 from yoloquant.processes import process_count, sum_over_processes, take_from_first
@@ -65,14 +65,14 @@ def train_quantized(
         RecipeError: the augmentation names no hyperparameter, or its value is not allowed.
         YoloquantError: the recipe trains on labels, and the family has no loss here.
     """
-    if settings.teacher == "labels" and not any(label_path(entry.path).is_file() for entry in entries):
+    if settings.teacher == "labels" and not has_label_files(entries, len(quantized.names)):
         raise DataError("training on labels needs label files beside the training images: add them, or train with a teacher")
     judging, learning = split(entries, settings.judge_images)
     side = max(quantized.input_size)
     with tell.step(f"Read {len(learning)} images to train on") as update:
-        samples = _samples(quantized, learning, side)
+        samples = _samples(quantized, settings, learning, side, tell)
         update(1, 2)
-        judges = _samples(quantized, judging, side)
+        judges = _samples(quantized, settings, judging, side, tell)
         update(2, 2)
     parameters = hyperparameters_for(quantized.family, (), **{**_AS_THEY_ARE, **settings.augmentation})
     loader = TrainingLoader(samples, settings.size or side, settings.batch_size, parameters, settings.seed)
@@ -114,8 +114,16 @@ def split(entries: Sequence[ImageEntry], judging: int) -> tuple[list[ImageEntry]
     return [entries[index] for index in sorted(chosen)], [entry for index, entry in enumerate(entries) if index not in chosen]
 
 
-def _samples(quantized: QuantizedDetector, entries: Sequence[ImageEntry], side: int) -> Sequence[Sample]:
-    return open_samples(DetectionDataset(quantized.names, tuple(entries)), side)
+def _samples(
+    quantized: QuantizedDetector, settings: Train, entries: Sequence[ImageEntry], side: int, tell: Reporter
+) -> Sequence[Sample]:
+    dataset = DetectionDataset(quantized.names, tuple(entries))
+    samples = open_samples(dataset, side)
+    if settings.teacher != "labels":
+        dataset.problems.pop("image without labels", None)
+    for sentence in dataset.problem_sentences():
+        tell.note(sentence)
+    return samples
 
 
 def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train, parameters: Hyperparameters) -> Objective:

@@ -1,0 +1,44 @@
+"""Sizes of images from headers, against what OpenCV decodes."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from yoloquant.data.image_size import check_header, image_size
+from yoloquant.data.images import read_image
+from yoloquant.errors import DataError
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 5, 6, 7, 8])
+def test_the_size_is_that_of_the_decoded_image(suffix, orientation, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    path = tmp_path / f"x.{suffix}"
+    exif = Image.Exif()
+    exif[274] = orientation
+    picture.save(path, **({"exif": exif} if orientation and suffix != "bmp" else {}))
+    assert image_size(path) == read_image(path).shape[:2]
+
+
+def test_what_is_no_image_has_no_size(tmp_path):
+    for name, content in (("empty.jpg", b""), ("text.png", b"no image"), ("cut.jpg", b"\xff\xd8\xff")):
+        (tmp_path / name).write_bytes(content)
+        assert image_size(tmp_path / name) == (0, 0)
+        with pytest.raises(DataError, match=f"{name} is not an image"):
+            check_header(tmp_path / name)
+
+
+def test_images_beyond_the_decoder_are_told(shared, tmp_path, capfd):
+    path = shared / "cases" / "huge_image" / "huge.png"
+    assert image_size(path) == (0, 0)
+    for read in (check_header, read_image):
+        with pytest.raises(DataError, match=r"huge\.png cannot be decoded: it has more pixels than OpenCV decodes"):
+            read(path)
+
+
+def test_images_that_pillow_finds_too_large_have_their_size(tmp_path, monkeypatch):
+    # Pillow refuses to open more than some 180 million pixels, OpenCV more than 2^30.
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((40, 60), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert image_size(tmp_path / "x.png") == (40, 60)
