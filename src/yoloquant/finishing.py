@@ -28,9 +28,10 @@ from yoloquant.models.detector import Detector
 from yoloquant.processes import process_number
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, first_images, quantized_layer_count, spread_images
+from yoloquant.quantizing import Clock, first_images, integer_notes, quantized_layer_count, spread_images
 from yoloquant.recipe import Recipe
 from yoloquant.results import QuantizationResult, Row, precision_label
+from yoloquant.runtime.executed import executed_where_installed
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -138,6 +139,9 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
             update(2, 2)
         clock.stop("export")
         parity = _verify(quantized, work / MODEL, made.entries, target, runtimes, tell)
+        executed = executed_where_installed(work / MODEL, target.name)
+        for note in integer_notes(quantized, target, made.layer_count, executed):
+            tell.note(note)
         clock.stop("verify")
         rows = _measure(made, wanted, float_file, work / MODEL, runtimes, tell) if wanted.measure else []
         clock.stop("measure")
@@ -156,6 +160,7 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
             folder if process_number() == 0 else None,
             commands=wanted.commands,
             analysis=wanted.analysis,
+            executed=executed,
         )
         if result.output is not None:
             result = _written(result, made, wanted, work, tell, clock)

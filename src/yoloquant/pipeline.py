@@ -22,7 +22,6 @@ from yoloquant.quantizing import (
     Clock,
     RecipeImages,
     place,
-    placement_note,
     prepare,
     recipe_images,
     run_algorithms,
@@ -147,7 +146,6 @@ def _quantize(
     quantized, layer_count = place(detector, reference, recipe, target)
     clock.stop("capture")
     quantized, in_float = run_algorithms(quantized, detector, reference, recipe, target, images, partial, tell, clock, device)
-    tell.note(placement_note(quantized, target, layer_count))
     weights = dict(reference.named_parameters())
     made = Made(quantized, detector, recipe, images.calibration, layer_count, weights, tuple(in_float))
     return finish(made, wanted, tell, clock)

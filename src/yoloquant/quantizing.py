@@ -56,6 +56,7 @@ from yoloquant.recipe import (
     WeightRanges,
 )
 from yoloquant.recipe_train import Train
+from yoloquant.runtime.executed import Executed
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.base import Target
 from yoloquant.targets.placement import input_layers, output_layers
@@ -181,13 +182,25 @@ def quantized_layer_count(detector: QuantizedDetector) -> int:
     return sum(1 for _ in detector.quantized_weights())
 
 
-def placement_note(detector: QuantizedDetector, target: Target, layer_count: int) -> str:
-    """One line on what is quantized."""
-    activations = sum(1 for name, _ in detector.quantizers()) - quantized_layer_count(detector)
-    return (
-        f"target {target.name}: {quantized_layer_count(detector)} of {layer_count} weighted layers in integers, "
-        f"{activations} activation scales"
-    )
+def integer_notes(detector: QuantizedDetector, target: Target, layer_count: int, executed: Executed | None) -> list[str]:
+    """How many layers run in integers: as the target's runtime executes the file, or as it was placed where none can be asked.
+
+    Args:
+        detector: quantized.
+        target: of its recipe.
+        layer_count: layers with weights.
+        executed: what the target's own runtime says; none if it cannot be asked here.
+    """
+    placed = quantized_layer_count(detector)
+    activations = sum(1 for name, _ in detector.quantizers()) - placed
+    count = placed if executed is None else len(executed.integer)
+    source = ", as placed" if executed is None else ""
+    notes = [
+        f"target {target.name}: {count} of {layer_count} weighted layers in integers{source}, {activations} activation scales"
+    ]
+    if executed is not None and executed.in_vain:
+        notes.append(f"{target.name} runs in float although quantized: {', '.join(executed.in_vain)}; `yoloquant check` says why")
+    return notes
 
 
 def quantized_in_memory(detector: Detector, recipe: Recipe, images: RecipeImages, tell: Reporter) -> QuantizedDetector:

@@ -17,6 +17,7 @@ from yoloquant.evaluate.parity import Parity
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import weight_bits
 from yoloquant.recipe import Recipe
+from yoloquant.runtime.executed import Executed
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class QuantizationResult:
         statistics: of every quantized tensor; none without a report.
         commands: to repeat it and to go on.
         analysis: what `yoloquant analyze` wrote into analysis.json, if it was given.
+        executed: layers as the target's own runtime runs them; none if it cannot be asked here.
     """
 
     detector: QuantizedDetector
@@ -83,6 +85,12 @@ class QuantizationResult:
     statistics: tuple[TensorStatistics, ...] = ()
     commands: tuple[str, ...] = ()
     analysis: dict[str, Any] | None = None
+    executed: Executed | None = None
+
+    @property
+    def integer_layers(self) -> int:
+        """Layers with weights that run in integers: in the target's own runtime, or as placed where it cannot be asked."""
+        return self.quantized_layers if self.executed is None else len(self.executed.integer)
 
     def row(self, model: str, runtime: str) -> Row:
         """The table's line for a model ("float" or "int8") and a runtime.
@@ -106,6 +114,7 @@ class QuantizationResult:
             "weight_bits": weight_bits(self.detector),
             "quantized_layers": self.quantized_layers,
             "layers": self.layer_count,
+            "executed": self.executed.to_dict() if self.executed else None,
             "per_layer": [layer.to_dict() for layer in self.layers],
             "per_tensor": [entry.figures() for entry in self.statistics],
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},

@@ -138,6 +138,10 @@ def float_reasons(network: GraphModule, recipe: Recipe, target: Target, kept: It
         places = {place for place, names in (("@first", first), ("@last", last)) if name in names}
         if recipe.choose(name, kinds[name], "weights", target.weights, places) is None:
             return "the recipe gives its weight 32 bits"
+        if kinds[name] not in target.kernels.layers:
+            return f"target {target.name} has no integer kernel for it"
+        if kinds[name] in target.kernels.at_lowest:
+            return f"target {target.name} has an integer kernel for it only where its input is never negative"
         return f"target {target.name} places no quantizer on it"
 
     return {name: reason(name) for name, found in kinds.items() if found in WEIGHTED}

@@ -9,31 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from yoloquant.check.qdq_graph import ACTIVATIONS, SAME_VALUES, WEIGHTED, QdqGraph
+from yoloquant.check.finding import Finding
+from yoloquant.check.integer_layers import is_at_lowest, runs_in_integers, why_in_float
+from yoloquant.check.qdq_graph import ACTIVATIONS, SAME_VALUES, WEIGHTED, QdqGraph, Scale
 from yoloquant.checkpoint.onnx_facts import load_onnx
 from yoloquant.targets.base import Target
 from yoloquant.targets.registry import get_target
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a runtime will not do as the user thinks.
-
-    Attributes:
-        kind: short name, the same for the same mistake.
-        node: that it is about.
-        sentence: what is wrong and what to do.
-        fixable: `repair` mends it.
-        work: estimated cost of a layer that runs in float: its share of all multiplications, 0..1.
-        values: estimated cost of a conversion: values of one image that pass through it.
-    """
-
-    kind: str
-    node: str
-    sentence: str
-    fixable: bool = False
-    work: float = 0.0
-    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +36,17 @@ class CheckResult:
 
 
 # Kinds whose cost is multiplications in float, and kinds whose cost is values that are converted.
-_IN_FLOAT = frozenset({"float-layer", "half-quantized", "output-not-quantized", "signed-values"})
+_IN_FLOAT = frozenset(
+    {
+        "float-layer",
+        "half-quantized",
+        "no-integer-kernel",
+        "not-merged",
+        "output-not-quantized",
+        "output-quantized-twice",
+        "signed-values",
+    }
+)
 _CONVERTED = frozenset(
     {"before-activation", "inside-activation", "needless-pair", "rescaling", "mismatched-scales", "quantized-decode"}
 )
@@ -98,72 +89,12 @@ def _with_cost(graph: QdqGraph, finding: Finding, node: onnx.NodeProto, whole: i
     return finding
 
 
-def runs_in_integers(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
-    """The target's runtime computes a layer with integers.
-
-    Its inputs are dequantized; for ONNX Runtime its output is quantized, too, and both are uint8: int8 is for Arm there (session
-    option `session.qdqisint8allowed`), but for values with one reader, which it turns into uint8 itself.
-    """
-    if not _is_input_quantized(graph, node, target) or graph.dequantized(node.input[1]) is None:
-        return False
-    return target.name != "onnxruntime" or (_is_output_quantized(graph, node) and not _stays_signed(graph, node))
-
-
-def _is_input_quantized(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
-    """The activation is dequantized, at once or, where the runtime carries integers, before operators that only move values."""
-    return graph.dequantized(node.input[0]) is not None or (
-        target.carries_integers and graph.carried_scale(node.input[0]) is not None
-    )
-
-
-def _stays_signed(graph: QdqGraph, node: onnx.NodeProto) -> bool:
-    """A layer's input or answer is int8 and has several readers."""
-    source = graph.dequantized(node.input[0])
-    integers = [(source, source.input[0])] if source is not None else []
-    integers += [(quantizer, quantizer.output[0]) for quantizer in _quantizers_of_answer(graph, node)]
-    for parameters, name in integers:
-        scale = graph.scale_of(parameters)
-        readers = [reader for other in graph.readers.get(name, ()) for reader in graph.readers.get(other.output[0], ())]
-        if scale is not None and scale.dtype.startswith("int") and len(readers) != 1:
-            return True
-    return False
-
-
-def _is_output_quantized(graph: QdqGraph, node: onnx.NodeProto) -> bool:
-    """All readers quantize the answer."""
-    readers = _readers_of_answer(graph, node)
-    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
-
-
-def _quantizers_of_answer(graph: QdqGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    return [reader for reader in _readers_of_answer(graph, node) if reader.op_type == "QuantizeLinear"]
-
-
-def _readers_of_answer(graph: QdqGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Readers of a layer's answer, behind a Relu or Clip that ONNX Runtime drops into the QuantizeLinear."""
-    readers = graph.readers.get(node.output[0], [])
-    if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
-        readers = graph.readers.get(readers[0].output[0], [])
-    return readers
-
-
 def float_layers(graph: QdqGraph, target: Target) -> Iterator[Finding]:
     """Layers that run in float, and why."""
     for node in graph.weighted():
-        has_input, has_weight = _is_input_quantized(graph, node, target), graph.dequantized(node.input[1]) is not None
-        label = graph.label(node)
-        if has_input != has_weight:
-            missing = "weight" if has_input else "input"
-            sentence = f"{label} runs in float although it is half quantized: its {missing} has no DequantizeLinear"
-            yield Finding("half-quantized", label, sentence)
-        elif not has_input:
-            yield Finding("float-layer", label, f"{label} runs in float: neither input nor weight is quantized")
-        elif not runs_in_integers(graph, node, target) and _is_output_quantized(graph, node):
-            sentence = f"{label} runs in float in ONNX Runtime on x86, where int8 activations are not taken: quantize to uint8"
-            yield Finding("signed-values", label, sentence)
-        elif not runs_in_integers(graph, node, target):
-            sentence = f"{label} runs in float in ONNX Runtime: its answer is not quantized before anything else reads it"
-            yield Finding("output-not-quantized", label, sentence)
+        finding = why_in_float(graph, node, target)
+        if finding is not None:
+            yield finding
 
 
 def conversions_before_activations(graph: QdqGraph, target: Target) -> Iterator[Finding]:
@@ -242,12 +173,20 @@ def mismatched_scales(graph: QdqGraph, target: Target) -> Iterator[Finding]:
         scales = [graph.scale_of(graph.dequantized(name)) for name in inputs]
         scales += [graph.scale_of(quantizer) for name in node.output for quantizer in graph.quantizers_behind(name)]
         known = [scale for scale in scales if scale is not None]
+        if node.op_type == "Concat" and _must_differ(known, target):
+            continue
         if any(not scale.is_same(known[0]) for scale in known[1:]):
             label = graph.label(node)
             sentence = (
                 f"{node.op_type} {label} has {_different(known)} different scales around it: each costs a conversion; share one"
             )
             yield Finding("mismatched-scales", label, sentence)
+
+
+def _must_differ(scales: list[Scale], target: Target) -> bool:
+    """One of the scales has the lowest integer as zero point because the runtime wants it there, and another cannot."""
+    wants_lowest = target.kernels.merges_at_lowest or bool(target.kernels.at_lowest)
+    return wants_lowest and len({is_at_lowest(scale) for scale in scales}) == 2
 
 
 def _different(scales: list) -> int:

@@ -117,10 +117,23 @@ def channel_axis(node: Node) -> int:
     return value.dim() - 1 if value is not None and value.dim() in (2, 3) else 1
 
 
+def clamp_of(node: Node) -> tuple[float, float] | None:
+    """Between which values an activation clamps: 0 and 6 for a ReLU6; none for anything else."""
+    if node.target == aten.relu6.default:
+        return 0.0, 6.0
+    if node.target == aten.hardtanh.default:
+        given = [float(end) for end in node.args[1:3]]  # type: ignore[arg-type]
+        low, high = given + [-1.0, 1.0][len(given) :]
+        return low, high
+    return None
+
+
 def cap_of(node: Node) -> float | None:
     """Where a ReLU6 saturates; none for anything else."""
-    if node.target == aten.relu6.default:
-        return 6.0
-    if node.target == aten.hardtanh.default and len(node.args) > 2 and node.args[1] == 0.0:
-        return float(node.args[2])  # type: ignore[arg-type]
-    return None
+    clamp = clamp_of(node)
+    return clamp[1] if clamp is not None and clamp[0] == 0.0 else None
+
+
+def is_relu(node: Node) -> bool:
+    """ReLU, or ReLU with a cap: nothing changes but values outside of a range that begins at 0."""
+    return node.target is aten.relu.default or cap_of(node) is not None

@@ -62,12 +62,15 @@ class LearnedScale(TrainedQuantization):
     offset: Tensor
 
     def __init__(self, spec: TensorSpec, name: str, scale: Tensor, zero_point: Tensor, learn_offset: bool = False) -> None:
-        """Start from given values; symmetric tensors have no offset to learn."""
+        """Start from given values; symmetric tensors have no offset to learn, and ranges that begin at zero keep it.
+
+        Runtimes merge a ReLU into the layer before only where the zero point is the lowest integer.
+        """
         super().__init__(spec, name)
         self._levels = spec.quant_max - spec.quant_min
         self.exponent = nn.Parameter(scale.detach().float().log2())
         offset = zero_point.detach().float() / self._levels
-        if learn_offset and not spec.symmetric:
+        if learn_offset and not spec.symmetric and bool((zero_point > spec.quant_min).all()):
             self.offset = nn.Parameter(offset)
         else:
             self.register_buffer("offset", offset)

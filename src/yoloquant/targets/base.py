@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.fx import GraphModule
 
 from yoloquant.errors import RecipeError
 from yoloquant.spec import TensorSpec
-from yoloquant.targets.placement import Draft, QuantizationPlacement, fitted_to_layer, input_layers, output_layers
+from yoloquant.targets.placement import Draft, Kernels, QuantizationPlacement, fitted_to_layer, input_layers, output_layers
 
 Rule = Callable[[Draft], None]
 # Layer name and tensor kind ("weights" or "activations") and the target's own spec -> the spec to use, or none for float.
@@ -35,6 +35,7 @@ class Target:
         costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
         carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
         fused_silu: files hold SiLU as the one contrib operator of ONNX Runtime.
+        kernels: what the runtime computes in integers, and what it wants of scales for it.
         runtimes: names of runtimes that run the exported file here.
         sources: where the runtime's makers say so.
     """
@@ -52,6 +53,7 @@ class Target:
     costly_layers: int = 3
     carries_integers: bool = False
     fused_silu: bool = False
+    kernels: Kernels = field(default_factory=Kernels)
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     sources: tuple[str, ...] = ()
 
@@ -103,7 +105,7 @@ class Target:
             ignored |= output_layers(graph_module)
         if self.float_inputs if float_inputs is None else float_inputs:
             ignored |= input_layers(graph_module)
-        draft = Draft(graph_module, ignored)
+        draft = Draft(graph_module, ignored, self.kernels)
         for rule in self.rules:
             rule(draft)
         layers = {node.name: node.meta["layer"] for node in graph_module.graph.nodes}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
 from yoloquant.targets.base import Target
+from yoloquant.targets.placement import Kernels
 
 # Each convolution and inner product quantizes the one blob that it reads, symmetrically to -127..127, and answers in float unless
 # the next layer is of the same kind; concats, additions and pools stay in float, so nothing is gained by shared scales.
@@ -15,6 +16,7 @@ NCNN = Target(
     activations=TensorSpec(signed=True, symmetric=True, narrow=True, observer="mse"),
     float_outputs=True,
     rules=(rules.weighted_inputs,),
+    kernels=Kernels(layers=frozenset({"conv", "linear"})),
     symmetric_activations_only=True,
     runtimes=("onnxruntime",),
     sources=(

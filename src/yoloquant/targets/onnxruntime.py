@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from yoloquant.graph.operators import is_relu
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
 from yoloquant.targets.base import Target
+from yoloquant.targets.placement import Kernels
 
 # The fastest integer kernels on x86 multiply unsigned activations with signed weights (VNNI's vpdpbusd; ONNX Runtime
 # documentation, "Quantize ONNX models", on U8S8). With three input channels they have little to multiply at once: YOLOv5n's first
@@ -21,6 +23,9 @@ ONNXRUNTIME = Target(
     float_inputs=True,
     fused_silu=True,
     costly_layers=2,
+    # Of activations it has LeakyRelu and Sigmoid on integers (QLinearLeakyRelu, QLinearSigmoid), and computes the others in float
+    # between two pairs; transposed convolutions it computes in float alone.
+    kernels=Kernels(layers=frozenset({"conv", "linear"}), merges=is_relu, merges_at_lowest=True),
     rules=(
         rules.weighted_inputs,
         rules.matmul_inputs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
 from yoloquant.targets.base import Target
+from yoloquant.targets.placement import Kernels
 
 # OpenVINO's low-precision transformations want unsigned activations and signed weights on x86 (OpenVINO documentation,
 # "Low Precision Transformations"); activations fuse into the convolution, so nothing may stand between the two. No layer but the
@@ -22,6 +23,8 @@ OPENVINO = Target(
     float_outputs=True,
     costly_layers=0,
     carries_integers=True,
+    # Its transposed convolutions are in integers where the input has no zero point, and in float with a pair in vain elsewhere.
+    kernels=Kernels(at_lowest=frozenset({"conv_transpose"})),
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),
     sources=(
         'OpenVINO documentation, "Low Precision Transformations"',

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import gcd
 from typing import Any, NamedTuple
 
 from torch.fx import GraphModule, Node
 
+from yoloquant.graph.bounds import Bounds, value_bounds
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, group_count, kind, weight_axis
+from yoloquant.graph.operators import SAME_VALUES, WEIGHTED, group_count, kind, weight_axis
 from yoloquant.graph.sizes import readers, tensor_inputs
 from yoloquant.spec import TensorSpec
 
@@ -49,6 +51,23 @@ class QuantizationPlacement:
         return cls(edges, {name: TensorSpec(**spec) for name, spec in values["specs"].items()})
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """What a runtime's integer kernels compute, and what they want of scales.
+
+    Attributes:
+        layers: kinds of weighted layers that have an integer kernel.
+        merges: the runtime computes this operator within the integer kernel of the weighted layer before it.
+        merges_at_lowest: it does so only where the zero point is the lowest integer.
+        at_lowest: kinds of weighted layers whose kernel takes no other zero point than the lowest integer at its input.
+    """
+
+    layers: frozenset[str] = WEIGHTED
+    merges: Callable[[Node], bool] = lambda _node: False
+    merges_at_lowest: bool = False
+    at_lowest: frozenset[str] = frozenset()
+
+
 @dataclass
 class Draft:
     """A placement in the making; rules add edges and say which values share.
@@ -61,10 +80,12 @@ class Draft:
         activations: quantized activation edges.
         weights: quantized weight edges.
         ignored: layers that rules must leave in float.
+        kernels: of the runtime.
     """
 
     graph_module: GraphModule
     ignored: frozenset[str] = frozenset()
+    kernels: Kernels = field(default_factory=Kernels)
     activations: set[Edge] = field(default_factory=set)
     weights: set[Edge] = field(default_factory=set)
     _parent: dict[str, str] = field(default_factory=dict)
@@ -74,6 +95,17 @@ class Draft:
         for node in self.graph_module.graph.nodes:
             if kind(node) in kinds and layer_name(node) not in self.ignored:
                 yield node
+
+    def integer_layers(self) -> Iterator[Node]:
+        """Weighted layers that the runtime has an integer kernel for, without ignored ones."""
+        for node in self.nodes(*self.kernels.layers):
+            if kind(node) not in self.kernels.at_lowest or self._bounds[node.args[0]].low >= 0.0:  # type: ignore[index]
+                yield node
+
+    def merged_activation(self, node: Node) -> Node | None:
+        """The activation that the runtime computes within a weighted layer: the one reader of the layer's output."""
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        return reader if reader is not None and self.kernels.merges(reader) else None
 
     def quantize_inputs(self, node: Node, indices: tuple[int, ...] | None = None) -> None:
         """Quantize the activation inputs of a node (all of them, or those with the given indices)."""
@@ -91,9 +123,14 @@ class Draft:
     def quantize_output(self, node: Node) -> None:
         """Quantize a value for all who read it, except the network's own outputs and layers that stay in float."""
         for user in readers(node):
-            in_float = kind(user) in WEIGHTED and layer_name(user) in self.ignored
+            in_float = kind(user) in WEIGHTED and (layer_name(user) in self.ignored or kind(user) not in self.kernels.layers)
             if kind(user) != "output" and not in_float:
                 self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
+
+    def quantize_for_all(self, node: Node) -> None:
+        """Quantize a value for all who read it, the network's own outputs and layers that stay in float, too."""
+        for user in node.users:
+            self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
 
     def quantize_for_output(self, node: Node) -> None:
         """Quantize a value where it is an output of the network itself."""
@@ -104,6 +141,38 @@ class Draft:
     def is_output_quantized(self, node: Node) -> bool:
         """Some reader of the value gets it quantized."""
         return any(Edge(node.name, user.name, user.all_input_nodes.index(node)) in self.activations for user in node.users)
+
+    def may_share(self, values: list[Node]) -> bool:
+        """One scale for all of these values leaves the zero point at the lowest integer wherever the runtime needs it there.
+
+        A value that is never negative has that zero point by itself. A cap (ReLU6) is merged only where no integer stands for
+        more.
+        """
+        caps = [self._bounds[value].high for value in values if value in self._at_lowest]
+        return not caps or all(self._bounds[value].low >= 0.0 and self._bounds[value].high <= min(caps) for value in values)
+
+    @cached_property
+    def _at_lowest(self) -> frozenset[Node]:
+        """Merged activations, inputs of kernels without zero points, and what has the same values as one of them."""
+        found = set()
+        for node in self.integer_layers():
+            activation = self.merged_activation(node) if self.kernels.merges_at_lowest else None
+            if activation is not None:
+                found.add(activation)
+            if kind(node) in self.kernels.at_lowest:
+                found.add(node.all_input_nodes[0])
+        repeating = list(self.nodes(*SAME_VALUES))
+        for node in reversed(repeating):
+            if node in found:
+                found.update(node.all_input_nodes)
+        for node in repeating:
+            if any(source in found for source in node.all_input_nodes):
+                found.add(node)
+        return frozenset(found)
+
+    @cached_property
+    def _bounds(self) -> dict[Node, Bounds]:
+        return value_bounds(self.graph_module)
 
     def share(self, first: Node, second: Node) -> None:
         """Let two values use one quantizer."""

@@ -8,11 +8,11 @@ from yoloquant.targets.placement import Draft
 
 
 def weighted_inputs(draft: Draft) -> None:
-    """Quantize activation and weight of every convolution and linear layer: what integer kernels need at least.
+    """Quantize activation and weight of every convolution and linear layer that the runtime has an integer kernel for.
 
     Source: ONNX Runtime documentation, "Quantize ONNX models"; TensorRT developer guide, "Explicit quantization".
     """
-    for node in draft.nodes(*WEIGHTED):
+    for node in draft.integer_layers():
         draft.quantize_inputs(node, (0,))
         draft.quantize_weight(node)
 
@@ -24,17 +24,16 @@ def matmul_inputs(draft: Draft) -> None:
 
 
 def convolution_outputs(draft: Draft) -> None:
-    """Quantize what a convolution answers, before its activation.
+    """Quantize the output of a convolution, or of the activation that the runtime computes within it, for all readers.
 
-    ONNX Runtime makes a QLinearConv only of DequantizeLinear -> Conv -> QuantizeLinear: without the last one the
-    convolution runs in float (`onnxruntime/core/optimizer/qdq_transformer/selectors_actions`, ConvNodeGroupSelector).
-    ReLU-like activations are dropped into that QuantizeLinear by the runtime, so their own output is quantized instead.
+    ONNX Runtime makes a QLinearConv only of DequantizeLinear -> Conv -> QuantizeLinear: where anything reads the output
+    otherwise the convolution runs in float (`onnxruntime/core/optimizer/qdq_transformer/selectors_actions`,
+    ConvNodeGroupSelector). It drops ReLU and Clip into that QuantizeLinear where they change none of its integers
+    (`qdq_transformer/relu_quantizelinear.cc`, `clip_quantizelinear.cc`); each other activation stands between two pairs.
+    TensorFlow Lite's layers have the fused activation functions of its schema, and int8 tensors on both sides of all others.
     """
-    for node in draft.nodes(*WEIGHTED):
-        readers = [user for user in node.users if kind(user) != "output"]
-        merged = len(readers) == 1 and "relu.default" in str(readers[0].target)
-        if not merged:
-            draft.quantize_output(node)
+    for node in draft.integer_layers():
+        draft.quantize_for_all(draft.merged_activation(node) or node)
 
 
 def add_inputs(draft: Draft) -> None:
@@ -62,8 +61,10 @@ def share_through_same_values(draft: Draft) -> None:
     for node in reversed(list(draft.nodes("concat", "max_pool", "upsample", "view"))):
         if draft.is_output_quantized(node):
             draft.quantize_inputs(node)
-            for producer in tensor_inputs(node):
-                if kind(producer) != "parameter":
+            producers = [producer for producer in tensor_inputs(node) if kind(producer) != "parameter"]
+            # ONNX Runtime and OpenVINO rescale at the concat where its inputs cannot have one scale.
+            if kind(node) != "concat" or draft.may_share(producers):
+                for producer in producers:
                     draft.share(node, producer)
 
 

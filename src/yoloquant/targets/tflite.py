@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from torch.fx import Node
+
+from yoloquant.graph.operators import aten, clamp_of
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
 from yoloquant.targets.base import Target
+from yoloquant.targets.placement import Kernels
+
+
+def _is_fused(node: Node) -> bool:
+    """The activation is one of the schema's ActivationFunctionType that its integer layers take: RELU, RELU6, RELU_N1_TO_1."""
+    return node.target is aten.relu.default or clamp_of(node) in ((0.0, 6.0), (-1.0, 1.0))
+
 
 # Every tensor is int8 with a zero point, also between a convolution and an activation that is not ReLU; CONCATENATION,
 # MAX_POOL_2D, SLICE, RESHAPE and TRANSPOSE must have one scale and zero point on all sides. SiLU is LOGISTIC and MUL there; the
@@ -15,6 +25,7 @@ TFLITE = Target(
     weights=TensorSpec(granularity="channel", narrow=True),
     activations=TensorSpec(signed=True, symmetric=False, observer="mse"),
     float_outputs=False,
+    kernels=Kernels(merges=_is_fused),
     rules=(
         rules.weighted_inputs,
         rules.matmul_inputs,
@@ -25,5 +36,8 @@ TFLITE = Target(
         rules.share_through_same_values,
     ),
     runtimes=("onnxruntime",),
-    sources=("LiteRT 8-bit quantization specification, ai.google.dev/edge/litert/models/quantization_spec",),
+    sources=(
+        "LiteRT 8-bit quantization specification, ai.google.dev/edge/litert/models/quantization_spec",
+        "tensorflow/lite/schema/schema.fbs, ActivationFunctionType",
+    ),
 )
