@@ -130,7 +130,8 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
     with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
         work = Path(scratch) / "output"
         work.mkdir()
-        float_file = Path(scratch) / "float.onnx" if made.has_float else None
+        # Only measuring compares with the float network's file.
+        float_file = Path(scratch) / "float.onnx" if made.has_float and wanted.measure else None
         with tell.step("Export") as update:
             export_onnx(quantized, work / MODEL, target=target.name)
             update(1, 2)

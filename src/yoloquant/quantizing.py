@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from yoloquant.algorithms.bias_correction import correct_biases, correct_biases_fast, reestimate_batch_norm
-from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.algorithms.calibrate import calibrate, take_ranges
 from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.mixed_precision import IN_FLOAT, at_width, choose_bits, float_choices, layer_choices, total_weights
@@ -239,13 +239,11 @@ def run_algorithms(
             most = target.costly_layers if step.layers is None else step.layers
             in_float = from_first(_costliest_layers, quantized, step, most, entries, tell) if most else []
             if in_float:
-                quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
-                _calibrate(quantized, recipe, entries, tell)
+                quantized = _placed_anew(quantized, detector, reference, recipe, target, in_float, entries, tell)
         elif isinstance(step, MixedPrecision):
             bits = from_first(_chosen_bits, detector, quantized, step, recipe.target, entries, tell)
             recipe = _with_bits(recipe, quantized, bits)
-            quantized, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
-            _calibrate(quantized, recipe, entries, tell)
+            quantized = _placed_anew(quantized, detector, reference, recipe, target, in_float, entries, tell)
         elif isinstance(step, BiasCorrection):
             _correct_biases(quantized, step, recipe, entries, tell)
         elif isinstance(step, BatchNormReestimation):
@@ -363,6 +361,25 @@ def _calibrate(quantized: QuantizedDetector, recipe: Recipe, entries: list[Image
         calibrate(quantized, (batch.images for batch in loader), len(loader), update)
     for sentence in loader.skipped:
         tell.note(f"skipped: {sentence}")
+
+
+def _placed_anew(
+    quantized: QuantizedDetector,
+    detector: Detector,
+    reference: GraphModule,
+    recipe: Recipe,
+    target: Target,
+    in_float: Iterable[SensitiveLayer],
+    entries: list[ImageEntry],
+    tell: Reporter,
+) -> QuantizedDetector:
+    """The detector placed and calibrated once more, after a step decided what its layers become."""
+    again, _ = place(detector, reference, recipe, target, (layer.name for layer in in_float))
+    if take_ranges(again, quantized):
+        _calibrate(again, recipe, entries, tell)
+    else:
+        calibrate(again, ())
+    return again
 
 
 def _costliest_layers(

@@ -10,6 +10,7 @@ from torch import Tensor
 from yoloquant.errors import YoloquantError
 from yoloquant.quant.module import FakeQuantize, State
 from yoloquant.quant.network import QuantizedDetector
+from yoloquant.targets.placement import QuantizationPlacement
 
 Progress = Callable[[int, int], None]
 
@@ -22,10 +23,11 @@ def to_input(images: Tensor, device: torch.device | None = None) -> Tensor:
 def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None) -> None:
     """Observe batches with all quantizers passing values on, then freeze every scale, in place.
 
-    Weights are observed once: their values do not depend on images.
+    Weights are observed once: their values do not depend on images. Where every activation has its range already (see
+    `take_ranges`), no image is read.
 
     Args:
-        detector: with fresh quantizers.
+        detector: with fresh quantizers, or some that took their ranges from another detector.
         batches: images, uint8 `(N, 3, H, W)`, RGB. They are read once and not kept.
         total: number of batches, for `progress`.
         progress: called with (batches done, total).
@@ -33,7 +35,46 @@ def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int
     Raises:
         YoloquantError: there was no batch, or a layer answered with NaN or infinity.
     """
-    weights = _observe_weights(detector)
+    taken = any(quantizer.observer is None for _, quantizer in detector.quantizers())
+    _observe_weights(detector)
+    observing = [quantizer for _, quantizer in detector.quantizers() if quantizer.observer is not None]
+    if observing or not taken:
+        _observe_activations(detector, batches, total, progress)
+    for quantizer in observing:
+        quantizer.freeze_observer()
+    detector.set_state(State.QUANTIZE)
+
+
+def take_ranges(detector: QuantizedDetector, calibrated: QuantizedDetector) -> int:
+    """Take each quantizer's scale from that of another detector which observed the same values by the same spec, in place.
+
+    Observers see the float network, whatever is quantized, so observing the same values once more would find the same range.
+
+    Args:
+        detector: with fresh quantizers.
+        calibrated: of the same float network, placed otherwise.
+
+    Returns:
+        How many activations are still to be observed.
+    """
+    known = {_observed(calibrated.placement, name): quantizer for name, quantizer in calibrated.quantizers()}
+    for name, quantizer in detector.quantizers():
+        same = known.get(_observed(detector.placement, name))
+        if same is not None and same.spec == quantizer.spec:
+            quantizer.set_parameters(same.scale.clone(), same.zero_point.clone())
+            quantizer.observer = None
+            quantizer.state = State.PASS
+    return sum(quantizer.observer is not None and not quantizer.of_weight for _, quantizer in detector.quantizers())
+
+
+def _observed(placement: QuantizationPlacement, name: str) -> frozenset[str]:
+    """Names of the values that a quantizer stands on."""
+    return frozenset(edge.producer for edge, quantizer in placement.edges.items() if quantizer == name)
+
+
+def _observe_activations(
+    detector: QuantizedDetector, batches: Iterable[Tensor], total: int, progress: Progress | None
+) -> None:
     count = 0
     with torch.inference_mode():
         for count, images in enumerate(batches, start=1):
@@ -42,27 +83,22 @@ def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int
                 progress(count, max(total, count))
     if count == 0:
         raise YoloquantError("there are no calibration images: name a list, a folder or a data.yaml with a train split")
-    for name, quantizer in detector.quantizers():
-        if name not in weights:
-            quantizer.freeze_observer()
-    detector.set_state(State.QUANTIZE)
 
 
-def _observe_weights(detector: QuantizedDetector) -> set[str]:
-    """Freeze the quantizers of weights; returns their names."""
-    names = set()
+def _observe_weights(detector: QuantizedDetector) -> None:
+    """Freeze the quantizers of weights."""
     for node in detector.network.graph.nodes:
         if node.op == "call_module" and node.args[0].op == "get_attr":
             quantizer = detector.network.get_submodule(node.target)
             assert isinstance(quantizer, FakeQuantize)
+            if quantizer.observer is None:
+                continue
             owner, _, leaf = node.args[0].target.rpartition(".")
             with torch.no_grad():
                 quantizer.observe(getattr(detector.network.get_submodule(owner), leaf))
             quantizer.freeze_observer()
             # The float weight passes until calibration ends, so that activations are observed as the float network has them.
             quantizer.state = State.PASS
-            names.add(quantizer.name)
-    return names
 
 
 def _check_finite(maps: Iterable[Tensor]) -> None:

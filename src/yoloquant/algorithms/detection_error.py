@@ -6,7 +6,7 @@ that the float detector gives it, as it does in mAP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import starmap
 
 import torch
@@ -50,8 +50,11 @@ def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> 
 
     Sums are over all images first: where errors of images are averaged, those with hardly an object outweigh the others.
     """
-    sums = list(starmap(detection_sums, zip(expected, found, strict=True)))
-    boxes, scores, weight = torch.stack(sums).sum(0).tolist()
+    return _total(starmap(detection_sums, zip(expected, found, strict=True)))
+
+
+def _total(sums: Iterable[Tensor]) -> float:
+    boxes, scores, weight = torch.stack(list(sums)).sum(0).tolist()
     return (boxes + scores) / max(weight, _SMALLEST)
 
 
@@ -78,20 +81,23 @@ class DetectionCost:
             reference: the float network, captured; without it the detector with all quantizers passing, which is the same as long
                 as nothing was learned.
         """
-        # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
-        self._detector, self._batches = detector, [to_input(image[None]) for image in images]
-        everything = range(len(self._batches))
+        self._detector, self._images = detector, images
+        everything = range(len(images))
         if reference is not None:
-            self._expected = self._candidates(reference, everything)
+            self._expected = list(self._candidates(reference, everything))
             return
         with passing([quantizer for _, quantizer in detector.quantizers()]):
-            self._expected = self._candidates(detector.network, everything)
+            self._expected = list(self._candidates(detector.network, everything))
 
     def __call__(self, images: Sequence[int] | None = None) -> float:
         """Box and score error together, on some of the images, by their numbers, or on all."""
-        numbers = range(len(self._batches)) if images is None else images
-        return total_error([self._expected[number] for number in numbers], self._candidates(self._detector.network, numbers))
+        numbers = range(len(self._images)) if images is None else images
+        found = self._candidates(self._detector.network, numbers)
+        return _total(detection_sums(self._expected[number], each) for number, each in zip(numbers, found, strict=True))
 
-    def _candidates(self, network: GraphModule, numbers: Sequence[int]) -> list[Candidates]:
-        with torch.inference_mode():
-            return [self._detector.head.candidates(list(network(self._batches[number]))) for number in numbers]
+    def _candidates(self, network: GraphModule, numbers: Sequence[int]) -> Iterator[Candidates]:
+        # One image at a time: its maps stay in the processor's cache, and the allocator need not ask for fresh pages.
+        for number in numbers:
+            with torch.inference_mode():
+                found = self._detector.head.candidates(list(network(to_input(self._images[number][None]))))
+            yield found

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from yoloquant.algorithms.calibrate import Progress
 from yoloquant.algorithms.detection_error import DetectionCost
+from yoloquant.algorithms.noise_costs import noise_costs
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector
 
-# Of so many images one serves the first pass, which only has to find the few layers that may matter.
-_FIRST_PASS = 3
-# Layers that the second pass measures with all images: the others were far behind.
-_SHORTLIST = 6
+# What an image of the estimate takes, in forward passes.
+_BACKWARD = 4
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,11 @@ class SensitiveLayer:
 def most_sensitive_layers(
     detector: QuantizedDetector, images: Tensor, count: int, least_gain: float = 0.0, progress: Progress | None = None
 ) -> list[SensitiveLayer]:
-    """The weighted layers to keep in float, chosen one after the other: each time the one whose quantizers cost most.
+    """The weighted layers to keep in float: those whose quantizers make the largest shares of the error.
 
-    A layer's quantizers are those of its weight, of its output, and of the inputs that only it reads. First every layer is
-    measured alone on a third of the images; then the best few are measured on all of them, beside those already chosen.
+    A layer's quantizers are those of its weight, of its output, and of the inputs that only it reads. What each makes is
+    estimated by a backward pass an image; the layers chosen by that are then measured, one more in float each time, and one
+    without which the error does not fall stays quantized.
 
     Args:
         detector: calibrated.
@@ -51,38 +51,32 @@ def most_sensitive_layers(
     Returns:
         The layers, the costliest first.
     """
+    if count == 0:
+        return []
     layers = layer_quantizers(detector)
+    ahead = _Counter(progress, (_BACKWARD + 2 + min(count, len(layers))) * len(images))
+    costs = noise_costs(detector, images, lambda *_: ahead.advance(_BACKWARD))
+    shares = {name: sum(costs[quantizer.name] for quantizer in quantizers) for name, quantizers in layers.items()}
+    costliest = sorted(shares, key=lambda name: -shares[name])[:count]
     cost = DetectionCost(detector, images)
-    few, everyone = range(0, len(images), _FIRST_PASS), range(len(images))
-    ahead = _Counter(progress, len(layers) * len(few) + _second_pass(count, len(layers)) * len(everyone))
+    ahead.advance(len(images))
 
-    def error_without(names: Iterable[str], chosen_images: Sequence[int]) -> float:
+    def error_without(names: Iterable[str]) -> float:
         with passing([quantizer for name in names for quantizer in layers[name]]):
-            error = cost(chosen_images)
-        ahead.advance(len(chosen_images))
+            error = cost()
+        ahead.advance(len(images))
         return error
 
-    alone = {name: error_without([name], few) for name in layers}
-    remaining = sorted(alone, key=lambda name: alone[name])[:_SHORTLIST]
-    whole = before = error_without([], everyone)
+    whole = before = error_without([])
     chosen: list[SensitiveLayer] = []
-    while remaining and len(chosen) < count:
-        names = [layer.name for layer in chosen]
-        errors = {name: error_without([*names, name], everyone) for name in remaining}
-        best = min(errors, key=lambda name: errors[name])
-        gain = (before - errors[best]) / max(whole, 1e-12)
-        if gain <= 0.0 or gain < least_gain:
+    for name in costliest:
+        if shares[name] < least_gain:
             break
-        chosen.append(SensitiveLayer(best, gain))
-        remaining.remove(best)
-        before = errors[best]
+        error = error_without([*(layer.name for layer in chosen), name])
+        if error < before:
+            chosen.append(SensitiveLayer(name, (before - error) / max(whole, 1e-12)))
+            before = error
     return chosen
-
-
-def _second_pass(count: int, layers: int) -> int:
-    """Measurements with all images, at most."""
-    shortlist = min(_SHORTLIST, layers)
-    return 1 + sum(shortlist - done for done in range(min(count, shortlist)))
 
 
 class _Counter:

@@ -16,6 +16,8 @@ from yoloquant.quant.arithmetic import expand_parameter
 from yoloquant.quant.histogram import Histogram
 from yoloquant.quant.module import FakeQuantize
 from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quant.observers import rows
+from yoloquant.spec import TensorSpec
 
 BINS = 1024
 _COARSER = 8
@@ -25,6 +27,8 @@ OUTLIER = 8.0
 BULK = 0.999
 # Values of one channel that its quartiles are taken from.
 _SAMPLED = 512
+# Values of a map that are counted, of each batch, at most.
+_COUNTED = 1 << 17
 # Attributes that only pictures need: many numbers each.
 PICTURED = ("counts", "quantized_counts", "edges", "channels", "quantized_channels")
 # A class or an object with this logit has a score of one in a hundred: what lies below is of no box that counts.
@@ -150,25 +154,31 @@ class _Tally:
 
     def see(self, x: Tensor, source: Node, rounded: Tensor | None = None) -> None:
         """Count a tensor; `rounded` is what is quantized in its place, where that is not the tensor itself."""
+        if source not in self.channels:
+            whole = self.quantizer(x if rounded is None else rounded)
+            self.channels[source] = (_five_numbers(x, self.axis), _five_numbers(whole, self.axis))
+        reach = x.abs().transpose(0, self.axis).flatten(1).amax(1)
+        known = self.reaches.get(source)
+        self.reaches[source] = reach if known is None else torch.maximum(known, reach)
+        low, high = (end.reshape(1) for end in torch.aminmax(x))
+        counted = x if self.quantizer.of_weight else _sampled(x, self.quantizer.spec)
+        self._count(counted, self.quantizer(counted if rounded is None else rounded), low, high, x.numel() / counted.numel())
+
+    def _count(self, x: Tensor, quantized: Tensor, lowest: Tensor, highest: Tensor, each: float) -> None:
+        """Add up some values, `each` of which stands for so many, and their quantized form; the ends are those of all values."""
         quantizer = self.quantizer
-        quantized = quantizer(x if rounded is None else rounded)
         scale = expand_parameter(quantizer.scale, x, quantizer.axis, quantizer.group_size)
         zero = expand_parameter(quantizer.zero_point, x, quantizer.axis, quantizer.group_size).to(x.dtype)
         # Half a step beyond the ends is still rounded, not clipped.
         low, high = (quantizer.spec.quant_min - zero - 0.5) * scale, (quantizer.spec.quant_max - zero + 0.5) * scale
-        self.total += x.numel()
-        self.clipped += float(((x < low) | (x > high)).sum())
-        self.nonzero += float((x != 0).sum())
-        self.zeros += float(((x != 0) & (quantized == 0)).sum())
-        self.signal += float(x.double().square().sum())
-        self.noise += float((quantized - x).double().square().sum())
-        reach = x.abs().transpose(0, self.axis).flatten(1).amax(1)
-        known = self.reaches.get(source)
-        self.reaches[source] = reach if known is None else torch.maximum(known, reach)
-        self.histogram.update(x.reshape(1, -1).float())
+        self.total += each * x.numel()
+        self.clipped += each * float(((x < low) | (x > high)).sum())
+        self.nonzero += each * float((x != 0).sum())
+        self.zeros += each * float(((x != 0) & (quantized == 0)).sum())
+        self.signal += each * float(x.double().square().sum())
+        self.noise += each * float((quantized - x).double().square().sum())
+        self.histogram.update(x.reshape(1, -1).float(), lowest.float(), highest.float())
         self.after.update(quantized.reshape(1, -1).float())
-        if source not in self.channels:
-            self.channels[source] = (_five_numbers(x, self.axis), _five_numbers(quantized, self.axis))
 
     def result(self) -> TensorStatistics:
         quantizer = self.quantizer
@@ -220,6 +230,12 @@ class _Tally:
             _as_numbers(channels[1]),
             self.answers,
         )
+
+
+def _sampled(x: Tensor, spec: TensorSpec) -> Tensor:
+    """Every k-th value of a large map, `(n,)`, by an odd stride that does not fall into step with its rows."""
+    values = rows(x, spec)[0]
+    return values[:: -(-len(values) // _COUNTED) | 1]
 
 
 def _five_numbers(x: Tensor, axis: int) -> Tensor:
