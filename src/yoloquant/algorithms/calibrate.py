@@ -72,9 +72,7 @@ def _observed(placement: QuantizationPlacement, name: str) -> frozenset[str]:
     return frozenset(edge.producer for edge, quantizer in placement.edges.items() if quantizer == name)
 
 
-def _observe_activations(
-    detector: QuantizedDetector, batches: Iterable[Tensor], total: int, progress: Progress | None
-) -> None:
+def _observe_activations(detector: QuantizedDetector, batches: Iterable[Tensor], total: int, progress: Progress | None) -> None:
     count = 0
     with torch.inference_mode():
         for count, images in enumerate(batches, start=1):

@@ -30,7 +30,7 @@ _ROUNDED = 0.501
 _FARTHEST = 6e4
 # A map's noise is taken apart into so many tiles a side: they reach boxes of their own, and their squares are as many samples.
 _TILES = 4
-# Overlap falls with the distance, not with its square: a box's curvature is that of its distance now, at least this share of its side.
+# Overlap falls with the distance, not its square: a box's curvature is that of its distance now, or of this share of its side.
 _LEAST_SHIFT = 0.01
 _SMALLEST = 1e-6
 
@@ -105,7 +105,7 @@ class _Noisy(Interpreter):
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(target)
         if isinstance(module, FakeQuantize):
-            return _Noise.apply(*args, self._derived, module, self._squares)  # type: ignore[no-untyped-call]
+            return _Noise.apply(*args, self._derived, module, self._squares)
         return super().call_module(target, args, kwargs)
 
 
