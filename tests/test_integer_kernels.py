@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from small_families import SMALL_FAMILIES, small_detector, small_images
 from small_networks import SIZE, ConvBlock, RowsHead, SmallNetwork, images
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.layer_figures import float_reasons
@@ -11,8 +12,7 @@ from yoloquant.check.findings import check_file
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import captured
-from yoloquant.graph.capture import capture, copy_graph
-from yoloquant.models.build import ARCHITECTURES, build_detector
+from yoloquant.graph.capture import capture
 from yoloquant.quant.network import QuantizedDetector, insert_quantizers
 from yoloquant.quant.observers import OBSERVERS
 from yoloquant.recipe import load_recipe
@@ -137,18 +137,30 @@ FILES = (
 )
 
 
-def assert_network_executed_as_placed(source, runtime, path):
-    source.input_size = (160, 160)
-    graph_module = copy_graph(captured(source))
+def assert_network_executed_as_placed(source, pixels, runtime, path):
+    graph_module = captured(source)
     placement = get_target(runtime).place(graph_module)
     insert_quantizers(graph_module, placement)
     detector = QuantizedDetector(
-        graph_module, placement, source.head, source.names, source.strides, source.input_size, source.family
+        graph_module,
+        placement,
+        source.head,
+        source.names,
+        source.strides,
+        source.input_size,
+        source.family,
+        source.preprocessing,
     )
-    generator = torch.Generator().manual_seed(0)
-    calibrate(detector, [torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8, generator=generator)])
+    calibrate(detector, [pixels])
     export_onnx(detector, path, target=runtime)
     assert_executed_as_placed(detector, path, runtime, 20)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", SMALL_FAMILIES)
+def test_every_family(name, runtime, tmp_path):
+    pytest.importorskip(runtime)
+    assert_network_executed_as_placed(small_detector(name), small_images(2), runtime, tmp_path / "model.onnx")
 
 
 @pytest.mark.slow
@@ -156,21 +168,6 @@ def assert_network_executed_as_placed(source, runtime, path):
 @pytest.mark.parametrize("name", FILES)
 def test_every_family_file(name, runtime, shared, tmp_path):
     pytest.importorskip(runtime)
-    assert_network_executed_as_placed(read_detector(shared / "checkpoints" / name), runtime, tmp_path / "model.onnx")
-
-
-def smallest_of_each_family():
-    """The first size of each family that can be built, and every size of YOLOv6, whose blocks differ."""
-    seen = {}
-    for name in ARCHITECTURES:
-        seen.setdefault(name if name.startswith("yolov6") else name.rstrip("nstmblx"), name)
-    return list(seen.values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("name", smallest_of_each_family())
-def test_every_family_that_can_be_built(name, runtime, tmp_path):
-    pytest.importorskip(runtime)
-    detector = build_detector(name, ["a", "b", "c"], 160, seed=0, width=0.125)
-    assert_network_executed_as_placed(detector, runtime, tmp_path / "model.onnx")
+    source = read_detector(shared / "checkpoints" / name)
+    source.input_size = (160, 160)
+    assert_network_executed_as_placed(source, small_images(2, 160), runtime, tmp_path / "model.onnx")
