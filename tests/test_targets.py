@@ -1,15 +1,17 @@
 """Placements: each rule's promise, on a network that has every kind of layer."""
 
 import pytest
+import torch
 from torch import nn
 
-from small_networks import SIZE, SmallNetwork, images, quantized_detector
+from small_networks import SIZE, ConvBlock, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import capture
-from yoloquant.graph.operators import kind
+from yoloquant.graph.operators import kind, splitter
 from yoloquant.recipe import load_recipe
-from yoloquant.targets.placement import QuantizationPlacement
+from yoloquant.targets import rules
+from yoloquant.targets.placement import Edge, QuantizationPlacement
 from yoloquant.targets.registry import TARGETS, get_target
 
 
@@ -147,3 +149,27 @@ def test_every_target_explains_its_rules_and_names_its_sources(target):
     assert len(found.explain()) == len(found.rules)
     assert all(sentence.endswith(".") for sentence in found.explain())
     assert found.sources or target == "reference"
+
+
+class SplitNetwork(nn.Module):
+    """As C2f: both halves of a convolution's output go into a concat, one of them through another convolution, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.join = ConvBlock(3, 8, stride=8), ConvBlock(4, 4), ConvBlock(12, 8)
+        self.eval()
+
+    def forward(self, x):
+        first, second = self.stem(x).chunk(2, 1)
+        return [self.join(torch.cat([first, second, self.inner(second)], 1))]
+
+
+@pytest.mark.parametrize("target", [name for name in TARGETS if rules.share_through_same_values in TARGETS[name].rules])
+def test_a_split_shares_one_scale_with_what_it_splits(target):
+    captured = capture(SplitNetwork(), SIZE, 8)
+    placement = get_target(target).place(captured)
+    picked = [node for node in captured.graph.nodes if splitter(node) is not None]
+    split = splitter(picked[0])
+    of_input = placement.edges[Edge(split.args[0].name, split.name, 0)]
+    assert len(picked) == 2
+    assert {name for edge, name in placement.edges.items() if edge.producer in {node.name for node in picked}} == {of_input}

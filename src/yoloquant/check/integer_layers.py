@@ -78,7 +78,8 @@ def _why_not_in_onnxruntime(graph: QdqGraph, node: onnx.NodeProto) -> Finding | 
     if value in graph.outputs or not quantizers or len(quantizers) < len(readers):
         sentence = f"{label} runs in float in ONNX Runtime: its output is not quantized for all who read it"
         return Finding("output-not-quantized", label, sentence, fixable=bool(quantizers) and value not in graph.outputs)
-    if len(quantizers) > 1:
+    # The same QuantizeLinear twice is one to its optimiser.
+    if any(list(other.input) != list(quantizers[0].input) for other in quantizers):
         sentence = f"{label} runs in float in ONNX Runtime: {len(quantizers)} QuantizeLinear read its output; share one scale"
         return Finding("output-quantized-twice", label, sentence)
     scale = graph.scale_of(quantizers[0])

@@ -99,6 +99,12 @@ def kind(node: Node) -> str:
     return {"placeholder": "input", "get_attr": "parameter", "output": "output"}.get(node.op, "quantizer")
 
 
+def splitter(node: Node) -> Node | None:
+    """The operator that a node picks one of several tensors from: the split of a `getitem`; none for other nodes."""
+    source = node.args[0] if node.target is operator.getitem else None
+    return source if isinstance(source, Node) else None
+
+
 def weight_axis(node: Node) -> int:
     """Axis of the output channels in a weighted node's weight: 0, or 1 for `(I, O/groups, kh, kw)` transposed weights."""
     return 1 if kind(node) == "conv_transpose" else 0

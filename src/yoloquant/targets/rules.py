@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.graph.operators import kind, splitter
 from yoloquant.graph.sizes import tensor_inputs
 from yoloquant.targets.placement import Draft
 
@@ -53,15 +53,16 @@ def activation_outputs(draft: Draft) -> None:
 
 
 def share_through_same_values(draft: Draft) -> None:
-    """Let concat, pooling, nearest upsampling and views have one scale on both sides, wherever their output is quantized.
+    """Let concat, pooling, nearest upsampling, splits and views have one scale on both sides, wherever their output is quantized.
 
     Their output holds only values of their inputs, so a second scale would only add rounding, and make the runtime convert:
     180 against 207 frames a second for YOLOv7 on Orin-X (NVIDIA yolov7_qat notes); TensorRT commutes Q with max pooling.
     """
     for node in reversed(list(draft.nodes("concat", "max_pool", "upsample", "view"))):
         if draft.is_output_quantized(node):
-            draft.quantize_inputs(node)
-            producers = [producer for producer in tensor_inputs(node) if kind(producer) != "parameter"]
+            taken_from = splitter(node) or node
+            draft.quantize_inputs(taken_from)
+            producers = [producer for producer in tensor_inputs(taken_from) if kind(producer) != "parameter"]
             # ONNX Runtime and OpenVINO rescale at the concat where its inputs cannot have one scale.
             if kind(node) != "concat" or draft.may_share(producers):
                 for producer in producers:
@@ -81,5 +82,5 @@ def share_addends(draft: Draft) -> None:
 
 def network_outputs(draft: Draft) -> None:
     """Quantize what the network itself answers, for hardware that hands integers to the decoding."""
-    for node in draft.nodes(*WEIGHTED):
+    for node in draft.integer_layers():
         draft.quantize_for_output(node)
