@@ -12,7 +12,7 @@ from yoloquant.quant.analytic import best_clip
 from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
 from yoloquant.quant.entropy import divergences
 from yoloquant.quant.histogram import Histogram
-from yoloquant.quant.observers import OBSERVERS, make_observer
+from yoloquant.quant.observers import OBSERVERS, make_observer, sampling_stride
 from yoloquant.quant.parameters import scale_and_zero_point
 from yoloquant.spec import TensorSpec
 
@@ -373,3 +373,25 @@ def test_what_is_seen_once_is_kept_exactly_and_still_merges():
     other.update(weight * 2)
     observed.merge(other)
     assert observed.histogram.counts.sum() == 2 * weight.numel()
+
+
+@pytest.mark.parametrize("channels", [24, 80, 144, 255])
+def test_a_sample_of_a_large_map_sees_every_channel_alike(channels):
+    values = (
+        torch.arange(1.0, channels + 1)
+        .view(1, -1, 1, 1)
+        .expand(2, channels, 40, 40)
+        .contiguous(memory_format=torch.channels_last)
+    )
+    seen = make_observer(TensorSpec(observer="mse", options={"bins": 2048, "samples": 8192}))
+    seen.update(values)
+    counts = seen.histogram.counts[0]
+    assert int((counts > 0).sum()) == channels
+    assert counts[counts > 0].max() <= counts[counts > 0].min() + 1
+
+
+@given(count=st.integers(1, 10**8), most=st.integers(1, 10**6))
+def test_sampling_strides_fall_into_step_with_nothing(count, most):
+    stride = sampling_stride(count, most)
+    assert np.gcd(stride, count) == 1
+    assert -(-count // stride) <= most

@@ -130,7 +130,7 @@ class BatchNormReestimation(_Section):
 
 
 class KeepFloat(_Section):
-    """Keep in float the few layers whose quantization changes boxes and scores most, measured on calibration images.
+    """Keep in float the few layers whose quantization changes boxes and scores most, found on calibration images.
 
     At most `layers`, the target's own number by default, and each must make at least the share `least_gain` of the whole error.
     """
@@ -138,7 +138,7 @@ class KeepFloat(_Section):
     name: Literal["keep_float"] = "keep_float"
     layers: Annotated[int, Field(ge=0)] | None = None
     least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
-    images: Annotated[int, Field(ge=1)] = 24
+    images: Annotated[int, Field(ge=1)] = 12
 
 
 class DetectionRanges(_Section):

@@ -16,7 +16,7 @@ from yoloquant.quant.arithmetic import expand_parameter
 from yoloquant.quant.histogram import Histogram
 from yoloquant.quant.module import FakeQuantize
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quant.observers import rows
+from yoloquant.quant.observers import rows, sampling_stride
 from yoloquant.spec import TensorSpec
 
 BINS = 1024
@@ -233,9 +233,9 @@ class _Tally:
 
 
 def _sampled(x: Tensor, spec: TensorSpec) -> Tensor:
-    """Every k-th value of a large map, `(n,)`, by an odd stride that does not fall into step with its rows."""
+    """Some values of a large map, `(n,)`."""
     values = rows(x, spec)[0]
-    return values[:: -(-len(values) // _COUNTED) | 1]
+    return values[:: sampling_stride(len(values), _COUNTED)]
 
 
 def _five_numbers(x: Tensor, axis: int) -> Tensor:

@@ -7,6 +7,7 @@ An observer holds statistics of bounded size, never the tensors. It sees values 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,17 @@ def rows(tensor: Tensor, spec: TensorSpec) -> Tensor:
     flat = by_channel.reshape(outputs, inputs, -1)
     flat = torch.nn.functional.pad(flat, (0, 0, 0, groups * spec.group_size - inputs))
     return flat.reshape(outputs * groups, -1)
+
+
+def sampling_stride(count: int, most: int) -> int:
+    """The least stride that takes at most `most` of `count` values and has no factor in common with `count`.
+
+    Another one falls into step with what divides it: with 255 channels every 51st value is always of the same five.
+    """
+    stride = max(1, -(-count // most))
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return stride
 
 
 def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,8 +301,7 @@ class HistogramObserver(Observer):
             return
         if self.empty:
             self._histogram = Histogram(values.shape[0], self.bins)
-        # An odd stride does not fall into step with rows of even width, where columns repeat.
-        stride = -(-values.shape[1] // self.samples) | 1
+        stride = sampling_stride(values.shape[1], self.samples)
         start = (self._updates * 7919) % stride
         self.histogram.update(values[:, start::stride].cpu(), low.cpu(), high.cpu())
         self._updates += 1
