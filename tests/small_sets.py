@@ -16,3 +16,24 @@ def write_set(folder, count=3, size=(40, 60), names="[a, b]", split="val"):
     path = folder / "data.yaml"
     path.write_text(f"path: .\n{split}: images/{split}\nnames: {names}\n")
     return path
+
+
+def iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union
+
+
+def coco(boxes_by_image, classes=1):
+    """Ground truth with class 0 boxes."""
+    rows = [(image, b) for image, boxes in boxes_by_image.items() for b in boxes]
+    return {
+        "info": {},
+        "images": [{"id": image, "width": 100, "height": 100, "file_name": f"{image}.png"} for image in boxes_by_image],
+        "categories": [{"id": index, "name": str(index)} for index in range(classes)],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": 0, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+            for n, (image, b) in enumerate(rows, 1)
+        ],
+    }

@@ -5,21 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from small_sets import coco, iou
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError
 from yoloquant.evaluate.coco_metrics import coco_figures
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluate.postprocess import Detections, greedy_suppression, non_maximum_suppression
-from yoloquant.evaluate.precision_recall import box_iou, precision_recall
 from yoloquant.evaluate.predict import draw_detections, find_images, predict_to_files, side_by_side
 from yoloquant.loading import open_model
-
-
-def iou(a, b):
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
-    return width * height / union
 
 
 def brute_force(boxes, classes, threshold):
@@ -61,20 +54,6 @@ def test_multi_label_and_class_agnostic():
     assert len(found) == 0
 
 
-def coco(boxes_by_image, classes=1):
-    """Ground truth with class 0 boxes."""
-    rows = [(image, b) for image, boxes in boxes_by_image.items() for b in boxes]
-    return {
-        "info": {},
-        "images": [{"id": image, "width": 100, "height": 100, "file_name": f"{image}.png"} for image in boxes_by_image],
-        "categories": [{"id": index, "name": str(index)} for index in range(classes)],
-        "annotations": [
-            {"id": n, "image_id": image, "category_id": 0, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
-            for n, (image, b) in enumerate(rows, 1)
-        ],
-    }
-
-
 def test_figures_of_cases_known_by_hand():
     truth = coco({1: [[10, 10, 20, 20]], 2: [[10, 10, 20, 20]]}, classes=2)
     perfect = [{"image_id": i, "category_id": 0, "bbox": [10, 10, 20, 20], "score": 0.9} for i in (1, 2)]
@@ -91,29 +70,6 @@ def test_figures_of_cases_known_by_hand():
     assert figures["mAP50-95"] == pytest.approx(30)
     figures, _ = coco_figures(truth, [], [1, 2])
     assert figures["mAP50-95"] == 0
-
-
-def test_precision_and_recall_at_the_best_confidence():
-    truth = coco({1: [[10, 10, 20, 20], [60, 60, 20, 20]]})
-    rows = [
-        {"image_id": 1, "category_id": 0, "bbox": [10, 10, 20, 20], "score": 0.9},
-        {"image_id": 1, "category_id": 0, "bbox": [60, 60, 20, 20], "score": 0.8},
-        {"image_id": 1, "category_id": 0, "bbox": [0, 80, 5, 5], "score": 0.1},
-    ]
-    found = precision_recall(truth, rows, [1])
-    # Between the confidences of two detections the curve is a line, so the best point lies a little to one side.
-    assert found.precision == pytest.approx(100, abs=3)
-    assert found.recall == pytest.approx(100, abs=3)
-    assert 0.1 < found.confidence < 0.8
-    missed = precision_recall(truth, rows[:1], [1])
-    assert missed.recall == pytest.approx(50, abs=0.5)
-
-
-@settings(max_examples=50, deadline=None)
-@given(first=st.lists(box, min_size=1, max_size=5), second=st.lists(box, min_size=1, max_size=5))
-def test_iou_matrix(first, second):
-    expected = [[iou(a, b) for b in second] for a in first]
-    np.testing.assert_allclose(box_iou(np.array(first, float), np.array(second, float)), expected, atol=1e-9)
 
 
 def test_runtimes_agree_on_photographs(shared):
