@@ -12,6 +12,7 @@ from yoloquant.data.coco_json import match_images, read_coco
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError
 from yoloquant.evaluate.coco_metrics import coco_figures
+from yoloquant.evaluate.detection_table import table_from_rows
 from yoloquant.evaluate.evaluator import Evaluation
 from yoloquant.evaluate.precision_recall import precision_recall
 
@@ -161,7 +162,8 @@ def evaluation_of(dataset, rows):
     ids = [image["id"] for image in truth["images"]]
     figures, _ = coco_figures(truth, rows, ids)
     files = {image["id"]: image["file_name"] for image in truth["images"]}
-    return Evaluation(figures, precision_recall(truth, rows, ids), {}, len(ids), {}, (), rows, files, dataset.coco_ids)
+    table = table_from_rows(rows)
+    return Evaluation(figures, precision_recall(truth, table, ids), {}, len(ids), {}, (), table, files, dataset.coco_ids)
 
 
 def test_predictions_are_written_with_the_ids_of_the_annotations(tmp_path):

@@ -9,6 +9,7 @@ from small_sets import coco, iou
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError
 from yoloquant.evaluate.coco_metrics import coco_figures
+from yoloquant.evaluate.detection_table import table_from_rows
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluate.postprocess import Detections, greedy_suppression, non_maximum_suppression
 from yoloquant.evaluate.predict import draw_detections, find_images, predict_to_files, side_by_side
@@ -119,3 +120,49 @@ def test_drawing_leaves_the_image_alone():
     assert not image.any()
     assert drawn[10, 10:40].any(axis=-1).all()
     assert side_by_side([("a", drawn), ("b", drawn)]).shape[1] == 160
+
+
+def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared):
+    dataset = load_dataset(shared / "coco" / "data.yaml")
+    runner = open_model(shared / "weights" / "yolov5n.pt")
+    alive, most = [0], [0]
+
+    class Output(np.ndarray):
+        """Counts itself."""
+
+        def __array_finalize__(self, _):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self):
+            alive[0] -= 1
+
+    class Fast:
+        """Answers at once with what the first image gave."""
+
+        def __init__(self):
+            self.output = runner(np.zeros((1, 3, 64, 64), np.float32))
+
+        def __getattr__(self, name):
+            return getattr(runner, name)
+
+        def __call__(self, images):
+            return np.repeat(self.output, len(images), axis=0).view(Output)
+
+    settings = EvaluationSettings(limit=40, batch_size=1, image_size=(64, 64), confidence=0.0)
+    found = evaluate(Fast(), dataset, settings)
+    assert found.image_count == 40
+    # Views of one output count, too: a few for each that waits, and not for each image.
+    assert most[0] < 30
+    ids = [entry.image_id for entry in dataset.images[:40]]
+    assert list(dict.fromkeys(found.detections.image_ids.tolist())) == ids
+    table = found.detections
+    again = table_from_rows(table.rows())
+    for name in ("image_ids", "classes"):
+        assert np.array_equal(getattr(again, name), getattr(table, name))
+    np.testing.assert_allclose(again.boxes, table.boxes, atol=6e-4)
+    np.testing.assert_allclose(again.scores, table.scores, atol=6e-7)
+    rows = found.rows
+    evaluated = [sorted(row) for row in rows[:3]]
+    coco_figures(dataset.ground_truth, rows, ids)
+    assert [sorted(row) for row in rows[:3]] == evaluated

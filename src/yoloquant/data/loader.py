@@ -99,10 +99,12 @@ class ImageLoader:
                 pool.shutdown(cancel_futures=True)
 
     def _load(self, entry: ImageEntry, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox] | str:
+        """An image `(3, H, W)` and how boxes come back, or what is wrong with its file."""
         try:
-            return letterbox(read_image(entry.path), size, long_side=self._long_side, top_left=self._top_left)
+            image, box = letterbox(read_image(entry.path), size, long_side=self._long_side, top_left=self._top_left)
         except DataError as error:
             return str(error)
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), box
 
     def _assemble(
         self, entries: tuple[ImageEntry, ...], futures: list[Future[tuple[np.ndarray, Letterbox] | str]]
@@ -118,8 +120,7 @@ class ImageLoader:
                 kept.append(entry)
         if not images:
             return None
-        stacked = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
-        return Batch(torch.from_numpy(stacked), tuple(kept), tuple(boxes))
+        return Batch(torch.from_numpy(np.stack(images)), tuple(kept), tuple(boxes))
 
 
 def _rectangular_groups(

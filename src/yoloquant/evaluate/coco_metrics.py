@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from yoloquant.data.loader import Batch
-from yoloquant.evaluate.postprocess import Detections
-
 FIGURES = (
     "mAP50-95",
     "mAP50",
@@ -27,27 +24,11 @@ FIGURES = (
     "mAR large",
 )
 
-
-def coco_rows(batch: Batch, detections: Iterable[Detections]) -> list[dict[str, Any]]:
-    """Detections in a batch's input pixels as COCO result rows in the images' pixels; categories are class indices."""
-    rows = []
-    for entry, box, found in zip(batch.entries, batch.letterboxes, detections, strict=True):
-        corners = box.to_original(found.boxes)
-        sizes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-        for (x, y, w, h), score, category in zip(sizes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True):
-            rows.append(
-                {
-                    "image_id": entry.image_id,
-                    "category_id": category,
-                    "bbox": [round(x, 3), round(y, 3), round(w, 3), round(h, 3)],
-                    "score": round(score, 6),
-                }
-            )
-    return rows
+_NO_OUTLINE: list[Any] = []
 
 
 def coco_figures(
-    truth: dict[str, Any], rows: list[dict[str, Any]], image_ids: list[int]
+    truth: dict[str, Any], rows: Iterable[dict[str, Any]], image_ids: list[int]
 ) -> tuple[dict[str, float], dict[int, tuple[float, float]]]:
     """The twelve figures, and for each class mAP50-95 and mAP50, all in percent.
 
@@ -64,7 +45,9 @@ def coco_figures(
 
     with contextlib.redirect_stdout(io.StringIO()):
         ground = COCO(truth)
-        results = ground.loadRes(rows) if rows else COCO({**truth, "annotations": []})
+        # Copies, since the rows get further keys; an outline of each box would be made where there is none.
+        found = [{**row, "segmentation": _NO_OUTLINE} for row in rows]
+        results = ground.loadRes(found) if found else COCO({**truth, "annotations": []})
         evaluation = COCOeval_faster(ground, results, "bbox", print_function=lambda *_: None)
         evaluation.params.imgIds = sorted(image_ids)
         evaluation.evaluate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -16,13 +17,17 @@ from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.ground_truth import CocoIds
 from yoloquant.data.loader import Batch, ImageLoader
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.coco_metrics import coco_figures, coco_rows
+from yoloquant.evaluate.coco_metrics import coco_figures
+from yoloquant.evaluate.detection_table import DetectionTable, joined, table_of
 from yoloquant.evaluate.postprocess import detections_of
 from yoloquant.evaluate.precision_recall import PrecisionRecall, precision_recall
 from yoloquant.models.detector import check_input_size
 from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
+
+# Outputs of the network that wait for suppression at most.
+WAITING_OUTPUTS = 2
 
 # Rectangular images are padded to multiples of at least this, as YOLOv5 pads them.
 LEAST_STRIDE = 32
@@ -66,7 +71,7 @@ class Evaluation:
         image_count: images that counted.
         seconds: wall time; "run" is the network's share.
         skipped: sentences about images left out.
-        rows: Detections as COCO results, with the data set's image ids and class indices.
+        detections: All detections.
         file_names: Image id -> file name.
         coco_ids: Ids of the data set's annotations, for results that are written.
     """
@@ -77,7 +82,7 @@ class Evaluation:
     image_count: int
     seconds: dict[str, float]
     skipped: tuple[str, ...] = ()
-    rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    detections: DetectionTable = field(default_factory=lambda: joined([]), repr=False)
     file_names: dict[int, str] = field(default_factory=dict, repr=False)
     coco_ids: CocoIds = field(default_factory=CocoIds, repr=False)
 
@@ -91,10 +96,15 @@ class Evaluation:
         """mAP at IoU 0.50, percent."""
         return self.figures["mAP50"]
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The detections as COCO results, with the data set's image ids and class indices, made anew."""
+        return list(self.detections.rows())
+
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON values, without the detections; figures over no objects are null."""
-        values = asdict(replace(self, rows=[], file_names={}, coco_ids=CocoIds()))
-        for name in ("rows", "file_names", "coco_ids"):
+        values = asdict(replace(self, detections=joined([]), file_names={}, coco_ids=CocoIds()))
+        for name in ("detections", "file_names", "coco_ids"):
             del values[name]
         return json.loads(json.dumps(values), parse_constant=lambda _: None)
 
@@ -112,7 +122,7 @@ class Evaluation:
                 "category_id": categories.get(row["category_id"], row["category_id"]),
                 "file_name": self.file_names[row["image_id"]],
             }
-            for row in self.rows
+            for row in self.detections.rows()
         ]
         path.write_text(json.dumps(rows), encoding="utf-8")
 
@@ -155,7 +165,8 @@ def evaluate(
         top_left=runner.preprocessing.top_left,
     )
     run_seconds, done = 0.0, 0
-    pending: list[Future[list[dict[str, Any]]]] = []
+    tables: list[DetectionTable] = []
+    waiting: deque[Future[DetectionTable]] = deque()
     image_ids: list[int] = []
     # Suppression runs beside the network: OpenCV works outside of Python's lock.
     with ThreadPoolExecutor(1) as pool:
@@ -163,25 +174,29 @@ def evaluate(
             start = time.perf_counter()
             output = run_batch(runner, batch)
             run_seconds += time.perf_counter() - start
-            pending.append(pool.submit(_detect, batch, output, runner.layout, settings))
+            waiting.append(pool.submit(_detect, batch, output, runner.layout, settings))
+            # Outputs are large: a network that is faster than suppression waits for it.
+            if len(waiting) > WAITING_OUTPUTS:
+                tables.append(waiting.popleft().result())
             image_ids += [entry.image_id for entry in batch.entries]
             done += len(batch.entries)
             if progress:
                 progress(done, len(entries))
-        rows = gathered([row for future in pending for row in future.result()])
+        tables += [future.result() for future in waiting]
+    detections = joined(gathered([joined(tables)]))
     image_ids = gathered(image_ids)
     if not image_ids:
         raise DataError(f"none of the {len(entries)} images could be decoded; the first: {loader.skipped[0]}")
-    figures, per_class = coco_figures(truth, rows, image_ids)
+    figures, per_class = coco_figures(truth, detections.rows(), image_ids)
     names = {category["id"]: category["name"] for category in truth["categories"]}
     return Evaluation(
         figures,
-        precision_recall(truth, rows, image_ids),
+        precision_recall(truth, detections, image_ids),
         {names[category]: values for category, values in per_class.items()},
         len(image_ids),
         {"total": time.perf_counter() - started, "run": run_seconds},
         tuple(loader.skipped),
-        rows,
+        detections,
         {image["id"]: image["file_name"] for image in truth["images"]},
         dataset.coco_ids,
     )
@@ -209,7 +224,7 @@ def run_batch(runner: Runner, batch: Batch) -> np.ndarray:
     return runner(images)[:count]
 
 
-def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationSettings) -> list[dict[str, Any]]:
+def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationSettings) -> DetectionTable:
     detections = detections_of(
         output,
         layout,
@@ -218,7 +233,7 @@ def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationS
         settings.max_detections,
         class_agnostic=settings.class_agnostic,
     )
-    return coco_rows(batch, detections)
+    return table_of(batch, detections)
 
 
 def labelled_split(names: Sequence[str], data: str | Path, annotations: str | Path | None = None) -> DetectionDataset:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from yoloquant.evaluate.detection_table import DetectionTable
 
 # IoU 0.50, 0.55 to 0.95.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -36,32 +39,36 @@ class PrecisionRecall:
     map50: float = float("nan")
 
 
-def precision_recall(truth: dict[str, Any], rows: list[dict[str, Any]], image_ids: list[int]) -> PrecisionRecall:
+def precision_recall(truth: dict[str, Any], detections: DetectionTable, image_ids: list[int]) -> PrecisionRecall:
     """Match detections to objects and find the best confidence, as YOLOv5 7.0 does.
 
     The mean F1 is smoothed over confidence before its highest value is taken. Crowds do not count.
 
     Args:
         truth: COCO dictionary.
-        rows: COCO results.
+        detections: Of these and possibly other images.
         image_ids: Evaluate on these images only.
     """
     wanted = set(image_ids)
-    objects = _by_image_and_class(a for a in truth["annotations"] if a["image_id"] in wanted and not a["iscrowd"])
-    found = _by_image_and_class(row for row in rows if row["image_id"] in wanted)
-    counts: dict[int, int] = {}
-    for (_, category), boxes in objects.items():
-        counts[category] = counts.get(category, 0) + len(boxes)
+    objects: dict[tuple[int, int], list[list[float]]] = {}
+    for annotation in truth["annotations"]:
+        if annotation["image_id"] in wanted and not annotation["iscrowd"]:
+            objects.setdefault((annotation["image_id"], annotation["category_id"]), []).append(annotation["bbox"])
+    counts = Counter(category for (_, category), boxes in objects.items() for _ in boxes)
     if not counts:
         return PrecisionRecall(float("nan"), float("nan"), float("nan"), 0.0)
-    scores: dict[int, list[np.ndarray]] = {category: [np.zeros(0)] for category in counts}
-    hits: dict[int, list[np.ndarray]] = {category: [np.zeros((0, len(THRESHOLDS)), bool)] for category in counts}
-    for key, detections in found.items():
-        if key[1] in counts:
-            ranked = sorted(detections, key=lambda row: -row["score"])
-            scores[key[1]].append(np.array([row["score"] for row in ranked]))
-            hits[key[1]].append(match_detections(_corners(ranked), _corners(objects.get(key, []))))
-    return _summary({c: (np.concatenate(scores[c]), np.concatenate(hits[c]), counts[c]) for c in sorted(counts)})
+    # By image and class, the most confident first.
+    order = np.lexsort((-detections.scores, detections.classes, detections.image_ids))
+    order = order[np.isin(detections.image_ids[order], image_ids)]
+    images, classes, scores = (column[order] for column in (detections.image_ids, detections.classes, detections.scores))
+    corners = _corners(detections.boxes[order])
+    hits = np.zeros((len(order), len(THRESHOLDS)), bool)
+    starts = np.flatnonzero(np.r_[True, (np.diff(images) != 0) | (np.diff(classes) != 0)][: len(order)])
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        found = objects.get((int(images[start]), int(classes[start])))
+        if found is not None:
+            hits[start:end] = match_detections(corners[start:end], _corners(np.array(found)))
+    return _summary({c: (scores[classes == c].astype(np.float64), hits[classes == c], counts[c]) for c in sorted(counts)})
 
 
 def _summary(classes: dict[int, tuple[np.ndarray, np.ndarray, int]]) -> PrecisionRecall:
@@ -74,13 +81,6 @@ def _summary(classes: dict[int, tuple[np.ndarray, np.ndarray, int]]) -> Precisio
     best = int(_smooth(f1.mean(axis=0), 0.1).argmax())
     means = [float(values[:, best].mean() * 100) for values in (precision, recall, f1)]
     return PrecisionRecall(means[0], means[1], means[2], float(grid[best]), float(areas.mean()), float(areas[:, 0].mean()))
-
-
-def _by_image_and_class(rows: Any) -> dict[tuple[int, int], list[dict[str, Any]]]:
-    grouped: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        grouped.setdefault((row["image_id"], row["category_id"]), []).append(row)
-    return grouped
 
 
 def match_detections(detections: np.ndarray, objects: np.ndarray) -> np.ndarray:
@@ -106,8 +106,9 @@ def match_detections(detections: np.ndarray, objects: np.ndarray) -> np.ndarray:
     return right
 
 
-def _corners(rows: list[dict[str, Any]]) -> np.ndarray:
-    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """x, y, width, height -> x1, y1, x2, y2."""
+    boxes = boxes.astype(np.float64)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
