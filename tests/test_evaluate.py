@@ -1,5 +1,7 @@
 """Suppression, metrics and drawing against brute force and against the real photographs."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from yoloquant.errors import DataError
 from yoloquant.evaluate.coco_metrics import coco_figures
 from yoloquant.evaluate.detection_table import table_from_rows
 from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
-from yoloquant.evaluate.postprocess import Detections, greedy_suppression, non_maximum_suppression
+from yoloquant.evaluate.postprocess import Detections, detections_of, greedy_suppression, non_maximum_suppression
 from yoloquant.evaluate.predict import draw_detections, find_images, predict_to_files, side_by_side
 from yoloquant.loading import open_model
 
@@ -122,7 +124,7 @@ def test_drawing_leaves_the_image_alone():
     assert side_by_side([("a", drawn), ("b", drawn)]).shape[1] == 160
 
 
-def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared):
+def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared, monkeypatch):
     dataset = load_dataset(shared / "coco" / "data.yaml")
     runner = open_model(shared / "weights" / "yolov5n.pt")
     alive, most = [0], [0]
@@ -149,12 +151,16 @@ def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared):
         def __call__(self, images):
             return np.repeat(self.output, len(images), axis=0).view(Output)
 
-    settings = EvaluationSettings(limit=40, batch_size=1, image_size=(64, 64), confidence=0.0)
-    found = evaluate(Fast(), dataset, settings)
-    assert found.image_count == 40
+    def slow(*given, **options):
+        time.sleep(0.03)
+        return detections_of(*given, **options)
+
+    monkeypatch.setattr("yoloquant.evaluate.evaluator.detections_of", slow)
+    found = evaluate(Fast(), dataset, EvaluationSettings(limit=24, batch_size=1, image_size=(64, 64), confidence=1e-5))
+    assert found.image_count == 24
     # Views of one output count, too: a few for each that waits, and not for each image.
-    assert most[0] < 30
-    ids = [entry.image_id for entry in dataset.images[:40]]
+    assert most[0] < 20
+    ids = [entry.image_id for entry in dataset.images[:24]]
     assert list(dict.fromkeys(found.detections.image_ids.tolist())) == ids
     table = found.detections
     again = table_from_rows(table.rows())
