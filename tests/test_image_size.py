@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from yoloquant.data.image_size import check_header, image_size
@@ -37,8 +39,25 @@ def test_images_beyond_the_decoder_are_told(shared, tmp_path, capfd):
             read(path)
 
 
-def test_images_that_pillow_finds_too_large_have_their_size(tmp_path, monkeypatch):
-    # Pillow refuses to open more than some 180 million pixels, OpenCV more than 2^30.
-    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((40, 60), np.uint8))
+def test_pillow_is_not_asked_to_open_files(tmp_path, monkeypatch):
+    # ultralytics replaces this function, and Pillow's own refuses more than some 180 million pixels.
+    monkeypatch.setattr(Image, "open", None)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((40, 60), np.uint8))
     assert image_size(tmp_path / "x.png") == (40, 60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_damaged_headers_are_sizes_or_none(data, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    folder.mkdir(exist_ok=True)
+    suffix = data.draw(st.sampled_from(["jpg", "png", "bmp"]))
+    _, encoded = cv2.imencode(f".{suffix}", np.zeros((40, 60, 3), np.uint8))
+    content = bytearray(encoded.tobytes())
+    for position in data.draw(st.lists(st.integers(0, 60), max_size=4)):
+        content[position % len(content)] = data.draw(st.integers(0, 255))
+    path = folder / f"x.{suffix}"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    height, width = image_size(path)
+    assert (height == 0) == (width == 0)
