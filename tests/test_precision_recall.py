@@ -80,6 +80,8 @@ def test_precision_and_recall_at_the_best_confidence():
     assert found.precision == pytest.approx(100, abs=3)
     assert found.recall == pytest.approx(100, abs=3)
     assert 0.1 < found.confidence < 0.8
+    nothing = precision_recall(truth, table_from_rows([]), [1])
+    assert (nothing.recall, nothing.f1, nothing.map50_95) == (0, 0, 0)
     missed = precision_recall(truth, table_from_rows(rows[:1]), [1])
     assert missed.recall == pytest.approx(50, abs=0.5)
 

@@ -31,7 +31,7 @@ _LONGEST, _MOST = 1 << 20, 1 << 30
 def image_size(path: Path) -> tuple[int, int]:
     """`(height, width)` of an image, turned as its EXIF orientation says; (0, 0) if it is no image that can be decoded."""
     size = _size_in_header(path)
-    usable = size is not None and 0 < min(size) and max(size) <= _LONGEST and size[0] * size[1] <= _MOST
+    usable = size is not None and min(size) > 0 and max(size) <= _LONGEST and size[0] * size[1] <= _MOST
     return size if size is not None and usable else _decoded_size(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def precision_recall(truth: dict[str, Any], detections: DetectionTable, image_id
     corners = _corners(detections.boxes[order])
     hits = np.zeros((len(order), len(THRESHOLDS)), bool)
     starts = np.flatnonzero(np.r_[True, (np.diff(images) != 0) | (np.diff(classes) != 0)][: len(order)])
-    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+    for start, end in pairwise([*starts, len(order)]):
         found = objects.get((int(images[start]), int(classes[start])))
         if found is not None:
             hits[start:end] = match_detections(corners[start:end], _corners(np.array(found)))
