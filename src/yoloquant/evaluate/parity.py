@@ -1,8 +1,12 @@
-"""Parity: does an exported file answer in a runtime as the torch model does, and if not, from which layer on."""
+"""Parity: does a runtime compute from an exported file what the torch model computes, and if not, from which layer on.
+
+Three checks, each of which finds what the others cannot: the file holds exactly what was quantized (`file_contents`), each layer
+makes torch's integers of torch's integers (`layer_comparison`), and the whole file makes torch's detections of images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +15,8 @@ import onnx
 import torch
 
 from yoloquant.errors import ExportError
+from yoloquant.evaluate.file_contents import file_faults
+from yoloquant.evaluate.layer_comparison import LayerDifference, compare_layers
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
@@ -32,17 +38,24 @@ class Parity:
         signal_to_noise: of the class scores and boxes, in decibels; infinite if equal.
         first_layer: quantizer where the disagreement starts; none if they agree.
         least: signal to noise that a right file has at least, in decibels.
+        problem: what is wrong at `first_layer`, where the file does not hold what was quantized, or a layer by itself makes other
+            integers than torch's; none otherwise.
+        wrong_integers: number of integers that differ by more than one where every layer reads torch's.
+        compared_integers: number of all integers that were compared; 0 where no layer was run by itself.
     """
 
     runtime: str
     signal_to_noise: float
     first_layer: str | None = None
     least: float = LEAST_SIGNAL_TO_NOISE_DB
+    problem: str | None = None
+    wrong_integers: int = 0
+    compared_integers: int = 0
 
     @property
     def agrees(self) -> bool:
         """The runtime is right."""
-        return self.signal_to_noise >= self.least
+        return self.problem is None and self.signal_to_noise >= self.least
 
 
 def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
@@ -76,6 +89,7 @@ def check_parity(
     in_float = _comparable(_in_order_of(decoded, unrounded) if final else unrounded, runner.layout)
     own_error = min(signal_to_noise(*pair) for pair in zip(in_float, expected, strict=True))
     least = min(LEAST_SIGNAL_TO_NOISE_DB, own_error)
+    faults = file_faults(detector, path)
     results = []
     for name in RUNTIMES if runtimes is None else runtimes:
         if not RUNTIMES[name].is_installed():
@@ -85,10 +99,26 @@ def check_parity(
         answer = _comparable(_in_order_of(decoded, found) if final else found, other.layout)
         other.close()
         result = Parity(name, min(signal_to_noise(*pair) for pair in zip(expected, answer, strict=True)), least=least)
-        if not result.agrees:
+        if faults:
+            result = replace(result, first_layer=faults[0].layer, problem=faults[0].problem)
+        elif name == "onnxruntime":
+            result = _with_layers(result, compare_layers(detector, path, images[:1]))
+        if not result.agrees and result.problem is None:
             result = replace(result, first_layer=first_disagreement(detector, path, images[:1], name))
         results.append(result)
     return results
+
+
+def _with_layers(result: Parity, layers: Sequence[LayerDifference]) -> Parity:
+    """A result with what the comparison of single layers found."""
+    result = replace(
+        result, wrong_integers=sum(layer.wrong for layer in layers), compared_integers=sum(layer.count for layer in layers)
+    )
+    wrong = next((layer for layer in layers if not layer.agrees), None)
+    if wrong is None:
+        return result
+    problem = f"differs from torch in {wrong.wrong} of {wrong.count} values although what it reads is torch's"
+    return replace(result, first_layer=wrong.name, problem=problem)
 
 
 def require_parity(results: Iterable[Parity]) -> None:
@@ -98,6 +128,11 @@ def require_parity(results: Iterable[Parity]) -> None:
         ExportError: with the runtime, how far off it is, and the layer where it starts.
     """
     for result in results:
+        if result.problem is not None:
+            raise ExportError(
+                f"the exported file is not what was quantized ({result.first_layer} {result.problem}): "
+                "do not deploy it; quantize again, and report this if it stays"
+            )
         if not result.agrees:
             raise ExportError(
                 f"the exported file does not answer in {result.runtime} as the torch model does "
