@@ -29,6 +29,7 @@ from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
+from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import Clock, compares_boxes, to_detector
 from yoloquant.reading import parse_setting, reason_of
@@ -118,6 +119,7 @@ def train_folder(
         tell = tell if process_number() == 0 else Silent()
         clock = Clock()
         train_quantized(quantized, reference, step, entries, partial_folder(folder), tell, own_device, remember=same_scales)
+        fit_biases(quantized)
         clock.stop(step.name)
         made = Made(
             quantized,

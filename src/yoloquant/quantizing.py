@@ -39,6 +39,7 @@ from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.processes import from_first
 from yoloquant.progress import Reporter
+from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.recipe import (
     Algorithm,
@@ -263,6 +264,8 @@ def run_algorithms(
         elif isinstance(step, Train):
             train_quantized(quantized, reference, step, images.training(step), partial, tell, device)
         clock.stop(step.name)
+    # Steps change biases and scales after calibration.
+    fit_biases(quantized)
     return quantized, in_float
 
 

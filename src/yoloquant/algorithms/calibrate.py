@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from yoloquant.errors import YoloquantError
+from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.module import FakeQuantize, State
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.targets.placement import QuantizationPlacement
@@ -42,6 +43,7 @@ def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int
         _observe_activations(detector, batches, total, progress)
     for quantizer in observing:
         quantizer.freeze_observer()
+    fit_biases(detector)
     detector.set_state(State.QUANTIZE)
 
 
