@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,8 +18,11 @@ from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
 from yoloquant.export.quantized_folder import load_quantized
 from yoloquant.loading import open_model
 from yoloquant.pipeline import quantize
+from yoloquant.progress import Silent
+from yoloquant.quantizing import Clock
 from yoloquant.report.plots import save_charts
 from yoloquant.report.quantization_page import report_charts
+from yoloquant.reporting import add_report
 from yoloquant.runtime.torch_runner import TorchRunner
 
 
@@ -104,6 +109,57 @@ def test_the_report_stands_alone_and_says_what_was_measured(finished):
 def test_without_a_report_the_folder_holds_the_model_alone(data, tmp_path):
     quantize(demo_weights(), data, output=tmp_path / "out", measure=False, runtimes=(), report=False, recipe="int8-minmax")
     assert not {"report.html", "layers.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+class Notes(Silent):
+    """Keeps what is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def note(self, message):
+        self.told.append(message)
+
+
+def break_down(*_, **__):
+    raise ZeroDivisionError("planted")
+
+
+PARTS = {
+    "figures of layers and tensors": ("yoloquant.reporting.tensor_statistics", {"report.html", "layers.csv", "classes.csv", "plots"}),
+    "report": ("yoloquant.report.quantization_page.write_rows", {"plots"}),
+    "charts": ("yoloquant.report.plots.plot", {"report.html", "layers.csv", "classes.csv"}),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_the_report_that_fails_costs_itself_alone(part, data, finished, tmp_path, monkeypatch):
+    place, kept = PARTS[part]
+    monkeypatch.setattr(place, break_down)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("model.onnx", "metrics.json"):
+        shutil.copy(finished.output / name, folder / name)
+    result, notes = replace(finished, output=folder, layers=(), statistics=()), Notes()
+    entries = load_dataset(data, "val").images[:4]
+    result = add_report(result, None, entries, None, "png", notes, Clock())
+    assert [note for note in notes.told if part in note and "ZeroDivisionError: planted" in note] == notes.told
+    assert len(notes.told) == 1
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "metrics.json"} | kept
+    assert list(tmp_path.iterdir()) == [folder]
+    assert bool(json.loads((folder / "metrics.json").read_text())["per_layer"]) == bool(result.layers)
+
+
+def test_the_network_is_in_place_before_the_report_is_made(data, tmp_path, monkeypatch):
+    def look(result, *_):
+        assert load_quantized(result.output).network
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yoloquant.report.quantization_page.write_report", look)
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        quantize(demo_weights(), data, output=output, measure=False, runtimes=(), recipe="int8-minmax")
+    assert {path.name for path in output.iterdir()} == {"metrics.json", "model.onnx", "quantized.safetensors", "recipe.yaml"}
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])

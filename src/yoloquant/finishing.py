@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from yoloquant.algorithms.layer_figures import float_reasons, layer_figures
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
-from yoloquant.algorithms.tensor_statistics import tensor_statistics
-from yoloquant.analysis import noise_along
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
 from yoloquant.evaluate.parity import Parity, check_parity, require_parity
 from yoloquant.export.nms import NmsOptions, add_nms_to_file
 from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import METRICS, MODEL, RECIPE, WEIGHTS, save_quantized
+from yoloquant.export.quantized_folder import MODEL, RECIPE, WEIGHTS, save_quantized
 from yoloquant.models.detector import Detector
 from yoloquant.processes import process_number
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import Clock, first_images, integer_notes, quantized_layer_count, spread_images
+from yoloquant.quantizing import Clock, first_images, integer_notes, quantized_layer_count
 from yoloquant.recipe import Recipe
+from yoloquant.reporting import add_report, write_metrics
 from yoloquant.results import QuantizationResult, Row, precision_label
 from yoloquant.runtime.executed import executed_where_installed
 from yoloquant.runtime.loading import RUNTIMES, open_onnx
@@ -41,8 +38,6 @@ from yoloquant.writing import checked_own_folder
 
 # Photographs that parity is checked on.
 PARITY_IMAGES = 4
-# Calibration images that the report's figures of layers and tensors are taken from.
-REPORT_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -164,27 +159,22 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
             executed=executed,
         )
         if result.output is not None:
-            result = _written(result, made, wanted, work, tell, clock)
+            _complete(result, made, work)
+    if result.output is not None and wanted.report:
+        result = add_report(result, made.reference, made.entries, wanted.dataset, wanted.plots, tell, clock)
     return result
 
 
-def _written(
-    result: QuantizationResult, made: Made, wanted: Wanted, work: Path, tell: Reporter, clock: Clock
-) -> QuantizationResult:
-    """Complete the folder `work`, which holds the verified file, and move it into place; answers with all figures."""
-    if wanted.report:
-        result = _with_figures(result, made.reference, made.entries, tell)
-        _write_report(result, work, wanted.dataset, wanted.plots, tell)
-        clock.stop("report")
+def _complete(result: QuantizationResult, made: Made, work: Path) -> None:
+    """Complete the folder `work`, which holds the verified file, and move it into place."""
+    assert result.output is not None
     save_quantized(result.detector, made.detector, work / WEIGHTS)
     (work / RECIPE).write_text(result.recipe.to_yaml(), encoding="utf-8")
-    (work / METRICS).write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
-    assert result.output is not None
+    write_metrics(result, work)
     if result.output.exists():
         shutil.rmtree(result.output)
     work.rename(result.output)
     shutil.rmtree(partial_folder(result.output), ignore_errors=True)
-    return result
 
 
 def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
@@ -250,30 +240,3 @@ def _measure(
         if runner.name != "torch":
             runner.close()
     return rows
-
-
-def _with_figures(
-    result: QuantizationResult, reference: Mapping[str, torch.Tensor] | None, entries: list[ImageEntry], tell: Reporter
-) -> QuantizationResult:
-    """The result with figures of every layer and tensor, from a few calibration images."""
-    detector, recipe = result.detector, result.recipe
-    images = spread_images(detector, entries, REPORT_IMAGES)
-    with tell.step("Gather statistics") as update:
-        statistics = tensor_statistics(detector, iter(images.split(1)), len(images), update, reference)
-    reasons = float_reasons(detector.network, recipe, get_target(recipe.target), result.float_layers)
-    layers = layer_figures(detector.network, statistics, noise_along(detector, images[:2], reference), reasons)
-    return replace(result, layers=tuple(layers), statistics=tuple(statistics))
-
-
-def _write_report(
-    result: QuantizationResult, folder: Path, dataset: DetectionDataset | None, plots: str | None, tell: Reporter
-) -> None:
-    from yoloquant.report.quantization_page import report_charts, write_report
-
-    with tell.step("Write the report") as update:
-        write_report(result, folder, dataset)
-        if plots is not None:
-            from yoloquant.report.plots import save_charts
-
-            save_charts(report_charts(result), folder / "plots", plots, update)
-        update(1, 1)

@@ -83,12 +83,11 @@ def quantize(
         plots=plots,
         reporter=RichReporter(),
     )
-    written = ("report.html, layers.csv, classes.csv" if report else "") + (", plots/" if report and plots else "")
-    _tell_result(result, output, written)
+    _tell_result(result, output)
 
 
-def _tell_result(result: QuantizationResult, output: Path, written: str) -> None:
-    """What was made, and where; `written` names files beside those that are always there."""
+def _tell_result(result: QuantizationResult, output: Path) -> None:
+    """What was made, and where."""
     from yoloquant.report.tables import result_table
 
     for parity in result.parity:
@@ -96,8 +95,8 @@ def _tell_result(result: QuantizationResult, output: Path, written: str) -> None
             OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
     if result.rows:
         OUT.print(result_table(result.rows))
-    files = ", ".join(filter(None, ("model.onnx, quantized.safetensors, recipe.yaml, metrics.json", written)))
-    OUT.print(f"written to {output}: {files}", markup=False)
+    names = ("model.onnx", "quantized.safetensors", "recipe.yaml", "metrics.json", "report.html", "layers.csv", "classes.csv", "plots")
+    OUT.print(f"written to {output}: {', '.join(name for name in names if (output / name).exists())}", markup=False)
     if result.recipe.target == "tensorrt":
         _tell_trtexec(output / "model.onnx")
 
@@ -212,7 +211,7 @@ def _train_folder(context: typer.Context) -> None:
         device=options["device"],
         reporter=RichReporter(),
     )
-    _tell_result(result, options["output"], "report.html, layers.csv, classes.csv")
+    _tell_result(result, options["output"])
 
 
 @app.command()

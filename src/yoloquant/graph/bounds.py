@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from yoloquant.graph.operators import clamp_of, kind
+from yoloquant.graph.sizes import tensor_inputs
 
 aten = torch.ops.aten
 
@@ -37,7 +38,7 @@ def value_bounds(graph_module: GraphModule) -> dict[Node, Bounds]:
     """Node -> range that holds its output in exact arithmetic; `ANYTHING` where nothing is known."""
     found: dict[Node, Bounds] = {}
     for node in graph_module.graph.nodes:
-        sources = [found[source] for source in node.all_input_nodes if kind(source) != "parameter"]
+        sources = [found[source] for source in tensor_inputs(node) if kind(source) != "parameter"]
         found[node] = _bounds(node, sources)
     return found
 

@@ -93,7 +93,7 @@ def _fuse_hard_sigmoid(graph_module: GraphModule, node: Node) -> bool:
         return False
     first, second = outer.source.args
     for x, gate in ((first, second), (second, first)):
-        alone = isinstance(gate, Node) and len(gate.users) == 1
+        alone = isinstance(gate, Node) and len(readers(gate)) == 1
         if alone and isinstance(x, Node) and _hard_sigmoid_source(gate, outer.factor) is x:
             _replace(graph_module, node, aten.hardswish.default, x)
             return True
@@ -101,7 +101,7 @@ def _fuse_hard_sigmoid(graph_module: GraphModule, node: Node) -> bool:
 
 
 def _read_here(source: Node, node: Node) -> bool:
-    return source is node or len(source.users) == 1
+    return source is node or len(readers(source)) == 1
 
 
 def _hard_sigmoid_source(clip: object, factor: float) -> Node | None:
@@ -110,7 +110,7 @@ def _hard_sigmoid_source(clip: object, factor: float) -> Node | None:
     if bounds is None or not isinstance(clip, Node):
         return None
     inner = clip.args[0]
-    if not isinstance(inner, Node) or len(inner.users) != 1:
+    if not isinstance(inner, Node) or len(readers(inner)) != 1:
         return None
     for line in _lines(inner):
         found = (line.factor * factor, line.offset * factor, bounds[0] * factor, bounds[1] * factor)

@@ -104,7 +104,8 @@ class Draft:
 
     def merged_activation(self, node: Node) -> Node | None:
         """The activation that the runtime computes within a weighted layer: the one reader of the layer's output."""
-        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        reading = readers(node)
+        reader = reading[0] if len(reading) == 1 else None
         return reader if reader is not None and self.kernels.merges(reader) else None
 
     def quantize_inputs(self, node: Node, indices: tuple[int, ...] | None = None) -> None:
@@ -129,7 +130,7 @@ class Draft:
 
     def quantize_for_all(self, node: Node) -> None:
         """Quantize a value for all who read it, the network's own outputs and layers that stay in float, too."""
-        for user in node.users:
+        for user in readers(node):
             self.activations.add(Edge(node.name, user.name, user.all_input_nodes.index(node)))
 
     def quantize_for_output(self, node: Node) -> None:
@@ -164,9 +165,9 @@ class Draft:
         repeating = list(self.nodes(*SAME_VALUES))
         for node in reversed(repeating):
             if node in found:
-                found.update(node.all_input_nodes)
+                found.update(tensor_inputs(node))
         for node in repeating:
-            if any(source in found for source in node.all_input_nodes):
+            if any(source in found for source in tensor_inputs(node)):
                 found.add(node)
         return frozenset(found)
 
