@@ -1,7 +1,8 @@
 """One small detector of every family that is read, with random weights: `small_detector(name)` for each name in `SMALL_FAMILIES`.
 
 Channels are few, the input is 128 pixels wide and high, BatchNorm statistics are settled on drawn images, and the last layers are
-scaled so that scores and boxes spread as a trained network's do.
+scaled so that scores and boxes spread as a trained network's do. `yolov10n` and `yolo26n` answer with their one-to-one branch,
+`yolov10s` with the one-to-many branch.
 """
 
 import copy
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.generated import CLASS_NAMES, generate_image
+from yoloquant.models.branches import ONE_TO_ONE, choose_branch
 from yoloquant.models.build import build_detector
 from yoloquant.models.detector import Detector
 from yoloquant.models.yolov5.blocks import C3, SPP, Concat, Conv, Focus
@@ -38,8 +40,10 @@ class SmallFamily:
     build: Callable[[], Detector]
 
 
-def _built(architecture: str, family: str, **multiples: float) -> SmallFamily:
-    return SmallFamily(family, lambda: build_detector(architecture, CLASS_NAMES, SIDE, seed=0, **multiples))
+def _built(architecture: str, family: str, branch: str | None = None, **multiples: float) -> SmallFamily:
+    return SmallFamily(
+        family, lambda: choose_branch(build_detector(architecture, CLASS_NAMES, SIDE, seed=0, **multiples), branch)
+    )
 
 
 SMALL_FAMILIES: dict[str, SmallFamily] = {
@@ -49,11 +53,11 @@ SMALL_FAMILIES: dict[str, SmallFamily] = {
     "yolov7-tiny": _built("yolov7-tiny", "yolov7", width=0.25),
     "yolov8n": _built("yolov8n", "yolov8", width=0.125, depth=0.2),
     "yolov9t": _built("yolov9t", "yolov9", width=0.125, depth=0.33),
-    "yolov10n": _built("yolov10n", "yolov10", width=0.125, depth=0.2),
+    "yolov10n": _built("yolov10n", "yolov10", ONE_TO_ONE, width=0.125, depth=0.2),
     "yolov10s": _built("yolov10s", "yolov10", width=0.25, depth=0.2),
     "yolo11n": _built("yolo11n", "yolo11", width=0.125, depth=0.2),
     "yolo12n": _built("yolo12n", "yolo12", width=0.125, depth=0.2),
-    "yolo26n": _built("yolo26n", "yolo26", width=0.125, depth=0.2),
+    "yolo26n": _built("yolo26n", "yolo26", ONE_TO_ONE, width=0.125, depth=0.2),
     "yolox": SmallFamily("yolox", lambda: _yolox(0.125)),
 }
 

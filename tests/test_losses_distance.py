@@ -285,6 +285,7 @@ def test_both_pairs_of_branches_of_a_head_without_suppression_learn():
 def test_a_head_without_suppression_answers_twice_in_training():
     layer = build_detector("yolov8n", ["a"], 64, width=0.06).network.model[-1]
     layer.one2one_cv2, layer.one2one_cv3 = copy.deepcopy(layer.cv2), copy.deepcopy(layer.cv3)
+    layer.end_to_end = True
     maps = [torch.randn(1, branch[0].conv.in_channels, 4, 4, requires_grad=True) for branch in layer.cv2]
     alone = layer.eval()(maps)
     assert len(alone) == 6

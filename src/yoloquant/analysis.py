@@ -27,7 +27,7 @@ from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import quantized_in_memory, recipe_images, spread_images, to_detector
+from yoloquant.quantizing import quantized_in_memory, recipe_images, spread_images, tell_branch, to_detector
 from yoloquant.recipe import Recipe, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
@@ -85,6 +85,7 @@ def analyze(
     parts: Sequence[Part] = ("both", "weights", "activations"),
     images: int = 8,
     fast: int | None = None,
+    branch: str | None = None,
     calibration: str | Path | None = None,
     annotations: str | Path | None = None,
     reporter: Reporter | None = None,
@@ -103,6 +104,7 @@ def analyze(
         parts: of each layer, "both", "weights" and "activations".
         images: calibration images that errors and statistics are taken from.
         fast: for "map": only so many images of the val split, spread over few and many objects.
+        branch: `one-to-one` or `one-to-many`, where a network holds both (YOLOv10, YOLO26); see `yoloquant.models.branches`.
         calibration: images to calibrate on instead of the train split.
         annotations: COCO JSON with the val split's ground truth.
         reporter: told about progress.
@@ -115,7 +117,8 @@ def analyze(
     _check_choices(measure, mode)
     settings = resolve_recipe(recipe, overrides, target, default="int8-mse")
     get_target(settings.target)
-    detector = to_detector(model)
+    detector = to_detector(model, branch=branch)
+    tell_branch(detector, reporter or Silent())
     source = recipe_images(settings, data, calibration)
     dataset = None
     if measure == "map":

@@ -19,6 +19,7 @@ def open_model(
     threads: int = 0,
     device: str = "cpu",
     preprocessing: Preprocessing | None = None,
+    branch: str | None = None,
 ) -> Runner:
     """Load a model into a runtime.
 
@@ -29,21 +30,30 @@ def open_model(
         threads: of the runtime; 0 lets it choose.
         device: for torch.
         preprocessing: how an ONNX file of another exporter wants its images; by default as that exporter is known for.
+        branch: `one-to-one` or `one-to-many`, of checkpoints that hold both; other models must be of the branch.
 
     Raises:
-        YoloquantError: the file cannot be read, or the runtime cannot run it.
+        YoloquantError: the file cannot be read, or answers with another branch, or the runtime cannot run it.
     """
     path = Path(path)
     if path.is_dir():
-        return _open_folder(path, runtime, threads, device)
+        return _of_branch(_open_folder(path, runtime, threads, device), branch)
     if path.suffix == ".onnx":
-        return _open_onnx_file(path, runtime, threads, device, preprocessing)
+        return _of_branch(_open_onnx_file(path, runtime, threads, device, preprocessing), branch)
     from yoloquant.checkpoint.read import read_detector
+    from yoloquant.models.branches import choose_branch
 
-    detector = read_detector(path, preprocessing)
+    detector = choose_branch(read_detector(path, preprocessing), branch)
     if runtime in (None, TORCH):
         return _torch_runner(detector, threads, device)
     return _through_onnx(detector, str(runtime), threads)
+
+
+def _of_branch(runner: Runner, branch: str | None) -> Runner:
+    from yoloquant.models.branches import check_branch
+
+    check_branch(runner.branch, branch)
+    return runner
 
 
 def _open_onnx_file(path: Path, runtime: str | None, threads: int, device: str, preprocessing: Preprocessing | None) -> Runner:

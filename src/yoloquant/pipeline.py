@@ -25,6 +25,7 @@ from yoloquant.quantizing import (
     prepare,
     recipe_images,
     run_algorithms,
+    tell_branch,
     to_detector,
 )
 from yoloquant.recipe import Recipe, replaced_target, resolve_recipe
@@ -48,6 +49,7 @@ def quantize(
     limit: int | None = None,
     input_size: int | tuple[int, int] | None = None,
     preprocessing: Preprocessing | None = None,
+    branch: str | None = None,
     runtimes: tuple[str, ...] | None = None,
     device: str = "cpu",
     nms: NmsOptions | None = None,
@@ -74,6 +76,7 @@ def quantize(
         limit: evaluate only the first so many images.
         input_size: `(height, width)` or one side, pixels; the checkpoint's own by default.
         preprocessing: how an ONNX file wants its images; by default as its exporter is known for.
+        branch: `one-to-one` or `one-to-many`, where a network holds both (YOLOv10, YOLO26); see `yoloquant.models.branches`.
         runtimes: that verify and measure the file beside torch; all installed ones by default.
         device: that the steps which learn run on: `cpu`, `cuda`, `cuda:1`.
         nms: puts suppression into the file after it was verified and measured without.
@@ -101,7 +104,8 @@ def quantize(
     check_format(plots)
     chosen = get_target(settings.target)
     checked_device(device)
-    detector = to_detector(model, preprocessing)
+    detector = to_detector(model, preprocessing, branch)
+    tell_branch(detector, tell)
     if input_size is not None:
         detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
     images = recipe_images(settings, data, calibration)
@@ -120,7 +124,7 @@ def quantize(
         nms,
         report,
         plots,
-        _commands(model, data, settings, output, calibration, annotations, limit, input_size, preprocessing)
+        _commands(model, data, settings, output, calibration, annotations, limit, input_size, preprocessing, branch)
         if commands is None
         else commands,
         ranking,
@@ -169,6 +173,7 @@ def _commands(
     limit: int | None,
     input_size: int | tuple[int, int] | None,
     preprocessing: Preprocessing | None,
+    branch: str | None,
 ) -> tuple[str, ...]:
     """What to type to do it again, to evaluate the folder, and to see what each layer costs; none for objects in memory."""
     if not isinstance(model, str | Path) or output is None or data is None:
@@ -183,9 +188,9 @@ def _commands(
     sources = {"data": data, "calibration": calibration, "annotations": annotations}
     chosen = {"recipe": Path(output) / RECIPE, "output": f"{output}-again"}
     return (
-        command("quantize", model, **sources, **chosen, limit=limit, image_size=side, images=images),
+        command("quantize", model, **sources, **chosen, limit=limit, image_size=side, images=images, branch=branch),
         command("eval", output, data=data, annotations=annotations, limit=limit),
-        command("analyze", model, **sources, target=recipe.target),
+        command("analyze", model, **sources, target=recipe.target, branch=branch),
     )
 
 

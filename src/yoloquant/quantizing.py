@@ -35,6 +35,7 @@ from yoloquant.export.quantized_folder import captured, quantized_from
 from yoloquant.graph.capture import copy_graph, layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.latency_search import measured_times, runtime_to_time
+from yoloquant.models.branches import branch_sentence, choose_branch, two_pairs
 from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.processes import from_first
@@ -83,11 +84,19 @@ class Clock:
         self._start = now
 
 
-def to_detector(model: Any, preprocessing: Preprocessing | None = None) -> Detector:
-    """The detector in a file, in an object of an original repository, or as it is."""
+def to_detector(model: Any, preprocessing: Preprocessing | None = None, branch: str | None = None) -> Detector:
+    """The detector in a file, in an object of an original repository, or as it is; with the branch that is asked for."""
     if isinstance(model, Detector):
-        return model
-    return read_detector(model, preprocessing) if isinstance(model, str | Path) else detector_from_live(model)
+        return choose_branch(model, branch)
+    detector = read_detector(model, preprocessing) if isinstance(model, str | Path) else detector_from_live(model)
+    return choose_branch(detector, branch)
+
+
+def tell_branch(detector: Detector, tell: Reporter) -> None:
+    """Say which branch is quantized, where a family has two."""
+    sentence = branch_sentence(detector.head.branch, two_pairs(detector.network) is not None)
+    if sentence is not None:
+        tell.note(sentence)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ class QuantizationResult:
             "rows": [row.to_dict() for row in self.rows],
             "parity": [{**asdict(parity), "signal_to_noise": min(parity.signal_to_noise, 999.0)} for parity in self.parity],
             "float_layers": {layer.name: round(layer.gain, 4) for layer in self.float_layers},
+            "branch": self.detector.head.branch,
             "calibration_images": self.calibration_count,
             "weight_bits": weight_bits(self.detector),
             "quantized_layers": self.quantized_layers,

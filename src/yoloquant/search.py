@@ -19,7 +19,7 @@ from yoloquant.latency_search import by_value, can_be_timed, measured_gains, run
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
-from yoloquant.quantizing import RecipeImages, quantized_in_memory, recipe_images, spread_images, to_detector
+from yoloquant.quantizing import RecipeImages, quantized_in_memory, recipe_images, spread_images, tell_branch, to_detector
 from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
@@ -77,6 +77,7 @@ def search(
     recipe: str | Path | Recipe | None = None,
     overrides: tuple[str, ...] = (),
     images: int = 8,
+    branch: str | None = None,
     calibration: str | Path | None = None,
     annotations: str | Path | None = None,
     record: Path | None = None,
@@ -99,6 +100,7 @@ def search(
         recipe: to start from; `int8-mse` by default.
         overrides: `key=value` changes to the recipe.
         images: calibration images that layers are ranked on.
+        branch: `one-to-one` or `one-to-many`, where a network holds both (YOLOv10, YOLO26); see `yoloquant.models.branches`.
         calibration: images to calibrate on instead of the train split.
         annotations: COCO JSON with the val split's ground truth.
         record: JSON file that keeps what was measured; an interrupted search goes on from there.
@@ -120,7 +122,8 @@ def search(
     if optimize_latency:
         runtime_to_time(start.target)
         start = start.model_copy(update={"output_layers": "quantized"})
-    detector = to_detector(model)
+    detector = to_detector(model, branch=branch)
+    tell_branch(detector, reporter or Silent())
     drawn = recipe_images(start, data, calibration)
     dataset = labelled_split(detector.names, data, annotations)
     if not dataset.ground_truth["annotations"]:

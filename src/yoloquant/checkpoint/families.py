@@ -11,6 +11,7 @@ from yoloquant.checkpoint.records import is_module
 from yoloquant.checkpoint.unpickler import Record, to_number
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import canonical
+from yoloquant.models.branches import ONE_TO_MANY, ONE_TO_ONE, head_with_branch
 from yoloquant.models.detector import Head
 from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.ultralytics.network import DecoupledDetect
@@ -110,22 +111,13 @@ def _anchor_head(record: Record, layer: nn.Module, strides: tuple[int, ...]) -> 
 
 def _ultralytics_head(record: Record, layer: nn.Module, strides: tuple[int, ...]) -> Head:
     assert isinstance(layer, DecoupledDetect)
-    if not uses_one_to_one(record):
-        for name in [name for name, _ in layer.named_children() if name.startswith("one2one")]:
-            delattr(layer, name)
-    layout = "rows_final" if hasattr(layer, "one2one_cv2") else "columns_classes"
+    # Whatever the file is marked with: ultralytics 8.4, too, chooses anew each time, and exports this one.
+    branch = ONE_TO_MANY if layer.has_both() else ONE_TO_ONE if hasattr(layer, "one2one_cv2") else None
     boxes, classes = layer.branches()
     bins, class_count = _channels(boxes) // 4, _channels(classes)
     if bins < 1 or len(boxes) != len(strides):
         raise CheckpointError("its detection head does not fit its strides: the checkpoint is damaged")
-    return DistanceHead(layout, class_count, list(strides), bins)
-
-
-def uses_one_to_one(record: Record) -> bool:
-    """A head with two pairs of branches answers with the one that needs no suppression, unless its file switched that off."""
-    if record.state["_modules"].get("one2one_cv2") is None:
-        return False
-    return bool(record.state.get("_end2end", record.state.get("end2end", True)))
+    return head_with_branch(class_count, list(strides), bins, branch)
 
 
 def _channels(branches: nn.ModuleList) -> int:

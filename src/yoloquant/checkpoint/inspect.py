@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from yoloquant.checkpoint.read import read_detector
+from yoloquant.models.branches import BRANCHES, two_pairs
 from yoloquant.models.detector import Detector
 
 
@@ -41,6 +42,7 @@ class FileFacts:
         input_size: `(height, width)`, pixels.
         layers: with weights, in order.
         source: what else the file tells.
+        branches: `one-to-many`, `one-to-one` or both, the one that is used first; empty where the family has no choice.
     """
 
     family: str
@@ -50,6 +52,7 @@ class FileFacts:
     input_size: tuple[int, int]
     layers: tuple[LayerFacts, ...]
     source: dict[str, Any]
+    branches: tuple[str, ...] = ()
 
 
 def inspect_file(path: str | Path) -> FileFacts:
@@ -79,4 +82,13 @@ def facts_of(detector: Detector) -> FileFacts:
         detector.input_size,
         tuple(layers),
         detector.source,
+        _branches(detector),
     )
+
+
+def _branches(detector: Detector) -> tuple[str, ...]:
+    used = detector.head.branch
+    if used is None:
+        return ()
+    others = [branch for branch in BRANCHES if branch != used] if two_pairs(detector.network) is not None else []
+    return (used, *others)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from yoloquant.checkpoint.onnx_branch import branch_in
 from yoloquant.errors import CheckpointError
 from yoloquant.export.metadata import ModelMetadata, names_of
 from yoloquant.models.architecture import describe
@@ -94,7 +95,7 @@ def read_metadata(path: Path | bytes) -> ModelMetadata:
         facts.input_size,
         facts.family,
         facts.layout,
-        extra=extra_facts(facts.decoder, facts.preprocessing),
+        extra={**extra_facts(facts.decoder, facts.preprocessing), "branch": branch_in(model)},
     )
 
 

@@ -10,6 +10,7 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 
+from yoloquant.checkpoint.onnx_branch import branch_in
 from yoloquant.checkpoint.onnx_facts import foreign_facts, load_onnx
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import Description, build
@@ -61,6 +62,7 @@ def _detector(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> De
     network = build(description)
     head_model = _head_model(model, cut, constants)
     head = OnnxHead(head_model, list(cut.maps), graph.input[0].name, facts.layout, len(facts.names), facts.decoder)
+    head.branch = branch_in(model)
     source = {"producer": model.producer_name, "opset": opset_of(model)}
     return Detector(network, head.eval(), facts.names, facts.strides, facts.input_size, facts.family, wanted, source)
 

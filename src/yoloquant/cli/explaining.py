@@ -27,6 +27,8 @@ def inspect(file: Checkpoint, layers: Annotated[bool, typer.Option(help="List th
     OUT.print(f"parameters  {facts.parameters:,}")
     OUT.print(f"strides     {', '.join(map(str, facts.strides))}")
     OUT.print(f"input size  {height} x {width}")
+    if facts.branches:
+        OUT.print(f"branches    {', '.join(facts.branches)}; the first is used, --branch of other commands chooses")
     for key, value in facts.source.items():
         OUT.print(f"{key:11} {value}", markup=False)
     if layers:

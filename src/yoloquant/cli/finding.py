@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yoloquant.cli.options import Annotations, Checkpoint, Data, Plots, Set, TargetName, app, save_plots
+from yoloquant.cli.options import Annotations, Branch, Checkpoint, Data, Plots, Set, TargetName, app, save_plots
 from yoloquant.console import OUT, RichReporter
 from yoloquant.errors import YoloquantError
 
@@ -26,6 +26,7 @@ def analyze(
     fast: Annotated[int | None, typer.Option(min=1, help="For map: only so many images of the val split.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
     annotations: Annotations = None,
+    branch: Branch = None,
     top: Annotated[int, typer.Option(min=1, help="Layers to show.")] = 15,
     plots: Plots = None,
 ) -> None:
@@ -49,6 +50,7 @@ def analyze(
         fast=fast,
         calibration=calibration,
         annotations=annotations,
+        branch=branch,
         reporter=RichReporter(),
     )
     OUT.print(sensitivity_table(found, top))
@@ -75,6 +77,7 @@ def search(
     overrides: Set = None,
     calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
     annotations: Annotations = None,
+    branch: Branch = None,
 ) -> None:
     """Find the fewest layers in float that keep an accuracy, and write the recipe."""
     from yoloquant.finishing import checked_output
@@ -102,6 +105,7 @@ def search(
         overrides=tuple(overrides or ()),
         calibration=calibration,
         annotations=annotations,
+        branch=branch,
         record=output.with_suffix(".search.json"),
         reporter=RichReporter(),
     )
@@ -113,7 +117,9 @@ def search(
     reached = f"{found.found_map:.2f} of the float model's {found.float_map:.2f} mAP50-95"
     OUT.print(f"{reached}, in {found.evaluations} evaluations", markup=False)
     if model_folder is not None:
-        quantize(model, data, recipe=found.recipe, output=model_folder, calibration=calibration, annotations=annotations)
+        quantize(
+            model, data, recipe=found.recipe, output=model_folder, calibration=calibration, annotations=annotations, branch=branch
+        )
         OUT.print(f"the model is in {model_folder}", markup=False)
     how = f": `yoloquant quantize ... --recipe {output}` makes the model" if model_folder is None else ""
     OUT.print(f"written to {output} and {page}{how}", markup=False)

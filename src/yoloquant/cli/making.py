@@ -9,6 +9,7 @@ import typer
 
 from yoloquant.cli.options import (
     Annotations,
+    Branch,
     Checkpoint,
     Data,
     Exportable,
@@ -25,11 +26,14 @@ from yoloquant.cli.options import (
     TargetName,
     app,
     preprocessing,
+    tell_branch,
 )
 from yoloquant.console import OUT, RichReporter
 from yoloquant.errors import YoloquantError
 
 if TYPE_CHECKING:
+    from yoloquant.models.detector import Detector
+    from yoloquant.quant.network import QuantizedDetector
     from yoloquant.results import QuantizationResult
 
 
@@ -49,6 +53,7 @@ def quantize(
     limit: Limit = None,
     image_size: ImageSize = None,
     pixels: Pixels = None,
+    branch: Branch = None,
     device: Annotated[str, typer.Option(help="Where steps that learn run: cpu, cuda, cuda:1.")] = "cpu",
     nms: Nms = False,
     nms_confidence: NmsConfidence = 0.25,
@@ -76,6 +81,7 @@ def quantize(
         limit=limit,
         input_size=image_size,
         preprocessing=preprocessing(pixels),
+        branch=branch,
         device=device,
         nms=NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None,
         report=report,
@@ -219,6 +225,7 @@ def export(
     model: Exportable,
     output: Annotated[Path, typer.Option(help="ONNX file to write.")],
     image_size: ImageSize = None,
+    branch: Branch = None,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = True,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 or later.")] = None,
     nms: Nms = False,
@@ -237,6 +244,7 @@ def export(
     from yoloquant.export.nms import NmsOptions, add_nms_to_file
     from yoloquant.export.onnx_file import export_onnx
     from yoloquant.export.quantized_folder import load_quantized, recipe_of
+    from yoloquant.models.branches import check_branch, choose_branch
     from yoloquant.writing import checked_file, replaced_whole
 
     if calibration_cache is not None:
@@ -245,7 +253,11 @@ def export(
             raise ExportError(f"{model} has no scales for a calibration cache: name a folder quantized with --target tensorrt")
     size = (image_size, image_size) if image_size else None
     with replaced_whole(output) as file:
-        detector = load_quantized(model) if model.is_dir() else read_detector(model)
+        if model.is_dir():
+            detector: Detector | QuantizedDetector = load_quantized(model)
+            check_branch(detector.head.branch, branch)
+        else:
+            detector = choose_branch(read_detector(model), branch)
         target = recipe_of(model).target if model.is_dir() else "float"
         export_onnx(detector, file, target=target, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
         if nms:
@@ -253,6 +265,7 @@ def export(
             add_nms_to_file(file, options, tensorrt=target == "tensorrt")
         if calibration_cache is not None:
             write_calibration_cache(file, file, calibration_cache)
+    tell_branch(detector.head.branch)
     OUT.print(f"written to {output}", markup=False)
     if target == "tensorrt":
         _tell_trtexec(output, calibration_cache)

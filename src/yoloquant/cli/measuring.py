@@ -9,6 +9,7 @@ import typer
 
 from yoloquant.cli.options import (
     Annotations,
+    Branch,
     Confidence,
     Data,
     ImageSize,
@@ -21,6 +22,7 @@ from yoloquant.cli.options import (
     app,
     preprocessing,
     save_plots,
+    tell_branch,
 )
 from yoloquant.console import OUT, RichReporter
 
@@ -43,6 +45,7 @@ def evaluate_command(
     per_class: Annotated[bool, typer.Option(help="Show each class.")] = False,
     predictions: Annotated[Path | None, typer.Option(help="Write the boxes as COCO JSON.")] = None,
     pixels: Pixels = None,
+    branch: Branch = None,
 ) -> None:
     """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1."""
     from yoloquant.data.dataset import load_dataset
@@ -54,7 +57,8 @@ def evaluate_command(
     if predictions is not None:
         checked_file(predictions)
     dataset = load_dataset(data, split, annotations=annotations)
-    runner = open_model(model, runtime, preprocessing=preprocessing(pixels))
+    runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
+    tell_branch(runner.branch)
     settings = EvaluationSettings(
         confidence,
         iou,
@@ -87,13 +91,15 @@ def predict(
     confidence: Confidence = 0.25,
     iou: Iou = 0.45,
     pixels: Pixels = None,
+    branch: Branch = None,
 ) -> None:
     """Detect objects in pictures and draw them."""
     from yoloquant.evaluate.predict import find_images, predict_to_files
     from yoloquant.loading import open_model
 
     entries = find_images(images)
-    runner = open_model(model, runtime, preprocessing=preprocessing(pixels))
+    runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
+    tell_branch(runner.branch)
     second = open_model(compare) if compare else None
     titles = (model.name, compare.name if compare else "")
     skipped: list[str] = []

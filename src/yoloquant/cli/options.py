@@ -40,6 +40,13 @@ NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers w
 NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
 Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
 ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
+Branch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="one-to-one|one-to-many",
+        help="Pair of branches that answers, of YOLOv10 and YOLO26; one-to-many by default, as ultralytics 8.4 has it.",
+    ),
+]
 Pixels = Annotated[
     str | None,
     typer.Option(
@@ -55,6 +62,15 @@ def preprocessing(words: str | None) -> Preprocessing | None:
     from yoloquant.models.preprocessing import parse_preprocessing
 
     return None if words is None else parse_preprocessing(words)
+
+
+def tell_branch(branch: str | None) -> None:
+    """Say which branch a model answers with, where its family has two."""
+    from yoloquant.models.branches import branch_sentence
+
+    sentence = branch_sentence(branch)
+    if sentence is not None:
+        OUT.print(sentence, markup=False)
 
 
 def save_plots(charts: Sequence[Chart], folder: Path, suffix: str | None) -> None:

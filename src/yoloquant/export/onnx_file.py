@@ -111,6 +111,8 @@ def export_onnx(
     if kept:
         proto = attach_head(proto, onnx.load_model_from_string(kept.model_bytes()), kept.input_name)
     extra = extra_facts(getattr(head, "decoder", None) if kept else None, detector.preprocessing)
+    if head.branch is not None:
+        extra["branch"] = head.branch
     metadata = ModelMetadata(detector.names, detector.strides, size, detector.family, head.layout, target, extra)
     onnx.helper.set_model_props(proto, metadata.to_properties())
     proto.producer_name = "yoloquant"

@@ -20,10 +20,13 @@ class Head(nn.Module):
     Attributes:
         layout: name of the layout of the decoded output, a key of `yoloquant.models.layouts.LAYOUTS`.
         class_count: number of classes C.
+        branch: `one-to-one` or `one-to-many`, the pair of branches whose maps it decodes where a network has two; see
+            `yoloquant.models.branches`.
     """
 
     layout: str
     class_count: int
+    branch: str | None = None
 
     @property
     def suppresses(self) -> bool:

@@ -30,6 +30,7 @@ class DistanceHead(Head):
         "strides": Field((list, tuple)),
         "bins": Field((int,)),
         "max_detections": Field((int,), 300),
+        "branch": Field((str, type(None)), None),
     }
 
     def __init__(self, layout: str, class_count: int, strides: list[int], bins: int, max_detections: int = 300):

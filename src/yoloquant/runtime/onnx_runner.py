@@ -31,6 +31,7 @@ class OnnxRunner:
         facts = metadata or read_metadata(path)
         self.name = name
         self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
+        self.branch: str | None = facts.extra.get("branch")
         self.stride = max(facts.strides)
         self.preprocessing = Preprocessing(**facts.extra.get("preprocessing", {}))
         decoder = facts.extra.get("decoder")

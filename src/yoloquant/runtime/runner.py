@@ -15,6 +15,7 @@ class Runner(Protocol):
     Attributes:
         name: of the runtime, for tables: "torch", "onnxruntime", "openvino".
         layout: of the decoded output, a key of `yoloquant.models.layouts.LAYOUTS`.
+        branch: `one-to-one` or `one-to-many`, where the family has both.
         names: class names.
         input_size: `(height, width)` in pixels that the model wants.
         batch_size: the only batch size it takes, or none if free.
@@ -25,6 +26,7 @@ class Runner(Protocol):
 
     name: str
     layout: str
+    branch: str | None
     names: tuple[str, ...]
     input_size: tuple[int, int]
     batch_size: int | None

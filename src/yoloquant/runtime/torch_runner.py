@@ -18,6 +18,7 @@ class TorchRunner:
         """Move the detector to `device` and keep convolutions in channels-last order, which CPUs run faster."""
         self.name = "torch"
         self.layout = detector.head.layout
+        self.branch = detector.head.branch
         self.names = detector.names
         self.input_size = detector.input_size
         self.batch_size: int | None = None

@@ -31,6 +31,7 @@ class OnnxHead(Head):
         "model": Field((str,)),
         "map_names": Field((list, tuple)),
         "input_name": Field((str,)),
+        "branch": Field((str, type(None)), None),
     }
     model: str
     map_names: list[str]

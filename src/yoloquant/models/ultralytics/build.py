@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from yoloquant.models.branches import ONE_TO_MANY, head_with_branch
 from yoloquant.models.building import LayerStack, assemble, divisible
 from yoloquant.models.detector import Detector
-from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.ultralytics.block_builders import box_branch, light_class_branch, make_block
 from yoloquant.models.ultralytics.network import DecoupledDetect
 from yoloquant.models.ultralytics.plans import PLANS, Block, Plan
@@ -37,8 +37,7 @@ def build_ultralytics(
     outputs = layers.add_all()
     detect = _detect(plan, [layers.stack.channels(index) for index in outputs], len(names))
     layers.stack.add(detect, 0, outputs)
-    layout = "rows_final" if plan.end_to_end else "columns_classes"
-    head = DistanceHead(layout, len(names), list(STRIDES), plan.bins)
+    head = head_with_branch(len(names), list(STRIDES), plan.bins, ONE_TO_MANY if plan.end_to_end else None)
     size = (input_size, input_size)
     return Detector(layers.stack.network().eval(), head.eval(), tuple(names), STRIDES, size, plan.family)
 

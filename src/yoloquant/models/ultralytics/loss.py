@@ -14,8 +14,9 @@ from yoloquant.models.losses.parts import LossParts
 class YOLOv8Loss(DistanceLoss):
     """CIoU, distribution focal loss and binary cross entropy on task-aligned cells; the sum is multiplied by the batch size.
 
-    A network with both pairs of branches (YOLOv10) has the second pair behind the first while it trains: each object is assigned
-    to one cell of the first and to several of the second, and both losses add up (Wang et al. 2024, "YOLOv10", section 3.1).
+    A network with two pairs of branches (YOLOv10) answers with both while it trains, with the one that it uses first: each object
+    is assigned to one cell of the one-to-one pair and to several of the other, and both losses add up (Wang et al. 2024,
+    "YOLOv10", section 3.1).
     """
 
     one = TaskAligned(1, 0.5, 6.0, complete_iou)
@@ -31,14 +32,16 @@ class YOLOv8Loss(DistanceLoss):
         count, images = 2 * len(self.strides), self.images_in_all(raw_maps)
         if len(raw_maps) == count:
             return self.compare(raw_maps, targets, self.one if self._one_to_one else self.many, images)
+        halves = raw_maps[:count], raw_maps[count:]
+        of_one, of_many = halves if self._one_to_one else halves[::-1]
+        first = self.compare(of_one, targets, self.one, images)
+        second = self.compare(of_many, targets, self.many, images)
         one, many = self.shares()
-        first = self.compare(raw_maps[:count], targets, self.one, images)
-        second = self.compare(raw_maps[count:], targets, self.many, images)
         parts = {name: one * value + many * second.parts[name] for name, value in first.parts.items()}
         return LossParts(one * first.total + many * second.total, parts)
 
     def shares(self) -> tuple[float, float]:
-        """Weights of the losses of the first pair and of the second."""
+        """Weights of the losses of the one-to-one pair and of the other."""
         return 1.0, 1.0
 
 
@@ -47,11 +50,11 @@ class YOLO26Loss(YOLOv8Loss):
 
     - Boxes are distances without a distribution: in the place of its loss stands the mean absolute error of the four distances,
       each as a share of the image's width or height (`l1`, weighted by the gain `dfl`).
-    - Of the seven best cells that an object claims for the first pair of branches it keeps the best one that is left to it when
-      cells claimed twice are given away.
+    - Of the seven best cells that an object claims for the one-to-one pair of branches it keeps the best one that is left to it
+      when cells claimed twice are given away.
     - Small objects: sides shorter than the second level's stride count as that long when cells inside of an object are looked
       for.
-    - The second pair's share of the loss falls in a line from 0.8 in the first epoch to 0.1 in the last; the first pair has the
+    - The one-to-many pair's share of the loss falls in a line from 0.8 in the first epoch to 0.1 in the last; the other has the
       rest.
     """
 

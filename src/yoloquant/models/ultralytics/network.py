@@ -14,30 +14,41 @@ from yoloquant.models.reparameterize import part
 class DecoupledDetect(nn.Module):
     """A box branch and a class branch for each level; decoding is in `DistanceHead`.
 
-    Files of end-to-end models hold both branches twice; the pair `one2one_cv2`, `one2one_cv3` is the one that answers without
-    suppression, and where it is there, it is used. In training the other pair answers, too, behind it, and the first does not
-    reach the layers before the head.
+    Files of YOLOv10 and YOLO26 hold both branches twice; the pair `one2one_cv2`, `one2one_cv3` answers without suppression, and
+    is used where `end_to_end`, or where it is the only one. In training the other pair answers, too, behind the used one; the
+    one-to-one pair does not reach the layers before the head.
     """
 
-    fields: ClassVar[dict[str, Field]] = {"nc": Field((int,)), "reg_max": Field((int,), 16)}
+    fields: ClassVar[dict[str, Field]] = {
+        "nc": Field((int,)),
+        "reg_max": Field((int,), 16),
+        "end_to_end": Field((bool,), False),
+    }
+    end_to_end: bool = False
     # Its weights are the constants 0, 1, 2, ..., and `DistanceHead` has those.
     left_out: ClassVar[tuple[str, ...]] = ("dfl",)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """List of `(N, Ci, Hi, Wi)` -> `[box map (N, 4*reg_max, Hi, Wi), class map (N, nc, Hi, Wi), ...]`."""
-        if self.training and self._has_both():
-            apart = _pairs(*self.branches(), [x.detach() for x in maps])
-            return [*apart, *_pairs(part(self, "cv2", nn.ModuleList), part(self, "cv3", nn.ModuleList), maps)]
-        return _pairs(*self.branches(), maps)
+        if not (self.training and self.has_both()):
+            return _pairs(*self.branches(), maps)
+        one = _pairs(*self._pair("one2one_"), [x.detach() for x in maps])
+        many = _pairs(*self._pair(""), maps)
+        return [*one, *many] if self.end_to_end else [*many, *one]
 
-    def _has_both(self) -> bool:
-        return all(isinstance(getattr(self, name, None), nn.ModuleList) for name in ("one2one_cv2", "cv2"))
+    def has_both(self) -> bool:
+        """Both pairs are there."""
+        return self._has("one2one_") and self._has("")
 
     def branches(self) -> tuple[nn.ModuleList, nn.ModuleList]:
         """Box and class branches that are used."""
-        if hasattr(self, "one2one_cv2"):
-            return self.one2one_cv2, self.one2one_cv3  # type: ignore[return-value]
-        return self.cv2, self.cv3  # type: ignore[return-value]
+        return self._pair("one2one_" if self._has("one2one_") and (self.end_to_end or not self._has("")) else "")
+
+    def _has(self, prefix: str) -> bool:
+        return isinstance(getattr(self, f"{prefix}cv2", None), nn.ModuleList)
+
+    def _pair(self, prefix: str) -> tuple[nn.ModuleList, nn.ModuleList]:
+        return part(self, f"{prefix}cv2", nn.ModuleList), part(self, f"{prefix}cv3", nn.ModuleList)
 
 
 def _pairs(boxes: nn.ModuleList, classes: nn.ModuleList, maps: list[Tensor]) -> list[Tensor]:
