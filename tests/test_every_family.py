@@ -1,4 +1,4 @@
-"""Every step of the toolkit on every family: what each does is tested elsewhere, here that none stumbles over a family's blocks."""
+"""Every step of the toolkit on every family: what each step does is tested elsewhere; here none may stumble over a block."""
 
 import onnx
 import pytest
@@ -21,10 +21,10 @@ from yoloquant.training import TrainingOptions, train
 STEPS = """[
     {equalize: {rounds: 1}},
     {smooth: {images: 2, least_gain: 1.0}},
-    {weight_ranges: {images: 2}},
     calibrate,
     {keep_float: {layers: 1, images: 2, least_gain: 0.0}},
     {mixed_precision: {bits: [7, 8], average_bits: 7.9, images: 2}},
+    {weight_ranges: {images: 2}},
     {detection_ranges: {images: 2, factors: [0.85]}},
     {bias_correction: {method: fast, images: 2}},
     {bias_correction: {images: 2}},

@@ -126,7 +126,10 @@ def break_down(*_, **__):
 
 
 PARTS = {
-    "figures of layers and tensors": ("yoloquant.reporting.tensor_statistics", {"report.html", "layers.csv", "classes.csv", "plots"}),
+    "figures of layers and tensors": (
+        "yoloquant.reporting.tensor_statistics",
+        {"report.html", "layers.csv", "classes.csv", "plots"},
+    ),
     "report": ("yoloquant.report.quantization_page.write_rows", {"plots"}),
     "charts": ("yoloquant.report.plots.plot", {"report.html", "layers.csv", "classes.csv"}),
 }

@@ -101,7 +101,16 @@ def _tell_result(result: QuantizationResult, output: Path) -> None:
             OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
     if result.rows:
         OUT.print(result_table(result.rows))
-    names = ("model.onnx", "quantized.safetensors", "recipe.yaml", "metrics.json", "report.html", "layers.csv", "classes.csv", "plots")
+    names = (
+        "model.onnx",
+        "quantized.safetensors",
+        "recipe.yaml",
+        "metrics.json",
+        "report.html",
+        "layers.csv",
+        "classes.csv",
+        "plots",
+    )
     OUT.print(f"written to {output}: {', '.join(name for name in names if (output / name).exists())}", markup=False)
     if result.recipe.target == "tensorrt":
         _tell_trtexec(output / "model.onnx")
