@@ -7,6 +7,7 @@ than quantization itself, and passes any comparison of outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -229,7 +230,7 @@ class _Comparison:
         quantizer, source = self.network.get_submodule(str(call.target)), call.args[0]
         assert isinstance(quantizer, FakeQuantize)
         assert isinstance(source, Node)
-        weight = self.network.get_parameter(str(source.target)).detach()
+        weight = _held(self.network, str(source.target)).detach()
         node = self.graph.dequantized(name)
         if node is None or node.input[0] not in self.graph.constants:
             return "has no weight in integers"
@@ -253,7 +254,7 @@ class _Comparison:
 
     def _float_weight_problem(self, name: str) -> str | None:
         """A weight that stays in float is in the file, whatever its name there; matrices may be transposed."""
-        expected = self.network.get_parameter(name).detach().numpy()
+        expected = _held(self.network, name).detach().numpy()
         if name in self.graph.constants:
             same = np.array_equal(self.graph.constants[name], expected)
         else:
@@ -278,12 +279,17 @@ class _Comparison:
 
     def _bias_problems(self, node: Node, layer: onnx.NodeProto) -> Iterator[str]:
         bias = node.args[2] if len(node.args) > 2 else None
-        expected = self.network.get_parameter(str(bias.target)).detach().numpy() if isinstance(bias, Node) else None
+        expected = _held(self.network, str(bias.target)).detach().numpy() if isinstance(bias, Node) else None
         name = layer.input[2] if len(layer.input) > 2 else self._added_to(layer) if expected is not None else None
         found = None if not name else self._constant(name)
-        if expected is None and found is not None and np.any(found):
-            yield "has a bias"
-        elif expected is not None and (found is None or not self._is_bias(found, expected, name)):
+        if expected is None:
+            if found is not None and np.any(found):
+                yield "has a bias"
+        elif found is None:
+            # The exporter leaves out a bias of zeros.
+            if np.any(expected):
+                yield "has no bias"
+        elif not self._is_bias(found, expected, name):
             yield "has another bias"
 
     def _added_to(self, layer: onnx.NodeProto) -> str | None:
@@ -308,6 +314,13 @@ class _Comparison:
         if found.size != expected.size or scale is None:
             return np.array_equal(found.reshape(-1), expected.reshape(-1))
         return bool(np.all(np.abs(found.reshape(-1) - expected.reshape(-1)) <= 0.5001 * scale.scale.reshape(-1)))
+
+
+def _held(network: GraphModule, name: str) -> torch.Tensor:
+    """A tensor of the network by its path; foreign ONNX files may hold constants as buffers."""
+    held = attrgetter(name)(network)
+    assert isinstance(held, torch.Tensor)
+    return held
 
 
 def _wide(parameter: np.ndarray, shape: torch.Size, node: onnx.NodeProto) -> np.ndarray:

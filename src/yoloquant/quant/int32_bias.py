@@ -6,6 +6,8 @@ nothing, but not its bias, those steps are so fine that the bias overflows.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -48,13 +50,14 @@ def fit_biases(detector: QuantizedDetector) -> list[str]:
 def _least_scale(detector: QuantizedDetector, layer: QuantizedWeight) -> Tensor | None:
     """The smallest weight scale that the bias allows, of the shape of the weight's; none if there is no limit."""
     source, bias = layer.node.args[0], layer.node.args[2] if len(layer.node.args) > 2 else None
-    if not isinstance(source, Node) or not isinstance(bias, Node) or kind(source) != "quantizer":
+    if not isinstance(source, Node) or not isinstance(bias, Node) or kind(bias) != "parameter" or kind(source) != "quantizer":
         return None
     if layer.quantizer.spec.granularity == "group":
         return None
     observed = detector.network.get_submodule(str(source.target))
     assert isinstance(observed, FakeQuantize)
-    size = detector.network.get_parameter(str(bias.target)).detach().abs().double()
+    # Foreign ONNX files may hold it as a buffer.
+    size = attrgetter(str(bias.target))(detector.network).detach().abs().double()
     # Groups of a transposed convolution share the scales of their channels.
     largest = size.view(-1, layer.quantizer.scale.numel()).amax(0) if layer.quantizer.scale.dim() else size.amax()
     least = largest / (observed.scale.detach().double() * MOST_STEPS)
