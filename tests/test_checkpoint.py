@@ -66,7 +66,7 @@ def checkpoint(path, content, **entries):
     [
         (os.system, ("touch owned",), "system"),
         (eval, ("1+1",), "eval"),
-        (getattr, (str, "join"), "getattr"),
+        (getattr, (str, "join"), "unicode"),
         (__import__, ("os",), "__import__"),
     ],
 )
@@ -76,6 +76,12 @@ def test_code_is_refused_by_name_and_not_run(function, arguments, name, tmp_path
     with pytest.raises(CheckpointError, match=rf"\.{name}, which is not on the list"):
         read_detector(path)
     assert not (tmp_path / "owned").exists()
+
+
+def test_attributes_are_those_of_layers_alone_and_are_not_looked_up(tmp_path):
+    path = checkpoint(tmp_path / "evil.pt", {"model": Malicious(getattr, {"a": 1}, "keys")})
+    with pytest.raises(CheckpointError, match="an attribute of something that is no layer"):
+        read_detector(path)
 
 
 def test_names_with_dots_cannot_smuggle(tmp_path):

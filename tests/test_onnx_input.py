@@ -14,7 +14,8 @@ from torch import nn
 from small_networks import ConvBlock
 from yoloquant.algorithms.calibrate import calibrate, to_input
 from yoloquant.checkpoint.live import detector_from_live, detector_from_module
-from yoloquant.checkpoint.onnx_facts import foreign_facts, load_onnx
+from yoloquant.checkpoint.onnx_checks import load_onnx
+from yoloquant.checkpoint.onnx_facts import foreign_facts
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
@@ -342,7 +343,7 @@ def test_what_cannot_be_read_is_told_by_node(tmp_path):
     file_of([CONV, SHAPE, ROWS], path, (("z", TensorProto.FLOAT, [1, 3, 32, 32]), ("more", TensorProto.FLOAT, [1])))
     with pytest.raises(CheckpointError, match="2 inputs"):
         read_detector(path)
-    file_of([helper.make_node("Relu", ["z"], ["c"]), SHAPE, ROWS], path, (("z", TensorProto.FLOAT, [1, 85, 1024]),))
+    file_of([helper.make_node("Relu", ["z"], ["c"]), SHAPE, ROWS], path, (("z", TensorProto.FLOAT, [1, 3, 32, 32]),))
     with pytest.raises(CheckpointError, match="no convolution"):
         read_detector(path)
     path.write_bytes(b"\x00\x01 not a model")

@@ -5,10 +5,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from yoloquant.checkpoint.onnx_file import _describe_node
+from yoloquant.checkpoint.onnx_constants import fold_constants
+from yoloquant.checkpoint.onnx_file import _describe, _describe_node
 from yoloquant.models.architecture import build
+from yoloquant.models.onnx.cut import Cut
 
 RNG = np.random.default_rng(0)
 
@@ -139,11 +141,108 @@ def test_a_node_answers_as_in_onnx_runtime(name):
         np.testing.assert_allclose(found.numpy(), value, rtol=1e-4, atol=1e-4)
 
 
-def test_shapes_are_computed_as_python_values():
-    node = helper.make_node("Shape", ["x"], ["shape"])
-    shape = build(_describe_node(node, {}, 17, 0))([torch.zeros(2, 3, 4, 5)])
-    gather = helper.make_node("Gather", ["shape", "index"], ["size"])
-    size = build(_describe_node(gather, {"index": np.array(2)}, 17, 0))([shape, None])
-    concat = helper.make_node("Concat", ["a", "b"], ["sizes"], axis=0)
-    sizes = build(_describe_node(concat, {"b": integers(-1)}, 17, 0))([[size], None])
-    assert (shape, size, sizes) == ([2, 3, 4, 5], 4, [4, -1])
+def node(op, inputs, output, **attributes):
+    return helper.make_node(op, inputs.split(), [output], **attributes)
+
+
+FREE = torch.export.Dim.AUTO
+SHAPE = node("Shape", "x", "shape")
+# Graphs that compute shapes at run time -> nodes, constants.
+COMPUTED = {
+    "a size between others, as torch writes views": (
+        [SHAPE, node("Gather", "shape two", "size"), node("Unsqueeze", "size zero", "sizes"),
+         node("Concat", "batch sizes rest", "wanted", axis=0), node("Reshape", "x wanted", "y")],
+        {"two": np.array(2), "zero": integers(0), "batch": integers(0), "rest": integers(-1)},
+    ),
+    "twice the size, as old exporters write upsampling": (
+        [SHAPE, node("Slice", "shape two four", "sides"), node("Cast", "sides", "wide", to=TensorProto.FLOAT),
+         node("Mul", "wide factors", "scaled"), node("Floor", "scaled", "whole"), node("Cast", "whole", "sizes", to=7),
+         node("Slice", "shape zero two", "kept"), node("Concat", "kept sizes", "wanted", axis=0),
+         node("Resize", "x none none wanted", "y", coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
+        {"zero": integers(0), "two": integers(2), "four": integers(4), "factors": np.float32([2, 2]),
+         "none": np.zeros(0, np.float32)},
+    ),
+    "an expansion whose sizes may be -1": (
+        [SHAPE, node("ConstantOfShape", "rank", "ones", value=numpy_helper.from_array(integers(1))),
+         node("Mul", "ones minus", "all_minus"), node("Equal", "shape all_minus", "is_minus"),
+         node("Where", "is_minus ones shape", "wanted"), node("Expand", "row wanted", "wide"), node("Add", "x wide", "y")],
+        {"rank": integers(4), "minus": integers(-1), "row": weights(1, 4, 1, 1)},
+    ),
+    "arithmetic on sizes": (
+        [SHAPE, node("Gather", "shape last", "sides"),
+         node("ReduceProd", "sides", "area", keepdims=1), node("Div", "area three", "third"), node("Mod", "area three", "left"),
+         node("Mul", "third three", "whole"), node("Add", "whole left", "again"), node("Max", "again one", "most"),
+         node("Concat", "kept most", "wanted", axis=0), node("Reshape", "x wanted", "y")],
+        {"last": integers(2, 3), "three": integers(3), "one": integers(1), "kept": integers(0, 4)},
+    ),
+    "positions by a range": (
+        [SHAPE, node("Gather", "shape three", "width"), node("Range", "start width step", "cells"),
+         node("Cast", "cells", "positions", to=TensorProto.FLOAT), node("Add", "x positions", "y")],
+        {"three": np.array(3), "start": np.array(0), "step": np.array(1)},
+    ),
+    "a filled map": (
+        [SHAPE, node("ConstantOfShape", "shape", "halves", value=numpy_helper.from_array(np.float32([0.5]))),
+         node("Add", "x halves", "y")],
+        {},
+    ),
+    "a part of the width": (
+        [SHAPE, node("Gather", "shape three", "width"), node("Div", "width two", "half"), node("Unsqueeze", "half zero", "end"),
+         node("Slice", "x zero end axis", "y")],
+        {"three": np.array(3), "two": np.array(2), "zero": integers(0), "axis": integers(3)},
+    ),
+    "the number of values": (
+        [node("Size", "x", "count"), node("Reshape", "count one", "whole"), node("Reshape", "x whole", "y")],
+        {"one": integers(1)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_shapes_are_computed_as_the_runtime_computes_them_at_every_size(name):
+    nodes, constants = COMPUTED[name]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = build(_describe(model, Cut(tuple(range(len(nodes))), (), ("y",)), constants))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    example = torch.zeros(3, 4, 8, 12)
+    captured = torch.export.export(network, (example,), dynamic_shapes=({0: FREE, 2: FREE, 3: FREE},), strict=False).module()
+    for shape in ((3, 4, 8, 12), (2, 4, 16, 6)):
+        x = RNG.normal(size=shape).astype(np.float32)
+        (expected,) = session.run(None, {"x": x})
+        with torch.no_grad():
+            for found in (network(torch.from_numpy(x)), captured(torch.from_numpy(x))):
+                np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_depends_on_constants_alone_is_computed_once():
+    kernel = weights(4, 3, 1, 1)
+    nodes = [
+        node("Cast", "kernel", "wide", to=TensorProto.FLOAT),
+        node("Transpose", "wide", "turned", perm=[1, 0, 2, 3]),
+        node("Identity", "turned", "shared"),
+        node("Conv", "x shared", "c"),
+        node("Expand", "one huge", "filled"),
+        node("Identity", "c", "y"),
+    ]
+    constants = {"kernel": kernel.astype(np.float16), "one": np.float32([1]), "huge": integers(1 << 20, 1 << 20)}
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert fold_constants(model) == 3
+    # What would be far larger than its inputs stays where it is.
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Expand", "Identity"]
+    shared = next(tensor for tensor in model.graph.initializer if tensor.name == "shared")
+    np.testing.assert_array_equal(
+        numpy_helper.to_array(shared), kernel.astype(np.float16).astype(np.float32).transpose(1, 0, 2, 3)
+    )

@@ -14,7 +14,7 @@ from yoloquant.evaluate.evaluator import check_classes
 from yoloquant.export.nms import NmsOptions
 from yoloquant.export.quantized_folder import RECIPE
 from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder
-from yoloquant.models.detector import Detector
+from yoloquant.models.detector import Detector, at_size
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
@@ -107,7 +107,7 @@ def quantize(
     detector = to_detector(model, preprocessing, branch)
     tell_branch(detector, tell)
     if input_size is not None:
-        detector.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
+        detector = at_size(detector, (input_size, input_size) if isinstance(input_size, int) else input_size)
     images = recipe_images(settings, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations) if data is not None and measure else None
     if dataset is not None:

@@ -20,7 +20,7 @@ from yoloquant.evaluate.evaluator import evaluate
 from yoloquant.models.activations import swap_activations
 from yoloquant.models.build import ARCHITECTURES, build_detector
 from yoloquant.models.classes import with_classes
-from yoloquant.models.detector import Detector, check_input_size
+from yoloquant.models.detector import Detector, at_size
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -205,8 +205,7 @@ def starting_detector(model: str | Path | Detector, names: Sequence[str], image_
     else:
         raise CheckpointError(f"there is no file {model} and no architecture of this name: {', '.join(ARCHITECTURES)}")
     side = image_size or max(detector.input_size)
-    check_input_size((side, side), max(detector.strides))
-    return replace(detector, input_size=(side, side))
+    return at_size(detector, (side, side))
 
 
 def _checked_names(data: str | Path, training: DetectionDataset, validation: DetectionDataset) -> tuple[str, ...]:

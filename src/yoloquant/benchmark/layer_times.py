@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from yoloquant.checkpoint.onnx_facts import load_onnx
+from yoloquant.checkpoint.onnx_checks import load_onnx
 from yoloquant.runtime.layer_times import LayerTime, layer_times
 
 # What may stand behind a layer's name in a runtime's: "/WithoutBiases", "_nchwc", ".output_quantizer", "_f32_u8_...".

@@ -12,7 +12,7 @@ import onnx
 from yoloquant.check.finding import Finding
 from yoloquant.check.integer_layers import is_at_lowest, runs_in_integers, why_in_float
 from yoloquant.check.qdq_graph import ACTIVATIONS, SAME_VALUES, WEIGHTED, QdqGraph, Scale
-from yoloquant.checkpoint.onnx_facts import load_onnx
+from yoloquant.checkpoint.onnx_checks import open_detector_file
 from yoloquant.targets.base import Target
 from yoloquant.targets.registry import get_target
 
@@ -61,7 +61,7 @@ def check_file(path: str | Path, target: str) -> CheckResult:
         CheckpointError: the file is no ONNX file.
         RecipeError: there is no such target.
     """
-    return check_graph(QdqGraph(load_onnx(Path(path))), get_target(target))
+    return check_graph(QdqGraph(open_detector_file(Path(path))), get_target(target))
 
 
 def check_graph(graph: QdqGraph, target: Target) -> CheckResult:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from yoloquant.checkpoint.onnx_branch import branch_in
+from yoloquant.checkpoint.onnx_checks import image_input, open_detector_file, properties_of, shape_of
+from yoloquant.checkpoint.output_axes import read_axes
 from yoloquant.errors import CheckpointError
 from yoloquant.export.metadata import ModelMetadata, names_of
 from yoloquant.models.architecture import describe
@@ -33,8 +35,10 @@ _NO_DECODING = frozenset(
     {"Sigmoid", "Concat", "Reshape", "Transpose", "Identity", "Shape", "Gather", "Slice", "Unsqueeze", "Squeeze", "Cast",
      "Constant", "Flatten"}
 )  # fmt: skip
-# Heads with suppression answer with at most so many rows; undecoded and decoded ones have more.
-_MOST_FINAL_ROWS = 1000
+# Operators that leave final detections only.
+_SELECTING = frozenset({"TopK", "NonMaxSuppression"})
+# Side of the images where a file leaves it free and names none, pixels.
+DEFAULT_SIZE = 640
 
 
 @dataclass(frozen=True)
@@ -60,35 +64,20 @@ class OnnxFacts:
     preprocessing: Preprocessing = PLAIN
 
 
-def load_onnx(path: Path | bytes) -> onnx.ModelProto:
-    """Read and check an ONNX model.
-
-    Raises:
-        CheckpointError: it is missing, no ONNX model, or has no graph.
-    """
-    name = "the model in memory" if isinstance(path, bytes) else str(path)
-    try:
-        model = onnx.load_model_from_string(path) if isinstance(path, bytes) else onnx.load(str(path))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {name}") from error
-    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise CheckpointError(f"{name} is not an ONNX model, or is damaged: export it again") from error
-    if not model.graph.node or not model.graph.input or not model.graph.output:
-        raise CheckpointError(f"{name} is not an ONNX model, or is damaged: its graph is empty")
-    return model
-
-
 def read_metadata(path: Path | bytes) -> ModelMetadata:
     """Facts from the file's metadata, or for files of other exporters from their shapes.
 
     Raises:
-        CheckpointError: the file is damaged, or its output is no detector's.
+        CheckpointError: the file is damaged, no detector's, or takes no images as detectors do.
     """
-    model = load_onnx(path)
-    own = ModelMetadata.from_properties(_properties(model))
+    model = open_detector_file(path)
+    own = ModelMetadata.from_properties(properties_of(model))
     if own is not None:
         return own
-    facts = foreign_facts(model)
+    try:
+        facts = foreign_facts(model)
+    except CheckpointError as error:
+        raise CheckpointError(f"{'the model in memory' if isinstance(path, bytes) else path} cannot be read: {error}") from error
     return ModelMetadata(
         facts.names,
         facts.strides,
@@ -109,30 +98,26 @@ def extra_facts(decoder: Head | None, preprocessing: Preprocessing) -> dict[str,
     return extra
 
 
-def _properties(model: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 def foreign_facts(model: onnx.ModelProto) -> OnnxFacts:
     """Facts of a file, by its metadata if this project wrote it, by shapes and operators otherwise.
 
     Raises:
         CheckpointError: its outputs are no detector's.
     """
-    properties = _properties(model)
+    properties = properties_of(model)
     own = ModelMetadata.from_properties(properties)
     if own is not None:
         return OnnxFacts(own.names, own.strides, own.input_size, own.family, own.layout)
-    sides = _shape(model.graph.input[0])[2:4]
-    size = (sides[0], sides[1]) if len(sides) == 2 and all(sides) else (640, 640)
+    size = fixed_size(image_input(model.graph)) or _size_in(properties) or (DEFAULT_SIZE, DEFAULT_SIZE)
     shapes = _output_shapes(model, size)
     names = names_of(properties)
-    strides = _STRIDES if size[0] % 32 == 0 else (int(properties.get("stride", "32")),)
+    strides = _named_strides(properties)
     if len(shapes[0]) == 2 and shapes[0][1] == 7:
         classes = names or _numbered(80)
         return OnnxFacts(classes, strides, size, "onnx", "rows_final", BatchRowsHead(len(classes)))
     if len(shapes[0]) == 3:
-        return _rows_facts(model, shapes[0], names, strides, size)
+        _refuse_prototypes(shapes, size)
+        return _decoded_facts(model, shapes[0], names, strides, size)
     if len(shapes) == 3 and all(len(shape) in (4, 5) for shape in shapes):
         return _maps_facts(shapes, names, size)
     told = ", ".join(str(shape) for shape in shapes)
@@ -142,23 +127,55 @@ def foreign_facts(model: onnx.ModelProto) -> OnnxFacts:
     )
 
 
-def _rows_facts(
+def fixed_size(images: onnx.ValueInfoProto) -> tuple[int, int] | None:
+    """Height and width that a file takes alone; none where both are free."""
+    shape = shape_of(images)
+    return (shape[2], shape[3]) if len(shape) == 4 and all(shape[2:]) else None
+
+
+def _size_in(properties: dict[str, str]) -> tuple[int, int] | None:
+    """Height and width that ultralytics' exporter writes as `imgsz`; none if absent or unreadable."""
+    try:
+        height, width = ast.literal_eval(properties["imgsz"])
+    except (KeyError, ValueError, SyntaxError, TypeError):
+        return None
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
+
+
+def _named_strides(properties: dict[str, str]) -> tuple[int, ...]:
+    """Strides of the levels, of which files name the largest."""
+    largest = properties.get("stride", "")
+    if largest.isdigit() and int(largest) not in (0, _STRIDES[-1]):
+        return (*_STRIDES, 64) if largest == "64" else (int(largest),)
+    return _STRIDES
+
+
+def _refuse_prototypes(shapes: list[tuple[int, ...]], size: tuple[int, int]) -> None:
+    """Boxes with one more output, at a quarter of the image's size, are those of a network for masks."""
+    if len(shapes) == 2 and len(shapes[1]) == 4 and shapes[1][2:] == (size[0] // 4, size[1] // 4):
+        raise CheckpointError(
+            f"its second output {shapes[1]} holds masks: it is a network for the task 'segment', not a detector: only detectors "
+            "are supported"
+        )
+
+
+def _decoded_facts(
     model: onnx.ModelProto, shape: tuple[int, ...], names: tuple[str, ...] | None, strides: tuple[int, ...], size: tuple[int, int]
 ) -> OnnxFacts:
     """One decoded output (or YOLOX's, which may not be decoded)."""
-    if shape[2] == 6 and shape[1] <= _MOST_FINAL_ROWS:
-        return OnnxFacts(names or _numbered(80), strides, size, "onnx", "rows_final")
-    # There are always many more candidate boxes than values for each.
-    if shape[1] < shape[2]:
-        return OnnxFacts(names or _numbered(shape[1] - 4), strides, size, "onnx", "columns_classes")
-    classes = names or _numbered(shape[2] - 5)
+    selects = any(node.op_type in _SELECTING for node in model.graph.node)
+    axes = read_axes(shape, len(names) if names else None, size, selects)
+    strides = axes.strides or strides
+    classes = names or _numbered(axes.class_count or 80)
+    if axes.layout != "rows_objectness":
+        return OnnxFacts(classes, strides, size, "onnx", axes.layout)
     operators = _head_operators(model)
     if operators and operators <= _NO_DECODING:
         decoder = GridHead(len(classes), list(strides), size)
-        return OnnxFacts(classes, strides, size, "yolox", "rows_objectness", decoder, Preprocessing(True, 255.0, True))
+        return OnnxFacts(classes, strides, size, "yolox", axes.layout, decoder, Preprocessing(True, 255.0, True))
     if "Exp" in operators:
-        return OnnxFacts(classes, strides, size, "yolox", "rows_objectness", None, Preprocessing(True, 255.0, True))
-    return OnnxFacts(classes, strides, size, "onnx", "rows_objectness")
+        return OnnxFacts(classes, strides, size, "yolox", axes.layout, None, Preprocessing(True, 255.0, True))
+    return OnnxFacts(classes, strides, size, "onnx", axes.layout)
 
 
 def _maps_facts(shapes: list[tuple[int, ...]], names: tuple[str, ...] | None, size: tuple[int, int]) -> OnnxFacts:
@@ -196,7 +213,7 @@ def _head_operators(model: onnx.ModelProto) -> frozenset[str]:
 
 def _output_shapes(model: onnx.ModelProto, size: tuple[int, int]) -> list[tuple[int, ...]]:
     """Shapes of the outputs, measured with a black image where the file leaves them free."""
-    shapes = [_shape(output) for output in model.graph.output]
+    shapes = [shape_of(output) for output in model.graph.output]
     if all(shape and all(shape[1:]) for shape in shapes):
         return shapes
     import onnxruntime
@@ -207,13 +224,8 @@ def _output_shapes(model: onnx.ModelProto, size: tuple[int, int]) -> list[tuple[
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         first = session.get_inputs()[0]
         batch = first.shape[0] if isinstance(first.shape[0], int) else 1
-        answers = session.run(None, {first.name: np.zeros((batch, 3, *size), np.float32)})
-        return [tuple(answer.shape) for answer in answers]
+        outputs = session.run(None, {first.name: np.zeros((batch, 3, *size), np.float32)})
+        return [tuple(output.shape) for output in outputs]
     except Exception:
         # Whatever keeps the file from running is told where it is loaded to be run.
         return shapes
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """Dimensions; 0 where free."""
-    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)

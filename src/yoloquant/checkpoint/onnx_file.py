@@ -11,14 +11,16 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from yoloquant.checkpoint.onnx_branch import branch_in
-from yoloquant.checkpoint.onnx_facts import foreign_facts, load_onnx
+from yoloquant.checkpoint.onnx_checks import image_input, open_detector_file
+from yoloquant.checkpoint.onnx_constants import fold_constants, widen
+from yoloquant.checkpoint.onnx_facts import fixed_size, foreign_facts
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import Description, build
 from yoloquant.models.detector import Detector
 from yoloquant.models.onnx.cut import Cut, constants_of, find_cut
 from yoloquant.models.onnx.head import OnnxHead
-from yoloquant.models.onnx.network import CONVERSION
-from yoloquant.models.onnx.operators import OPERATORS
+from yoloquant.models.onnx.network import CONVERSION, KNOWN
+from yoloquant.models.onnx.numbers import NUMBERS
 from yoloquant.models.preprocessing import Preprocessing
 
 # Inputs of these operators that hold weights; every other constant is a buffer.
@@ -26,7 +28,7 @@ _PARAMETERS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul"
 # Operators whose floating inputs behind the first are settings: bounds, factors, fill values.
 _SETTINGS = frozenset({"Clip", "Pad", "Resize", "Upsample"})
 # Operators that take a number in the place of a tensor; a factor of all values is no second operand.
-_SCALARS = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
+_SCALARS = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where"})
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"})
 
@@ -42,7 +44,7 @@ def read_onnx(path: Path, preprocessing: Preprocessing | None = None) -> Detecto
         CheckpointError: the file is damaged, no detector, already quantized, in half precision, or its network holds an
             operator that is not supported; the message names the node.
     """
-    model = load_onnx(path)
+    model = open_detector_file(path)
     try:
         return _detector(model, preprocessing)
     except CheckpointError as error:
@@ -52,6 +54,8 @@ def read_onnx(path: Path, preprocessing: Preprocessing | None = None) -> Detecto
 def _detector(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> Detector:
     graph = _checked(model)
     facts = foreign_facts(model)
+    widen(model)
+    fold_constants(model)
     wanted = preprocessing or facts.preprocessing
     constants = constants_of(graph)
     cut = find_cut(graph, constants)
@@ -61,7 +65,8 @@ def _detector(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> De
         description.children[CONVERSION] = Description("yoloquant.InputConversion", values)
     network = build(description)
     head_model = _head_model(model, cut, constants)
-    head = OnnxHead(head_model, list(cut.maps), graph.input[0].name, facts.layout, len(facts.names), facts.decoder)
+    size = fixed_size(graph.input[0])
+    head = OnnxHead(head_model, list(cut.maps), graph.input[0].name, facts.layout, len(facts.names), facts.decoder, size)
     head.branch = branch_in(model)
     source = {"producer": model.producer_name, "opset": opset_of(model)}
     return Detector(network, head.eval(), facts.names, facts.strides, facts.input_size, facts.family, wanted, source)
@@ -74,18 +79,13 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def _checked(model: onnx.ModelProto) -> onnx.GraphProto:
     graph = model.graph
-    names = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in names]
-    if len(inputs) != 1:
-        raise CheckpointError(f"it has {len(inputs)} inputs, not one for images: it is no detector's file")
-    if inputs[0].type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise CheckpointError("its images are not 32-bit floats: export it in full precision")
     quantized = next((node for node in graph.node if node.op_type in _QUANTIZED), None)
     if quantized is not None:
         raise CheckpointError(f"it is quantized already (node {quantized.name!r}): give the float file it was made from")
     # Very old files list their initializers as inputs, too; here the first input is the images.
+    images = image_input(graph)
     del graph.input[:]
-    graph.input.extend(inputs)
+    graph.input.append(images)
     return graph
 
 
@@ -98,24 +98,38 @@ def _describe(model: onnx.ModelProto, cut: Cut, constants: dict[str, np.ndarray]
     graph, opset = model.graph, opset_of(model)
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
     nodes, children = [], {}
+    numbers = _numbers(graph, constants)
     seen: dict[str, int] = {}
     for index in cut.network:
         node = graph.node[index]
         name = node_name(node)
-        if node.op_type in _CONTROL_FLOW or node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+        if node.op_type in _CONTROL_FLOW or node.op_type not in KNOWN or node.domain not in ("", "ai.onnx"):
             why = "control flow" if node.op_type in _CONTROL_FLOW else "an operator that is not supported in a detector's network"
             raise CheckpointError(f"node {name!r} is a {node.op_type}, {why}: export the model without it")
         seen[name] = seen.get(name, 0) + 1
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
         child = f"n{index}"
-        children[child] = _describe_node(node, constants, opset, batch)
+        children[child] = _describe_node(node, constants, opset, batch, node.output[0] in numbers)
         inputs = ["" if value in constants else value for value in node.input]
         nodes.append([child, unique, inputs, list(node.output)])
     fields = {"nodes": nodes, "input_name": graph.input[0].name, "output_names": list(cut.maps)}
     return Description("yoloquant.OnnxNetwork", fields, children)
 
 
-def _describe_node(node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: int, batch: int) -> Description:
+def _numbers(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> set[str]:
+    """Values that are sizes of tensors, or computed from these and constants alone."""
+    found: set[str] = set()
+    for node in graph.node:
+        free = [name for name in node.input if name and name not in constants]
+        if node.op_type in ("Shape", "Size") or (node.op_type in NUMBERS and free and all(name in found for name in free)):
+            found.update(node.output)
+    return found
+
+
+def _describe_node(
+    node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: int, batch: int, of_numbers: bool = False
+) -> Description:
+    """A node with its constants; those of a node that computes with numbers are all Python values."""
     attributes = {attribute.name: _plain(attribute) for attribute in node.attribute}
     if node.op_type == "Split":
         attributes["outputs"] = len(node.output)
@@ -131,7 +145,7 @@ def _describe_node(node: onnx.NodeProto, constants: dict[str, np.ndarray], opset
         if value not in constants:
             continue
         array = constants[value]
-        if _is_python_value(node.op_type, array):
+        if of_numbers or _is_python_value(node.op_type, array):
             integers[str(position)] = array.item() if array.dtype.kind == "f" and array.size == 1 else array.tolist()
             continue
         is_parameter = position in _PARAMETERS.get(node.op_type, ())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import yoloquant.models.families  # noqa: F401  (registers the modules that files may hold)
 from yoloquant.checkpoint.families import build_head, family_of, head_record
+from yoloquant.checkpoint.onnx_checks import channels_refused
 from yoloquant.checkpoint.onnx_file import read_onnx
-from yoloquant.checkpoint.records import describe_record, is_module
+from yoloquant.checkpoint.records import describe_record, is_module, unwrapped
 from yoloquant.checkpoint.safetensors_file import load_detector
 from yoloquant.checkpoint.unpickler import Record, read_pickle, to_number
 from yoloquant.errors import CheckpointError
@@ -58,6 +59,7 @@ def detector_from_checkpoint(content: Any, path: Path) -> Detector:
         if canonical(last.path) not in CLASSES:
             raise CheckpointError(f"it ends in a {last.path}, not in a detection head: only detectors are supported")
         network = build(describe_record(record))
+        _check_channels(network)
         head, strides = build_head(record, network)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -67,13 +69,25 @@ def detector_from_checkpoint(content: Any, path: Path) -> Detector:
     return Detector(network, head, names, strides, (size, size), family_of(record), source=_source(content))
 
 
+def _check_channels(network: nn.Module) -> None:
+    """Make sure that the first convolution reads colour images, or four pixels of them at once as Focus and ReOrg do.
+
+    Raises:
+        CheckpointError: it reads images of another number of channels.
+    """
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and first.in_channels not in (3, 12):
+        count = first.in_channels // 4 if first.in_channels > 4 and first.in_channels % 4 == 0 else first.in_channels
+        raise CheckpointError(channels_refused(count))
+
+
 def _model_record(content: Any, path: Path) -> Record:
     if is_module(content):
-        return content
+        return unwrapped(content)
     if isinstance(content, dict):
         for key in ("ema", "model"):
             if is_module(content.get(key)):
-                return content[key]
+                return unwrapped(content[key])
         values = list(content.values())
         if (values and all(isinstance(value, Tensor) for value in values)) or "state_dict" in content:
             raise CheckpointError(

@@ -35,14 +35,32 @@ def describe_record(record: Record, path: str = "") -> Description:
         for name, child in state["_modules"].items()
         if child is not None and name not in getattr(cls, "left_out", ())
     }
-    parameters = _tensors(state.get("_parameters"))
+    parameters, buffers = _pruned(_tensors(state.get("_parameters")), _tensors(state.get("_buffers")))
     return Description(
         name,
         {name: _plain(state[name]) for name in wanted if name in state},
         children,
-        {**parameters, **_tensors(state.get("_buffers"))},
+        {**parameters, **buffers},
         frozenset(parameters),
     )
+
+
+def _pruned(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters times their masks, as `torch.nn.utils.prune` keeps them apart: `weight_orig` and `weight_mask`."""
+    masked = {name.removesuffix("_orig"): name for name in parameters if name.endswith("_orig")}
+    masked = {name: original for name, original in masked.items() if f"{name}_mask" in buffers}
+    if not masked:
+        return parameters, buffers
+    whole = {name: value for name, value in parameters.items() if name not in masked.values()}
+    whole.update({name: parameters[original] * buffers[f"{name}_mask"] for name, original in masked.items()})
+    return whole, {name: value for name, value in buffers.items() if name.removesuffix("_mask") not in masked}
+
+
+def unwrapped(record: Record) -> Record:
+    """The network inside of torch's wrappers for several devices, which hold it as their child `module`."""
+    while record.path.startswith("torch.nn.parallel.") and is_module(record.state["_modules"].get("module")):
+        record = record.state["_modules"]["module"]
+    return record
 
 
 def _tensors(values: Any) -> dict[str, Tensor]:

@@ -108,6 +108,13 @@ def _encode(text: Any, _encoding: Any = "latin1") -> bytes:
     return text.encode("latin1", "replace")
 
 
+def _bound_method(owner: Any, name: Any) -> Record:
+    """What a fused module replaced its `forward` by; nothing is looked up, since which forward runs is decided here."""
+    if not isinstance(owner, Record) or not isinstance(name, str):
+        raise CheckpointError("the checkpoint asks for an attribute of something that is no layer: it is refused")
+    return record_class("builtins.method")()
+
+
 # Things of Python, numpy and torch that official files hold beside their modules. All answer with inert values.
 _FUNCTIONS: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
@@ -115,6 +122,8 @@ _FUNCTIONS: dict[str, Any] = {
     "numpy.core.multiarray._reconstruct": _rebuild_array,
     "numpy._core.multiarray._reconstruct": _rebuild_array,
     "_codecs.encode": _encode,
+    "__builtin__.getattr": _bound_method,
+    "builtins.getattr": _bound_method,
     "collections.OrderedDict": OrderedDict,
     "__builtin__.set": set,
     "builtins.set": set,
@@ -161,6 +170,9 @@ _MODULE_PACKAGES = (
     "yolov6.models.",
     "yolov6.assigners.",
     "torch.nn.modules.",
+    "torch.distributed.",
+    "torch.nn.parallel.",
+    "torch.nn.utils.prune.",
 )
 _LOSS_PACKAGES = ("utils.loss.", "ultralytics.utils.loss.", "ultralytics.yolo.utils.loss.", "yolov6.models.losses.")
 

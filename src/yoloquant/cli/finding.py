@@ -140,7 +140,7 @@ def check(
 
     from yoloquant.check.findings import check_file
     from yoloquant.check.repair import repair
-    from yoloquant.checkpoint.onnx_facts import load_onnx
+    from yoloquant.checkpoint.onnx_checks import open_detector_file
     from yoloquant.report.tables import findings_table
     from yoloquant.targets.registry import get_target
     from yoloquant.writing import checked_file, replaced_whole
@@ -162,7 +162,7 @@ def check(
     if not everything and max(kinds.values(), default=0) > 3:
         OUT.print("three of each kind are shown; --all shows all")
     if fix is not None:
-        mended, done = repair(load_onnx(file), get_target(target))
+        mended, done = repair(open_detector_file(file), get_target(target))
         onnx.checker.check_model(mended)
         with replaced_whole(fix) as partial:
             onnx.save(mended, str(partial))

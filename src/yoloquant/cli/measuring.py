@@ -49,7 +49,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1."""
     from yoloquant.data.dataset import load_dataset
-    from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+    from yoloquant.evaluate.evaluator import EvaluationSettings, check_image_size, evaluate
     from yoloquant.loading import open_model
     from yoloquant.report.tables import evaluation_table
     from yoloquant.writing import checked_file
@@ -69,6 +69,7 @@ def evaluate_command(
         workers,
         limit,
     )
+    check_image_size(runner, settings)
     with RichReporter().step(f"Evaluate in {runner.name}") as update:
         result = evaluate(runner, dataset, settings, update)
     for sentence in dataset.problem_sentences():

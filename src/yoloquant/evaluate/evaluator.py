@@ -149,7 +149,7 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     check_classes(runner.names, dataset)
-    _check_size(runner, settings)
+    check_image_size(runner, settings)
     started = time.perf_counter()
     truth = dataset.ground_truth
     annotated = {image["id"] for image in truth["images"]}
@@ -202,7 +202,12 @@ def evaluate(
     )
 
 
-def _check_size(runner: Runner, settings: EvaluationSettings) -> None:
+def check_image_size(runner: Runner, settings: EvaluationSettings) -> None:
+    """Make sure that a model runs at the size that is asked for.
+
+    Raises:
+        YoloquantError: it runs at its own size alone, or the size is no multiple of its stride.
+    """
     size = settings.image_size or runner.input_size
     is_own = size == runner.input_size
     if not runner.free_size and (settings.rectangular or not is_own):

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from yoloquant.checkpoint.onnx_facts import load_onnx
+from yoloquant.checkpoint.onnx_checks import load_onnx
 from yoloquant.errors import ExportError
 from yoloquant.writing import replaced_whole
 

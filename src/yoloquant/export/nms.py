@@ -14,7 +14,7 @@ from onnx import parser
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from yoloquant.checkpoint.onnx_facts import load_onnx
+from yoloquant.checkpoint.onnx_checks import load_onnx
 from yoloquant.checkpoint.onnx_file import opset_of
 from yoloquant.errors import ExportError
 from yoloquant.export.metadata import ModelMetadata

@@ -34,7 +34,7 @@ from yoloquant.export.lowering import (
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.onnx_head import attach_head
 from yoloquant.graph.capture import copy_graph
-from yoloquant.models.detector import Detector, check_input_size
+from yoloquant.models.detector import Detector, check_size
 from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.onnx.network import CONVERSION
 from yoloquant.models.reparameterize import deploy
@@ -46,6 +46,7 @@ from yoloquant.writing import checked_file, replaced_whole
 # The lowest opset that the torch exporter writes; runtimes that lag behind read it.
 DEFAULT_OPSET = 18
 
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INPUT_NAME = "images"
 OUTPUT_NAME = "output"
 
@@ -89,11 +90,9 @@ def export_onnx(
     """
     checked_file(path)
     size = input_size or detector.input_size
-    check_input_size(size, max(detector.strides))
+    check_size(detector, size)
     network, head = _exportable(detector), detector.head
     kept = head if isinstance(head, OnnxHead) else None
-    if size != detector.input_size and not head.free_size:
-        raise ExportError("the head of this ONNX file decodes maps of one size alone: leave out --image-size")
     # The kept head cannot go back to an older operator set than its file has.
     lowest = max(_lowest_opset(detector), opset_of(onnx.load_model_from_string(kept.model_bytes())) if kept else 0)
     if opset is not None and opset < lowest:
@@ -233,8 +232,14 @@ def _name_nodes(graph: ir.Graph) -> None:
             del graph.initializers[name]
             value.name = short
             graph.initializers[short] = value
+    layers = set()
     for node in graph:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(node.inputs) > 1 and node.inputs[1] is not None:
+        if node.op_type in _WEIGHTED and len(node.inputs) > 1 and node.inputs[1] is not None:
             weight = str(node.inputs[1].name)
             if weight.endswith(".weight"):
                 node.name = weight.removesuffix(".weight")
+                layers.add(node.name)
+    for node in graph:
+        # The exporter numbers what it takes apart, n0, n1, ..., as layers of ONNX files are numbered.
+        if node.name in layers and node.op_type not in _WEIGHTED:
+            node.name = f"{node.name}.{node.op_type}"

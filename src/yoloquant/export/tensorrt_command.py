@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from yoloquant.checkpoint.onnx_facts import load_onnx
+from yoloquant.checkpoint.onnx_checks import load_onnx
 
 
 def trtexec_command(model: Path, cache: Path | None = None, *, batch_size: int = 1, fp16: bool = True) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -82,6 +82,39 @@ class Detector:
     def __call__(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""
         return self.head(list(self.network(images)))
+
+
+class Sized(Protocol):
+    """A float or quantized detector, as far as sizes of images go."""
+
+    head: Head
+    strides: tuple[int, ...]
+    input_size: tuple[int, int]
+
+
+def check_size(detector: Sized, size: tuple[int, int]) -> None:
+    """Make sure that a detector takes images of a size.
+
+    Args:
+        detector: float or quantized.
+        size: `(height, width)` in pixels.
+
+    Raises:
+        YoloquantError: it is no multiple of the stride, or the detector is from a file of one size.
+    """
+    if size != detector.input_size and not detector.head.free_size:
+        height, width = detector.input_size
+        raise YoloquantError(
+            f"this ONNX file takes images of {height}x{width} pixels alone: leave out --image-size, or export the original with "
+            "free height and width"
+        )
+    check_input_size(size, max(detector.strides))
+
+
+def at_size(detector: Detector, size: tuple[int, int]) -> Detector:
+    """The same detector for images of another size; see `check_size`."""
+    check_size(detector, size)
+    return replace(detector, input_size=size)
 
 
 def check_input_size(size: tuple[int, int], stride: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from yoloquant.check.qdq_graph import QdqGraph
-from yoloquant.checkpoint.onnx_facts import load_onnx
+from yoloquant.checkpoint.onnx_checks import load_onnx
 from yoloquant.errors import YoloquantError
 
 # Operators of ONNX Runtime's optimised graph that multiply integers.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yoloquant.checkpoint.onnx_facts import read_metadata
 from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.export.metadata import ModelMetadata
 
@@ -77,7 +78,7 @@ def open_onnx(
         A `Runner` that also has `outputs(images) -> dict`.
 
     Raises:
-        YoloquantError: there is no such file, or the runtime is unknown, not installed, or cannot load it.
+        YoloquantError: there is no such file, it is no detector's, or the runtime is unknown, not installed, or cannot load it.
     """
     if runtime not in RUNTIMES:
         raise YoloquantError(f"there is no runtime {runtime!r} for ONNX files: choose one of {', '.join(RUNTIMES)}")
@@ -88,4 +89,5 @@ def open_onnx(
         raise YoloquantError(f"{runtime} needs an NVIDIA GPU, and torch sees none: use the file where there is one")
     if isinstance(path, Path) and not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    return RUNTIMES[runtime].open(path, metadata, threads)
+    # What no runtime can use as a detector is refused before one loads it.
+    return RUNTIMES[runtime].open(path, metadata or read_metadata(path), threads)

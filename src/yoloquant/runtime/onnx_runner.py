@@ -45,6 +45,6 @@ class OnnxRunner:
         """See `Runner`."""
         outputs = list(self.outputs(self.preprocessing.convert(images)).values())
         if self._decoder is None:
-            return outputs[0]
+            return outputs[0].astype(np.float32, copy=False)
         with torch.inference_mode():
             return self._decoder([torch.from_numpy(output) for output in outputs]).numpy()

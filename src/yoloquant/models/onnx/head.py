@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ class OnnxHead(Head):
         model: the head as an ONNX model of its own, base64 of its bytes; inputs are the raw maps.
         map_names: its inputs, in the order of the network's outputs.
         input_name: of the images in the file.
+        input_size: `(height, width)` that the file takes alone, pixels; none if both are free.
         decoder: child that turns the file's outputs into boxes and scores; absent where the first output holds these.
     """
 
@@ -32,17 +34,26 @@ class OnnxHead(Head):
         "map_names": Field((list, tuple)),
         "input_name": Field((str,)),
         "branch": Field((str, type(None)), None),
+        "input_size": Field((list, tuple, type(None)), None),
     }
     model: str
     map_names: list[str]
+    input_size: Sequence[int] | None
 
     def __init__(
-        self, model: bytes, map_names: list[str], input_name: str, layout: str, class_count: int, decoder: Head | None = None
+        self,
+        model: bytes,
+        map_names: list[str],
+        input_name: str,
+        layout: str,
+        class_count: int,
+        decoder: Head | None = None,
+        input_size: tuple[int, int] | None = None,
     ):
         """Keep the model's bytes; it is loaded when it first runs."""
         super().__init__()
         self.model = base64.b64encode(model).decode("ascii")
-        self.map_names, self.input_name = map_names, input_name
+        self.map_names, self.input_name, self.input_size = map_names, input_name, input_size
         self.layout, self.class_count = layout, class_count
         if decoder is not None:
             self.decoder = decoder
@@ -70,8 +81,8 @@ class OnnxHead(Head):
 
     @property
     def free_size(self) -> bool:
-        """The file's head takes maps of any height and width."""
-        return not any(isinstance(side, int) for value in self._loaded().get_inputs() for side in value.shape[2:])
+        """The file takes images of any height and width."""
+        return self.input_size is None
 
     def outputs(self, maps: list[np.ndarray]) -> list[np.ndarray]:
         """All outputs of the file, float32, for any number of images."""

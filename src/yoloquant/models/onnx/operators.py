@@ -1,7 +1,6 @@
 """ONNX operators as torch functions, for the operators that detectors' networks are made of.
 
-Integers that describe shapes are Python values here, not tensors: a number for a scalar, a list for a vector. So graphs that
-compute their shapes at run time are captured as graphs that know them.
+Numbers that describe shapes are Python values here: a number for a scalar, a list for a vector. `numbers` computes them.
 """
 
 from __future__ import annotations
@@ -127,6 +126,10 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Erf": torch.erf,
     "Neg": torch.neg,
     "Abs": torch.abs,
+    "Floor": torch.floor,
+    "Ceil": torch.ceil,
+    "Reciprocal": torch.reciprocal,
+    "Log": torch.log,
     "GlobalAveragePool": lambda x: F.adaptive_avg_pool2d(x, 1),
     "GlobalMaxPool": lambda x: F.adaptive_max_pool2d(x, 1),
 }
@@ -165,10 +168,18 @@ def _hard_sigmoid(values: Values, attributes: Attributes) -> Tensor:
 @operator("Clip")
 def _clip(values: Values, attributes: Attributes) -> Tensor:
     low, high = _given(values, 1, attributes, "min"), _given(values, 2, attributes, "max")
-    low, high = (None if bound is None else float(bound) for bound in (low, high))
-    if (low, high) == (0.0, 6.0):
-        return F.relu6(values[0])
-    return torch.clamp(values[0], low, high)
+    return _clipped(values[0], None if low is None else float(low), None if high is None else float(high))
+
+
+def _clipped(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    """Cut off at bounds, as the activation that these bounds make."""
+    high = None if high is not None and high >= torch.finfo(torch.float32).max else high
+    low = None if low is not None and low <= torch.finfo(torch.float32).min else low
+    if low is None and high is None:
+        return x
+    if low == 0.0 and high in (None, 6.0):
+        return F.relu(x) if high is None else F.relu6(x)
+    return torch.clamp(x, low, high)
 
 
 @operator("Softmax")
@@ -176,59 +187,57 @@ def _softmax(values: Values, attributes: Attributes) -> Tensor:
     return torch.softmax(values[0], attributes.get("axis", -1))
 
 
-# Arithmetic, on tensors and on shapes.
+# Arithmetic.
 
 
 def _elementwise(function: Callable[[Any, Any], Any]) -> Operator:
-    def apply(values: Values, _attributes: Attributes) -> Any:
-        a, b = values[0], values[1]
-        if isinstance(a, Tensor) or isinstance(b, Tensor):
-            return function(a, b)
-        if isinstance(a, list) or isinstance(b, list):
-            count = len(a) if isinstance(a, list) else len(b)
-            a = a if isinstance(a, list) else [a] * count
-            b = b if isinstance(b, list) else [b] * count
-            return [function(*pair) for pair in zip(a, b, strict=True)]
-        return function(a, b)
-
-    return apply
-
-
-def _divide(a: Any, b: Any) -> Any:
-    integers = not isinstance(a, Tensor | float) and not isinstance(b, Tensor | float)
-    return a // b if integers else a / b
+    return lambda values, _attributes: function(values[0], values[1])
 
 
 OPERATORS["Add"] = _elementwise(lambda a, b: a + b)
 OPERATORS["Sub"] = _elementwise(lambda a, b: a - b)
 OPERATORS["Mul"] = _elementwise(lambda a, b: a * b)
-OPERATORS["Div"] = _elementwise(_divide)
 OPERATORS["Pow"] = _elementwise(lambda a, b: a**b)
+OPERATORS["Equal"] = _elementwise(lambda a, b: a == b)
+OPERATORS["Less"] = _elementwise(lambda a, b: a < b)
+OPERATORS["Greater"] = _elementwise(lambda a, b: a > b)
 
 
-@operator("Floor")
-def _floor(values: Values, _attributes: Attributes) -> Any:
-    x = values[0]
-    if isinstance(x, Tensor):
-        return torch.floor(x)
-    return [math.floor(value) for value in x] if isinstance(x, list) else math.floor(x)
+@operator("Div")
+def _divide(values: Values, _attributes: Attributes) -> Tensor:
+    a, b = values[:2]
+    whole = all(isinstance(value, int) or (isinstance(value, Tensor) and not value.is_floating_point()) for value in (a, b))
+    return torch.div(a, b, rounding_mode="trunc") if whole else a / b
+
+
+@operator("Where")
+def _where(values: Values, _attributes: Attributes) -> Tensor:
+    return torch.where(values[0].bool(), values[1], values[2])
 
 
 @operator("Max", "Min")
 def _extreme(values: Values, attributes: Attributes) -> Tensor:
-    function = torch.maximum if attributes["op"] == "Max" else torch.minimum
-    result = values[0]
-    for value in values[1:]:
-        result = function(result, value)
+    is_max = attributes["op"] == "Max"
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    result = tensors[0]
+    for value in tensors[1:]:
+        result = torch.maximum(result, value) if is_max else torch.minimum(result, value)
+    for bound in (value for value in values if not isinstance(value, Tensor)):
+        result = _clipped(result, bound if is_max else None, None if is_max else bound)
     return result
 
 
-@operator("ReduceMean", "ReduceMax", "ReduceSum")
+@operator("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin")
 def _reduce(values: Values, attributes: Attributes) -> Tensor:
     axes, keep = _given(values, 1, attributes, "axes"), bool(attributes.get("keepdims", 1))
     x = values[0]
     axes = list(range(x.dim())) if axes is None else axes
-    functions: dict[str, Callable[..., Tensor]] = {"ReduceMean": torch.mean, "ReduceMax": torch.amax, "ReduceSum": torch.sum}
+    functions: dict[str, Callable[..., Tensor]] = {
+        "ReduceMean": torch.mean,
+        "ReduceMax": torch.amax,
+        "ReduceMin": torch.amin,
+        "ReduceSum": torch.sum,
+    }
     return functions[attributes["op"]](x, dim=axes, keepdim=keep)
 
 
@@ -300,10 +309,8 @@ def _depth_to_space(values: Values, attributes: Attributes) -> Tensor:
 
 
 @operator("Concat")
-def _concat(values: Values, attributes: Attributes) -> Any:
-    if any(isinstance(value, Tensor) for value in values):
-        return torch.cat(values, attributes["axis"])
-    return [number for value in values for number in (value if isinstance(value, list) else [value])]
+def _concat(values: Values, attributes: Attributes) -> Tensor:
+    return torch.cat(values, attributes["axis"])
 
 
 @operator("Split")
@@ -316,13 +323,11 @@ def _split(values: Values, attributes: Attributes) -> tuple[Tensor, ...]:
 
 
 @operator("Slice")
-def _slice(values: Values, attributes: Attributes) -> Any:
+def _slice(values: Values, attributes: Attributes) -> Tensor:
     x = values[0]
     starts, ends = _given(values, 1, attributes, "starts"), _given(values, 2, attributes, "ends")
     axes = _given(values, 3, attributes, "axes", list(range(len(starts))))
     steps = _optional(values, 4, [1] * len(starts))
-    if isinstance(x, list):
-        return x[starts[0] : ends[0] : steps[0]]
     index: list[slice] = [slice(None)] * x.dim()
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         index[axis] = slice(start, None if isinstance(end, int) and end >= 2**31 - 1 else end, step)
@@ -330,10 +335,8 @@ def _slice(values: Values, attributes: Attributes) -> Any:
 
 
 @operator("Reshape")
-def _reshape(values: Values, attributes: Attributes) -> Any:
+def _reshape(values: Values, attributes: Attributes) -> Tensor:
     x, shape = values[0], list(values[1])
-    if not isinstance(x, Tensor):
-        return x[0] if not shape and isinstance(x, list) else x
     if not attributes.get("allowzero", 0):
         shape = [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(shape)]
     return x.reshape(_for_any_batch(x, shape, attributes.get("batch", 0)))
@@ -361,49 +364,48 @@ def _flatten(values: Values, attributes: Attributes) -> Tensor:
 
 
 @operator("Squeeze")
-def _squeeze(values: Values, attributes: Attributes) -> Any:
+def _squeeze(values: Values, attributes: Attributes) -> Tensor:
     x, axes = values[0], _given(values, 1, attributes, "axes")
-    if not isinstance(x, Tensor):
-        return x[0] if isinstance(x, list) else x
     return x.squeeze() if axes is None else x.squeeze(tuple(axes) if isinstance(axes, list) else axes)
 
 
 @operator("Unsqueeze")
-def _unsqueeze(values: Values, attributes: Attributes) -> Any:
+def _unsqueeze(values: Values, attributes: Attributes) -> Tensor:
     x, axes = values[0], _given(values, 1, attributes, "axes")
     axes = axes if isinstance(axes, list) else [axes]
-    if not isinstance(x, Tensor):
-        return [x]
-    for axis in sorted(axes):
+    rank = x.dim() + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
     return x
 
 
-@operator("Shape")
-def _shape(values: Values, attributes: Attributes) -> list[Any]:
-    return list(values[0].shape)[attributes.get("start", 0) : attributes.get("end")]
+@operator("Expand")
+def _expand(values: Values, _attributes: Attributes) -> Tensor:
+    x, shape = values[0], values[1]
+    aligned = [1] * (len(shape) - x.dim()) + list(x.shape)
+    # A size of 1 stands for whatever the tensor has there.
+    return x.expand([own if isinstance(size, int) and size == 1 else size for own, size in zip(aligned, shape, strict=True)])
+
+
+@operator("Tile")
+def _tile(values: Values, _attributes: Attributes) -> Tensor:
+    return values[0].repeat(values[1])
 
 
 @operator("Gather")
-def _gather(values: Values, attributes: Attributes) -> Any:
-    x, index = values[0], values[1]
-    if isinstance(x, list):
-        return [x[i] for i in index] if isinstance(index, list) else x[index]
-    axis = attributes.get("axis", 0)
+def _gather(values: Values, attributes: Attributes) -> Tensor:
+    x, index, axis = values[0], values[1], attributes.get("axis", 0)
     if isinstance(index, list):
         return x.index_select(axis, torch.tensor(index, device=x.device))
-    return x.select(axis, index)
+    return x.index_select(axis, index) if isinstance(index, Tensor) else x.select(axis, index)
 
 
 @operator("Cast")
-def _cast(values: Values, attributes: Attributes) -> Any:
-    x = values[0]
-    if not isinstance(x, Tensor):
-        return x
+def _cast(values: Values, attributes: Attributes) -> Tensor:
     # Networks are computed in float32, whatever width a file has them in.
-    return x.float() if attributes["to"] in (1, 10, 11, 16) else x
+    return values[0].float() if attributes["to"] in (1, 10, 11, 16) else values[0]
 
 
 @operator("Identity", "Dropout")
-def _same(values: Values, _attributes: Attributes) -> Any:
+def _same(values: Values, _attributes: Attributes) -> Tensor:
     return values[0]
