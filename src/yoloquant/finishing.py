@@ -197,6 +197,11 @@ def _verify(
         update(1, 1)
     require_parity(result for result in results if result.runtime in target.runtimes)
     for result in results:
+        if result.saturates:
+            tell.note(
+                f"this processor saturates sums of 8-bit products in {result.runtime} (it has no VNNI instructions): on such "
+                "processors set the session option session.x64quantprecision=1, or quantize with --set weights.bits=7"
+            )
         if not result.agrees:
             tell.note(
                 f"this file is for {target.name}; {result.runtime} does not run it right "

@@ -12,6 +12,8 @@ from yoloquant.export.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
 
 NAME = "onnxruntime"
+# A target whose files ONNX Runtime runs in the place of another runtime, with exact sums.
+STAND_IN = "reference"
 
 
 class OnnxRuntimeRunner(OnnxRunner):
