@@ -148,8 +148,8 @@ def require_parity(results: Iterable[Parity]) -> None:
             raise ExportError(
                 f"the exported file does not answer in {result.runtime} as the torch model does "
                 f"({result.signal_to_noise:.1f} dB signal to noise; the disagreement starts at {result.first_layer}): "
-                "do not deploy it there, choose that runtime's own target; where the target is that runtime's own, and this is an "
-                "x86 processor without VNNI, sums of 8-bit products saturate: --set weights.bits=7 avoids that"
+                "do not deploy it there, choose that runtime's own target; where it is, on an "
+                "x86 processor without VNNI sums of 8-bit products saturate: --set weights.bits=7 avoids that"
             )
 
 
