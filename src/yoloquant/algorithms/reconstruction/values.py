@@ -58,13 +58,16 @@ class ValueStore:
 
     def _empty(self, name: str, count: int, like: Tensor) -> Tensor:
         shape = (count, *like.shape[1:])
+        # Maps stay channels last, as convolutions want them.
+        channels_last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
         if self._folder is None:
-            # Maps stay channels last, as convolutions want them.
-            channels_last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if channels_last else torch.contiguous_format
             return torch.empty(shape, dtype=like.dtype, memory_format=layout)
-        size = count * like[0].numel()
-        return torch.from_file(str(self._path(name)), shared=True, size=size, dtype=like.dtype).view(shape)
+        flat = torch.from_file(str(self._path(name)), shared=True, size=count * like[0].numel(), dtype=like.dtype)
+        if channels_last:
+            _, channels, height, width = shape
+            return flat.view(count, height, width, channels).permute(0, 3, 1, 2)
+        return flat.view(shape)
 
 
 def batches(count: int, size: int = BATCH) -> Iterator[range]:
