@@ -58,7 +58,6 @@ def whole(request, monkeypatch):
 def run(place, folder, command, monkeypatch):
     """Output of a command in one of the cases' folders, without line breaks."""
     monkeypatch.chdir(place / folder)
-    monkeypatch.setenv("COLUMNS", "400")
     for left in ("out", "found.yaml", "list.txt"):
         shutil.rmtree(left, ignore_errors=True)
     result = CliRunner().invoke(app, command.split(), catch_exceptions=True)

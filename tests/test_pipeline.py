@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from yoloquant.assets import demo_weights
+from yoloquant.checkpoint.onnx_facts import read_metadata
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import load_dataset
 from yoloquant.data.generated import write_generated_dataset
@@ -23,6 +24,8 @@ from yoloquant.quantizing import Clock
 from yoloquant.report.plots import save_charts
 from yoloquant.report.quantization_page import report_charts
 from yoloquant.reporting import add_report
+from yoloquant.runtime.loading import open_onnx
+from yoloquant.runtime.onnxruntime_runner import STAND_IN
 from yoloquant.runtime.torch_runner import TorchRunner
 
 
@@ -37,13 +40,20 @@ def finished(data, tmp_path_factory):
     return quantize(demo_weights(), data, target="onnxruntime", output=output, runtimes=("onnxruntime",))
 
 
-def test_the_table_compares_float_and_int8_in_each_runtime(finished):
+def with_exact_sums(file, data):
+    """mAP of a file in ONNX Runtime where no processor saturates sums of 8-bit products."""
+    runner = open_onnx(file, "onnxruntime", metadata=replace(read_metadata(file), target=STAND_IN))
+    return evaluate(runner, load_dataset(data)).map50_95
+
+
+def test_the_table_compares_float_and_int8_in_each_runtime(finished, data):
     assert [(row.model, row.runtime) for row in finished.rows] == [
         ("float", "torch"), ("int8", "torch"), ("float", "onnxruntime"), ("int8", "onnxruntime"),
     ]  # fmt: skip
     scores = {(row.model, row.runtime): row.evaluation.map50_95 for row in finished.rows}
     assert scores["float", "torch"] == pytest.approx(scores["float", "onnxruntime"], abs=0.05)
-    assert scores["int8", "torch"] == pytest.approx(scores["int8", "onnxruntime"], abs=0.5)
+    assert scores["int8", "torch"] == pytest.approx(with_exact_sums(finished.output / "model.onnx", data), abs=0.5)
+    assert scores["int8", "torch"] == pytest.approx(scores["int8", "onnxruntime"], abs=1.5)
     assert scores["int8", "torch"] > scores["float", "torch"] - 3
     sizes = {row.model: row.file_size for row in finished.rows if row.file_size}
     assert sizes["int8"] < sizes["float"] / 2.5
@@ -135,7 +145,8 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
+# Without the page all charts are drawn, which takes minutes.
+@pytest.mark.parametrize("part", [pytest.param(part, marks=pytest.mark.slow) if part == "report" else part for part in PARTS])
 def test_a_part_of_the_report_that_fails_costs_itself_alone(part, data, finished, tmp_path, monkeypatch):
     place, kept = PARTS[part]
     monkeypatch.setattr(place, break_down)

@@ -54,6 +54,9 @@ def repository(monkeypatch):
     modules = {f"ultralytics.nn.modules.{name}": cls for name, cls in places.items()}
     modules["ultralytics.nn.tasks"] = DetectionModel
     for name, cls in modules.items():
+        parents = [name.rsplit(".", level)[0] for level in range(1, name.count(".") + 1)]
+        for parent in parents:
+            monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
         module = types.ModuleType(name)
         setattr(module, cls.__name__, cls)
         monkeypatch.setitem(sys.modules, name, module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from yoloquant.progress import Update
 
+# Columns of output that goes into a file or a pipe, where no line is wrapped and no name is cut.
+UNLIMITED = 10_000
+
+
+def _console(*, stderr: bool, quiet: bool = False) -> Console:
+    """A console as wide as the terminal, and of unlimited width without one."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, quiet=quiet, highlight=False, width=None if terminal else UNLIMITED)
+
+
 # Of several processes (`torchrun` gives each its number) one speaks for all.
-OUT = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
-ERR = Console(stderr=True, highlight=False)
+OUT = _console(stderr=False, quiet=os.environ.get("RANK", "0") != "0")
+ERR = _console(stderr=True)
 
 
 class RichReporter:

@@ -53,7 +53,13 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
     classes, sensitivity = _class_rows(pair), _ranking(result)
     photographs = _photographs(pair, dataset, result.detector.names)
     noise = charts.noise(_noise(result.layers))
-    missing = {"cost": result.rows, "photographs": photographs, "classes": classes, "sensitivity": sensitivity}
+    missing = {
+        "cost": result.rows,
+        "photographs": photographs,
+        "classes": classes,
+        "sensitivity": sensitivity,
+        "noise": noise.points,
+    }
     write_page(
         "quantization.html.j2",
         folder / REPORT,
@@ -88,7 +94,7 @@ def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDraw
     return [
         *([per_class] if per_class.values else []),
         *([sensitivity] if sensitivity else []),
-        charts.noise(_noise(result.layers)),
+        *([charts.noise(_noise(result.layers))] if _noise(result.layers) else []),
         drawing(result),
         *charts.of_tensors(result.statistics),
     ]
