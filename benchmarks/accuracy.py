@@ -62,7 +62,7 @@ def quantized(target: str | None, preset: str, folder: Path) -> dict[str, float]
 def scores(model: Path, runtimes: list[str]) -> dict[str, tuple[float, float]]:
     """Runtime -> mAP50-95 and mAP50."""
     from yoloquant.data.dataset import load_dataset
-    from yoloquant.evaluate.evaluator import evaluate
+    from yoloquant.evaluation.evaluator import evaluate
     from yoloquant.loading import open_model
 
     dataset = load_dataset(SHARED / "coco" / "data.yaml")

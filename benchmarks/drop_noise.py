@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from yoloquant.checkpoint.read import read_detector
-from yoloquant.evaluate.coco_metrics import coco_figures
-from yoloquant.evaluate.evaluator import evaluate, labelled_split
+from yoloquant.evaluation.coco_metrics import coco_figures
+from yoloquant.evaluation.evaluator import evaluate, labelled_split
 from yoloquant.export.quantized_folder import load_quantized
 from yoloquant.runtime.torch_runner import TorchRunner
 

@@ -174,7 +174,7 @@ def present(folder: Path, network: str) -> Iterator[Candidate]:
 
 def evaluate_all(folder: Path, network: str, held_out: bool) -> None:
     """mAP of every file that has none yet."""
-    from yoloquant.evaluate.evaluator import evaluate
+    from yoloquant.evaluation.evaluator import evaluate
 
     notes = Notes(folder / ("held_out.json" if held_out else "accuracy.json"))
     dataset = photographs(held_out)

@@ -20,7 +20,7 @@ from yoloquant.assets import demo_weights
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import load_dataset
 from yoloquant.data.generated import CLASS_NAMES, generate_image, write_generated_dataset
-from yoloquant.evaluate.evaluator import evaluate
+from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.models.detector import Detector
 from yoloquant.models.yolov5.build import build_yolov5, official_config
 from yoloquant.models.yolov5.loss import YOLOv5Loss

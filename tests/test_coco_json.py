@@ -11,10 +11,10 @@ from small_sets import write_set
 from yoloquant.data.coco_json import match_images, read_coco
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError
-from yoloquant.evaluate.coco_metrics import coco_figures
-from yoloquant.evaluate.detection_table import table_from_rows
-from yoloquant.evaluate.evaluator import Evaluation
-from yoloquant.evaluate.precision_recall import precision_recall
+from yoloquant.evaluation.coco_metrics import coco_figures
+from yoloquant.evaluation.detection_table import table_from_rows
+from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.precision_recall import precision_recall
 
 
 def test_coco_categories_map_to_classes_by_name(tmp_path):

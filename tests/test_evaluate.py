@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from small_sets import coco, iou
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError
-from yoloquant.evaluate.coco_metrics import coco_figures
-from yoloquant.evaluate.detection_table import table_from_rows
-from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
-from yoloquant.evaluate.postprocess import Detections, detections_of, greedy_suppression, non_maximum_suppression
-from yoloquant.evaluate.predict import draw_detections, find_images, predict_to_files, side_by_side
+from yoloquant.evaluation.coco_metrics import coco_figures
+from yoloquant.evaluation.detection_table import table_from_rows
+from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluation.postprocess import Detections, detections_of, greedy_suppression, non_maximum_suppression
+from yoloquant.evaluation.predict import draw_detections, find_images, predict_to_files, side_by_side
 from yoloquant.loading import open_model
 
 
@@ -155,7 +155,7 @@ def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared, monkeyp
         time.sleep(0.03)
         return detections_of(*given, **options)
 
-    monkeypatch.setattr("yoloquant.evaluate.evaluator.detections_of", slow)
+    monkeypatch.setattr("yoloquant.evaluation.evaluator.detections_of", slow)
     found = evaluate(Fast(), dataset, EvaluationSettings(limit=24, batch_size=1, image_size=(64, 64), confidence=1e-5))
     assert found.image_count == 24
     # Views of one output count, too: a few for each that waits, and not for each image.

@@ -15,9 +15,9 @@ from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detec
 from yoloquant.algorithms.bias_correction import correct_biases
 from yoloquant.algorithms.calibrate import calibrate, to_input
 from yoloquant.errors import ExportError, YoloquantError
-from yoloquant.evaluate.file_contents import file_faults
-from yoloquant.evaluate.layer_comparison import compare_layers
-from yoloquant.evaluate.parity import Parity, check_parity, first_disagreement, require_parity, signal_to_noise
+from yoloquant.evaluation.file_contents import file_faults
+from yoloquant.evaluation.layer_comparison import compare_layers
+from yoloquant.evaluation.parity import Parity, check_parity, first_disagreement, require_parity, signal_to_noise
 from yoloquant.export.fused_silu import fuse_silu
 from yoloquant.export.lowering import DOMAIN, OP_TYPE, lower_fake_quantize
 from yoloquant.export.metadata import ModelMetadata, names_of

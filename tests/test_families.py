@@ -13,7 +13,7 @@ from yoloquant.checkpoint.unpickler import record_class
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
 from yoloquant.errors import CheckpointError
-from yoloquant.evaluate.parity import check_parity, signal_to_noise
+from yoloquant.evaluation.parity import check_parity, signal_to_noise
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import quantized_from
 from yoloquant.graph.capture import capture

@@ -20,7 +20,7 @@ from yoloquant.data.generated import generate_image, write_generated_dataset
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
 from yoloquant.errors import CheckpointError, YoloquantError
-from yoloquant.evaluate.parity import check_parity
+from yoloquant.evaluation.parity import check_parity
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import quantized_from
 from yoloquant.graph.capture import capture

@@ -7,7 +7,7 @@ from torch import nn
 
 from small_networks import SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.evaluate.parity import check_parity, signal_to_noise
+from yoloquant.evaluation.parity import check_parity, signal_to_noise
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.quant.int32_bias import MOST_STEPS, fit_biases
 from yoloquant.runtime.loading import open_onnx

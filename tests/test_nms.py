@@ -15,7 +15,7 @@ from yoloquant.assets import demo_weights
 from yoloquant.cli import app
 from yoloquant.data.generated import write_generated_dataset
 from yoloquant.errors import ExportError
-from yoloquant.evaluate.postprocess import detections_of
+from yoloquant.evaluation.postprocess import detections_of
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.nms import PLUGIN_OUTPUTS, NmsOptions, add_nms
 from yoloquant.export.onnx_file import export_onnx

@@ -20,7 +20,7 @@ from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
 from yoloquant.errors import CheckpointError, RecipeError
-from yoloquant.evaluate.parity import check_parity
+from yoloquant.evaluation.parity import check_parity
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import load_quantized, quantized_from, save_quantized
 from yoloquant.graph.capture import capture

@@ -10,9 +10,9 @@ from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, to_input
 from yoloquant.checkpoint.onnx_facts import read_metadata
 from yoloquant.errors import ExportError
-from yoloquant.evaluate.file_contents import activation_places, file_faults
-from yoloquant.evaluate.layer_comparison import compare_layers
-from yoloquant.evaluate.parity import check_parity, require_parity
+from yoloquant.evaluation.file_contents import activation_places, file_faults
+from yoloquant.evaluation.layer_comparison import compare_layers
+from yoloquant.evaluation.parity import check_parity, require_parity
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import captured, quantized_from
 from yoloquant.recipe import load_recipe

@@ -15,7 +15,7 @@ from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import load_dataset
 from yoloquant.data.generated import write_generated_dataset
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.export.quantized_folder import load_quantized
 from yoloquant.loading import open_model
 from yoloquant.pipeline import quantize

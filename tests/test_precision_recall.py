@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from small_sets import coco, iou
 from yoloquant.data.dataset import load_dataset
-from yoloquant.evaluate.coco_metrics import coco_figures
-from yoloquant.evaluate.detection_table import table_from_rows
-from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
-from yoloquant.evaluate.precision_recall import THRESHOLDS, average_precision, box_iou, match_detections, precision_recall
+from yoloquant.evaluation.coco_metrics import coco_figures
+from yoloquant.evaluation.detection_table import table_from_rows
+from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluation.precision_recall import THRESHOLDS, average_precision, box_iou, match_detections, precision_recall
 from yoloquant.loading import open_model
 
 # Odd sizes, so that overlaps differ.

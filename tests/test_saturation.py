@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from small_networks import SIZE, SmallNetwork, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.evaluate.parity import signal_to_noise
+from yoloquant.evaluation.parity import signal_to_noise
 from yoloquant.export.metadata import ModelMetadata
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.runtime.loading import open_onnx

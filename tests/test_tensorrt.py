@@ -16,7 +16,7 @@ from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.cli import app
 from yoloquant.errors import ExportError, YoloquantError
-from yoloquant.evaluate.parity import signal_to_noise
+from yoloquant.evaluation.parity import signal_to_noise
 from yoloquant.export.calibration_cache import write_calibration_cache
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.tensorrt_command import trtexec_command

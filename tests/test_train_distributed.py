@@ -10,7 +10,7 @@ from torch import multiprocessing, nn
 from test_train import SIZE, samples
 from yoloquant.data.dataset import load_dataset
 from yoloquant.data.generated import CLASS_NAMES, write_generated_dataset
-from yoloquant.evaluate.evaluator import evaluate
+from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.models.build import build_detector
 from yoloquant.processes import gathered, process_count, process_number, sum_over_processes
 from yoloquant.runtime.torch_runner import TorchRunner

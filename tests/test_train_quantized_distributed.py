@@ -16,7 +16,7 @@ from yoloquant.algorithms.calibrate import calibrate, to_input
 from yoloquant.assets import demo_weights
 from yoloquant.data.dataset import load_dataset
 from yoloquant.data.generated import write_generated_dataset
-from yoloquant.evaluate.evaluator import evaluate
+from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.export.quantized_folder import load_quantized
 from yoloquant.graph.capture import capture
 from yoloquant.models.detector import Detector

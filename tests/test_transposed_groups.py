@@ -8,7 +8,7 @@ from torch import nn
 
 from small_networks import SIZE, RowsHead, images
 from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.evaluate.parity import signal_to_noise
+from yoloquant.evaluation.parity import signal_to_noise
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.graph.capture import capture
 from yoloquant.quant.network import QuantizedDetector, insert_quantizers

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from yoloquant.checkpoint.read import read_detector
     from yoloquant.data.dataset import load_dataset
     from yoloquant.errors import YoloquantError
-    from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate
+    from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
     from yoloquant.export.onnx_file import export_onnx
     from yoloquant.export.quantized_folder import load_quantized
     from yoloquant.loading import open_model
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from yoloquant.recipe import load_recipe
 
 _HOMES = {
-    "EvaluationSettings": "evaluate.evaluator",
+    "EvaluationSettings": "evaluation.evaluator",
     "YoloquantError": "errors",
     "detector_from_live": "checkpoint.live",
     "detector_from_module": "checkpoint.live",
-    "evaluate": "evaluate.evaluator",
+    "evaluate": "evaluation.evaluator",
     "export_onnx": "export.onnx_file",
     "load_dataset": "data.dataset",
     "load_quantized": "export.quantized_folder",

@@ -19,7 +19,7 @@ from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensit
 from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate, labelled_split
+from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate, labelled_split
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yoloquant.assets import demo_weights
 from yoloquant.data.generated import write_generated_dataset
-from yoloquant.evaluate.evaluator import Evaluation
+from yoloquant.evaluation.evaluator import Evaluation
 from yoloquant.finishing import checked_output
 from yoloquant.pipeline import quantize
 from yoloquant.progress import Reporter, Silent

@@ -15,8 +15,8 @@ import torch
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
-from yoloquant.evaluate.evaluator import Evaluation, EvaluationSettings, evaluate
-from yoloquant.evaluate.parity import Parity, check_parity, require_parity
+from yoloquant.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
+from yoloquant.evaluation.parity import Parity, check_parity, require_parity
 from yoloquant.export.nms import NmsOptions, add_nms_to_file
 from yoloquant.export.onnx_file import export_onnx
 from yoloquant.export.quantized_folder import MODEL, RECIPE, WEIGHTS, save_quantized

@@ -10,7 +10,7 @@ from typing import Any
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.devices import checked_device
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import check_classes
+from yoloquant.evaluation.evaluator import check_classes
 from yoloquant.export.nms import NmsOptions
 from yoloquant.export.quantized_folder import RECIPE
 from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder

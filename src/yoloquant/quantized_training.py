@@ -20,7 +20,7 @@ from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.sample import sample_images
 from yoloquant.devices import checked_device
 from yoloquant.errors import CheckpointError, DataError, RecipeError
-from yoloquant.evaluate.evaluator import check_classes
+from yoloquant.evaluation.evaluator import check_classes
 from yoloquant.export.quantized_folder import METRICS, captured, load_with_architecture, recipe_of
 from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder
 from yoloquant.graph.capture import copy_graph

@@ -12,8 +12,8 @@ from yoloquant.algorithms.layer_figures import LayerFigures
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
 from yoloquant.algorithms.tensor_statistics import TensorStatistics
 from yoloquant.benchmark.latency import Latency
-from yoloquant.evaluate.evaluator import Evaluation
-from yoloquant.evaluate.parity import Parity
+from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.parity import Parity
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import weight_bits
 from yoloquant.recipe import Recipe

@@ -14,7 +14,7 @@ from yoloquant.analysis import error_cost
 from yoloquant.benchmark.latency import Latency
 from yoloquant.data.dataset import DetectionDataset
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.evaluator import EvaluationSettings, evaluate, labelled_split
+from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate, labelled_split
 from yoloquant.latency_search import by_value, can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent

@@ -16,7 +16,7 @@ from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.ground_truth import has_label_files
 from yoloquant.errors import CheckpointError, DataError
-from yoloquant.evaluate.evaluator import evaluate
+from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.models.activations import swap_activations
 from yoloquant.models.build import ARCHITECTURES, build_detector
 from yoloquant.models.classes import with_classes

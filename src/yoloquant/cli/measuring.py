@@ -49,7 +49,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1."""
     from yoloquant.data.dataset import load_dataset
-    from yoloquant.evaluate.evaluator import EvaluationSettings, check_image_size, evaluate
+    from yoloquant.evaluation.evaluator import EvaluationSettings, check_image_size, evaluate
     from yoloquant.loading import open_model
     from yoloquant.report.tables import evaluation_table
     from yoloquant.writing import checked_file
@@ -95,7 +95,7 @@ def predict(
     branch: Branch = None,
 ) -> None:
     """Detect objects in pictures and draw them."""
-    from yoloquant.evaluate.predict import find_images, predict_to_files
+    from yoloquant.evaluation.predict import find_images, predict_to_files
     from yoloquant.loading import open_model
 
     entries = find_images(images)

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from yoloquant.data.images import read_image
-from yoloquant.evaluate.postprocess import Detections
-from yoloquant.evaluate.predict import draw_detections
+from yoloquant.evaluation.postprocess import Detections
+from yoloquant.evaluation.predict import draw_detections
 
 # Least score of a box that a person would be shown, and overlap from which two boxes are the same object.
 _CONFIDENCE, _IOU = 0.25, 0.5

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from yoloquant.evaluate.evaluator import Evaluation
+from yoloquant.evaluation.evaluator import Evaluation
 
 if TYPE_CHECKING:
     from yoloquant.analysis import Analysis

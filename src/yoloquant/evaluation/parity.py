@@ -16,8 +16,8 @@ import torch
 
 from yoloquant.checkpoint.onnx_facts import read_metadata
 from yoloquant.errors import ExportError
-from yoloquant.evaluate.file_contents import file_faults
-from yoloquant.evaluate.layer_comparison import LayerDifference, compare_layers
+from yoloquant.evaluation.file_contents import file_faults
+from yoloquant.evaluation.layer_comparison import LayerDifference, compare_layers
 from yoloquant.models.layouts import LAYOUTS
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector

@@ -18,7 +18,7 @@ import torch
 from torch.fx import Interpreter, Node
 
 from yoloquant.check.qdq_graph import QdqGraph
-from yoloquant.evaluate.file_contents import Place, activation_places, layer_in_file
+from yoloquant.evaluation.file_contents import Place, activation_places, layer_in_file
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.network import QuantizedDetector

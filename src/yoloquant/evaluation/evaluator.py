@@ -17,10 +17,10 @@ from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.ground_truth import CocoIds
 from yoloquant.data.loader import Batch, ImageLoader
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluate.coco_metrics import coco_figures
-from yoloquant.evaluate.detection_table import DetectionTable, joined, table_of
-from yoloquant.evaluate.postprocess import detections_of
-from yoloquant.evaluate.precision_recall import PrecisionRecall, precision_recall
+from yoloquant.evaluation.coco_metrics import coco_figures
+from yoloquant.evaluation.detection_table import DetectionTable, joined, table_of
+from yoloquant.evaluation.postprocess import detections_of
+from yoloquant.evaluation.precision_recall import PrecisionRecall, precision_recall
 from yoloquant.models.detector import check_input_size
 from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.progress import Update

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from yoloquant.data.loader import Batch
-from yoloquant.evaluate.postprocess import Detections
+from yoloquant.evaluation.postprocess import Detections
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from yoloquant.data.dataset import ImageEntry, load_dataset
 from yoloquant.data.images import IMAGE_SUFFIXES, read_image
 from yoloquant.data.loader import ImageLoader
 from yoloquant.errors import DataError
-from yoloquant.evaluate.evaluator import run_batch
-from yoloquant.evaluate.postprocess import Detections, detections_of
+from yoloquant.evaluation.evaluator import run_batch
+from yoloquant.evaluation.postprocess import Detections, detections_of
 from yoloquant.runtime.runner import Runner
 from yoloquant.writing import checked_folder
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from yoloquant.evaluate.detection_table import DetectionTable
+from yoloquant.evaluation.detection_table import DetectionTable
 
 # IoU 0.50, 0.55 to 0.95.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
