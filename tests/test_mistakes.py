@@ -31,6 +31,11 @@ def place(tmp_path_factory):
     (place / "wrong.yaml").write_text("overrides: [{match: model.99.conv, weights: {bits: 8}}]")
     (place / "taken").mkdir()
     (place / "file.pt").touch()
+    (place / "loop").symlink_to("loop")
+    shutil.copytree(place / "quantized", place / "noted")
+    (place / "noted" / "notes.txt").touch()
+    (place / "set" / "train.txt").write_text("".join(f"{path}\n" for path in (place / "set" / "images" / "train").iterdir()))
+    (place / "set" / "listed.yaml").write_text(data.read_text().replace("train: images/train", "train: train.txt"))
     return place
 
 
@@ -89,6 +94,24 @@ DATA = "--data set/data.yaml"
         (f"train yolov8n {DATA} --output file.pt", "file.pt is a file: name a folder"),
         (f"train yolov8n {DATA} --output new --image-size 100", "choose multiples, as 128"),
         (f"train bare {DATA} --output new", "bare has no recipe.yaml"),
+        ("predict float.safetensors set/images/val --output set/images/val", "would stand among the images that are read"),
+        ("predict float.safetensors set/images --output set/images", "would stand among the images that are read"),
+        (f"sample-calibration {DATA} --output set/data.yaml", "set/data.yaml would replace set/data.yaml, which is read"),
+        ("sample-calibration --data set/listed.yaml --output set/train.txt", "which is read"),
+        (f"eval float.safetensors {DATA} --predictions set/data.yaml", "which is read"),
+        (f"eval float.safetensors {DATA} --predictions float.safetensors", "which is read"),
+        ("check quantized/model.onnx --fix quantized/model.onnx", "which is read"),
+        ("export float.safetensors --output float.safetensors", "which is read"),
+        ("export quantized --output quantized/model.onnx", "would replace quantized, which is read"),
+        ("compare quantized --output quantized/metrics.json", "would replace quantized, which is read"),
+        (f"quantize quantized/model.onnx --output quantized {DATA}", "would replace quantized/model.onnx, which is read"),
+        (f"quantize float.safetensors --recipe quantized/recipe.yaml --output quantized {DATA}", "which is read"),
+        (f"quantize float.safetensors --output noted {DATA}", "holds notes.txt, which yoloquant did not write"),
+        (f"train quantized {DATA} --output quantized", "would replace quantized, which is read"),
+        (f"train yolov8n {DATA} --output set", "holds other files"),
+        (f"{SEARCH} --output set/data.yaml", "which is read"),
+        (f"{SEARCH} --output found.yaml --model quantized --recipe quantized/recipe.yaml", "which is read"),
+        ("export float.safetensors --output loop", "leads to itself"),
         ("train quantized --data set/bare.yaml --output new", "training on labels needs label files"),
     ],
 )

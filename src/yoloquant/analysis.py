@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,21 +16,24 @@ from yoloquant.algorithms.detection_error import DetectionCost
 from yoloquant.algorithms.lockstep import lockstep
 from yoloquant.algorithms.sensitivity import Measure, Mode, Part, Record, Sensitivity, sensitivities
 from yoloquant.algorithms.tensor_statistics import TensorStatistics, tensor_statistics
-from yoloquant.data.dataset import DetectionDataset, ImageEntry
+from yoloquant.data.contents import contents_of, dataset_contents
+from yoloquant.data.dataset import DetectionDataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate, labelled_split
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
-from yoloquant.models.detector import Detector
+from yoloquant.models.detector import Detector, digest_of
+from yoloquant.outputs import refuse_inputs, reserved
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.module import passing
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import quantized_in_memory, recipe_images, spread_images, tell_branch, to_detector
-from yoloquant.recipe import Recipe, resolve_recipe
+from yoloquant.recipe import Recipe, file_of, resolve_recipe
+from yoloquant.results import versions
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
-from yoloquant.writing import checked_own_folder, write_rows
+from yoloquant.writing import checked_own_folder, write_rows, write_text
 
 MEASUREMENTS = "measurements.jsonl"
 MEASURES = ("error", "map")
@@ -114,6 +116,7 @@ def analyze(
     """
     tell = reporter or Silent()
     folder = None if output is None else checked_own_folder(output, MEASUREMENTS, "an earlier analysis to go on")
+    refuse_inputs([folder], [model, data, file_of(recipe), calibration, annotations])
     _check_choices(measure, mode)
     settings = resolve_recipe(recipe, overrides, target, default="int8-mse")
     get_target(settings.target)
@@ -130,28 +133,30 @@ def analyze(
     entries, quantized = source.calibration, quantized_in_memory(detector, settings, source, tell)
     pictures = spread_images(quantized, entries, images)
     cost = error_cost(quantized, pictures) if dataset is None else map_cost(quantized, _smaller(dataset, fast), settings)
-    key = _key(detector, settings, measure, images, fast, entries)
-    if folder is not None:
-        # Only now: whatever cannot be used was told, and left nothing behind.
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MEASUREMENTS).touch()
-    record = Record(folder / MEASUREMENTS if folder else None, key)
-    with process_group("cpu"), tell.step("Measure each layer") as update:
-        results = sensitivities(quantized, cost, mode, parts, record, update)
-        writes = process_number() == 0
-    with tell.step("Gather statistics") as update:
-        statistics = tensor_statistics(quantized, iter(pictures.split(1)), len(pictures), update)
-    found = Analysis(
-        measure,
-        mode,
-        tuple(results),
-        tuple(statistics),
-        noise_along(quantized, pictures[:2]),
-        _advice(results, statistics),
-        settings,
-    )
-    if folder and writes:
-        write_analysis(found, folder)
+    truth = None if dataset is None else dataset_contents(dataset)
+    key = digest_of(detector, settings.to_yaml(), measure, images, fast, contents_of(entries), truth, sorted(versions().items()))
+    # Only now: whatever cannot be used was told, and left nothing behind.
+    with reserved(folder):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MEASUREMENTS).touch()
+        record = Record(folder / MEASUREMENTS if folder else None, key)
+        with process_group("cpu"), tell.step("Measure each layer") as update:
+            results = sensitivities(quantized, cost, mode, parts, record, update)
+            writes = process_number() == 0
+        with tell.step("Gather statistics") as update:
+            statistics = tensor_statistics(quantized, iter(pictures.split(1)), len(pictures), update)
+        found = Analysis(
+            measure,
+            mode,
+            tuple(results),
+            tuple(statistics),
+            noise_along(quantized, pictures[:2]),
+            _advice(results, statistics),
+            settings,
+        )
+        if folder and writes:
+            write_analysis(found, folder)
     return found
 
 
@@ -212,19 +217,10 @@ def write_analysis(found: Analysis, folder: Path) -> None:
     """Write analysis.json, sensitivity.csv, statistics.csv and analysis.html."""
     from yoloquant.report.analysis_page import write_analysis_page
 
-    (folder / "analysis.json").write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")
+    write_text(folder / "analysis.json", json.dumps(found.to_dict(), indent=2))
     write_rows(folder / "sensitivity.csv", [asdict(result) for result in found.sensitivities])
     write_rows(folder / "statistics.csv", [entry.figures() for entry in found.statistics])
     write_analysis_page(found, folder / "analysis.html")
-
-
-def _key(detector: Detector, recipe: Recipe, measure: str, images: int, fast: int | None, entries: list[ImageEntry]) -> str:
-    """A digest of what measurements depend on."""
-    digest = hashlib.sha256(repr((recipe.to_yaml(), measure, images, fast, [entry.path.name for entry in entries])).encode())
-    for name, tensor in sorted(detector.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _check_choices(measure: str, mode: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from yoloquant.environment import is_first_process
 from yoloquant.progress import Update
 
 # Columns of output that goes into a file or a pipe, where no line is wrapped and no name is cut.
@@ -23,7 +23,7 @@ def _console(*, stderr: bool, quiet: bool = False) -> Console:
 
 
 # Of several processes (`torchrun` gives each its number) one speaks for all.
-OUT = _console(stderr=False, quiet=os.environ.get("RANK", "0") != "0")
+OUT = _console(stderr=False, quiet=not is_first_process())
 ERR = _console(stderr=True)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from yoloquant.algorithms.reconstruction.checkpoints import is_state
 from yoloquant.algorithms.sensitive_layers import SensitiveLayer
 from yoloquant.benchmark.latency import Latency, measure_latency
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
+from yoloquant.errors import YoloquantError
 from yoloquant.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
 from yoloquant.evaluation.parity import Parity, check_parity, require_parity
 from yoloquant.export.nms import NmsOptions, add_nms_to_file
 from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import MODEL, RECIPE, WEIGHTS, save_quantized
+from yoloquant.export.quantized_folder import FILES, MODEL, RECIPE, WEIGHTS, save_quantized
 from yoloquant.models.detector import Detector
+from yoloquant.outputs import put_in_place, working_folder
 from yoloquant.processes import process_number
 from yoloquant.progress import Reporter
 from yoloquant.quant.network import QuantizedDetector
@@ -34,7 +36,7 @@ from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.base import Target
 from yoloquant.targets.registry import get_target
-from yoloquant.writing import checked_own_folder
+from yoloquant.writing import checked_replaceable_folder
 
 # Photographs that parity is checked on.
 PARITY_IMAGES = 4
@@ -100,12 +102,28 @@ def checked_output(output: str | Path | None) -> Path | None:
     Raises:
         YoloquantError: it holds something else than an earlier output, or cannot be made.
     """
-    return None if output is None else checked_own_folder(output, WEIGHTS, "an earlier output to replace")
+    if output is None:
+        return None
+    folder = checked_replaceable_folder(output, WEIGHTS, FILES, "an earlier output to replace")
+    partial = partial_folder(folder)
+    others = [entry.name for entry in partial.iterdir() if not is_state(entry)] if partial.is_dir() else []
+    if others or (partial.exists() and not partial.is_dir()):
+        reason = f"holds {others[0]}" if others else "is a file"
+        raise YoloquantError(f"{partial} is for the state of an interrupted run, and {reason}: move it, or name another output")
+    return folder
 
 
 def partial_folder(folder: Path) -> Path:
     """Where an interrupted run keeps what it has done."""
     return folder.with_name(f"{folder.name}.partial")
+
+
+def _remove_states(partial: Path) -> None:
+    """Remove what interrupted runs kept, and nothing else."""
+    for path in filter(is_state, partial.iterdir() if partial.is_dir() else ()):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        partial.rmdir()
 
 
 def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> QuantizationResult:
@@ -119,14 +137,12 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
     """
     quantized, recipe, folder = made.quantized, made.recipe, wanted.folder
     target, runtimes = get_target(recipe.target), installed(wanted.runtimes)
-    if folder is not None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that the finished folder is moved into place in one step.
-    with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent if folder else None) as scratch:
-        work = Path(scratch) / "output"
+    # Beside the output, so that the finished folder is moved into place in one step; of several processes the first writes it.
+    with working_folder(folder if process_number() == 0 else None) as scratch:
+        work = scratch / "output"
         work.mkdir()
         # Only measuring compares with the float network's file.
-        float_file = Path(scratch) / "float.onnx" if made.has_float and wanted.measure else None
+        float_file = scratch / "float.onnx" if made.has_float and wanted.measure else None
         with tell.step("Export") as update:
             export_onnx(quantized, work / MODEL, target=target.name)
             update(1, 2)
@@ -159,22 +175,22 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
             executed=executed,
         )
         if result.output is not None:
-            _complete(result, made, work)
+            _complete(result, made, work, tell)
     if result.output is not None and wanted.report:
         result = add_report(result, made.reference, made.entries, wanted.dataset, wanted.plots, tell, clock)
     return result
 
 
-def _complete(result: QuantizationResult, made: Made, work: Path) -> None:
+def _complete(result: QuantizationResult, made: Made, work: Path, tell: Reporter) -> None:
     """Complete the folder `work`, which holds the verified file, and move it into place."""
     assert result.output is not None
     save_quantized(result.detector, made.detector, work / WEIGHTS)
     (work / RECIPE).write_text(result.recipe.to_yaml(), encoding="utf-8")
     write_metrics(result, work)
-    if result.output.exists():
-        shutil.rmtree(result.output)
-    work.rename(result.output)
-    shutil.rmtree(partial_folder(result.output), ignore_errors=True)
+    left = put_in_place(work, result.output)
+    if left is not None:
+        tell.note(left)
+    _remove_states(partial_folder(result.output))
 
 
 def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:

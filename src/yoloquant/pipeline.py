@@ -16,6 +16,7 @@ from yoloquant.export.quantized_folder import RECIPE
 from yoloquant.finishing import Made, Wanted, checked_output, finish, partial_folder
 from yoloquant.models.detector import Detector, at_size
 from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.outputs import refuse_inputs, reserved
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quantizing import (
@@ -28,7 +29,7 @@ from yoloquant.quantizing import (
     tell_branch,
     to_detector,
 )
-from yoloquant.recipe import Recipe, replaced_target, resolve_recipe
+from yoloquant.recipe import Recipe, file_of, replaced_target, resolve_recipe
 from yoloquant.report.formats import check_format
 from yoloquant.results import QuantizationResult
 from yoloquant.targets.base import Target
@@ -94,6 +95,7 @@ def quantize(
     """
     tell = reporter or Silent()
     folder = checked_output(output)
+    refuse_inputs([folder], [model, data, file_of(recipe), calibration, annotations, analysis])
     settings = resolve_recipe(recipe, overrides, target)
     written_for = replaced_target(recipe, target)
     if written_for is not None:
@@ -129,7 +131,7 @@ def quantize(
         else commands,
         ranking,
     )
-    with process_group(device) as own_device:
+    with reserved(folder), process_group(device) as own_device:
         own_tell = tell if process_number() == 0 else Silent()
         return _quantize(detector, settings, chosen, images, wanted, own_device, own_tell)
 

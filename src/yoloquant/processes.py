@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from yoloquant.devices import checked_device
+from yoloquant.environment import told_number
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -91,12 +91,12 @@ def process_group(device: str) -> Iterator[str]:
         YoloquantError: there is no such device.
     """
     checked_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_count() > 1:
+    if told_number("WORLD_SIZE", 1) == 1 or process_count() > 1:
         yield device
         return
     cuda = device.startswith("cuda")
     if cuda:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        device = f"cuda:{told_number('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo")
     try:

@@ -27,6 +27,7 @@ from yoloquant.graph.capture import copy_graph
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
+from yoloquant.outputs import refuse_inputs, reserved
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.int32_bias import fit_biases
@@ -99,6 +100,7 @@ def train_folder(
     """
     tell, source, folder = reporter or Silent(), Path(model), checked_output(output)
     assert folder is not None
+    refuse_inputs([folder], [model, data, teacher])
     checked_device(device)
     given = None if teacher is None else to_detector(teacher)
     quantized, architecture = load_with_architecture(source, given if given and given.family == CUSTOM else None)
@@ -115,7 +117,7 @@ def train_folder(
     entries = list(training.images) if step.images is None else sample_images(training.images, step.images)
     same_scales = given is not None and not _is_smoothed(recipe)
     wanted = Wanted(folder, validation, measure, limit, runtimes, report=report, commands=_commands(model, data, output, teacher))
-    with process_group(device) as own_device:
+    with reserved(folder), process_group(device) as own_device:
         tell = tell if process_number() == 0 else Silent()
         clock = Clock()
         train_quantized(quantized, reference, step, entries, partial_folder(folder), tell, own_device, remember=same_scales)

@@ -27,6 +27,7 @@ from yoloquant.algorithms.smooth import smooth
 from yoloquant.algorithms.weight_ranges import choose_weight_ranges
 from yoloquant.checkpoint.live import detector_from_live
 from yoloquant.checkpoint.read import read_detector
+from yoloquant.data.contents import contents_of
 from yoloquant.data.dataset import ImageEntry
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import readable_sample, sample_images, source_images
@@ -349,7 +350,7 @@ def _reconstruct(
     images = first_images(quantized, entries, step.images)
     checkpoints = None
     if partial is not None:
-        checkpoints = RegionCheckpoints(partial, state_key(quantized, step, [entry.path.name for entry in entries]))
+        checkpoints = RegionCheckpoints(partial, state_key(quantized, step, contents_of(entries)))
     with tell.step(f"Reconstruct each {step.unit}") as update:
 
         def progress(number: int, count: int, name: str, done: float, loss: float) -> None:

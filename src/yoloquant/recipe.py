@@ -427,6 +427,11 @@ def replaced_target(recipe: str | Path | Recipe | None, target: str | None) -> s
     return None if written == target else written
 
 
+def file_of(recipe: str | Path | Recipe | None) -> Path | None:
+    """The file that a recipe is read from; none for presets and recipes in memory."""
+    return None if recipe is None or isinstance(recipe, Recipe) or str(recipe) in presets() else Path(recipe)
+
+
 def presets() -> dict[str, str]:
     """Preset name -> what it is for, in a sentence."""
     folder = resources.files("yoloquant.recipes")

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yoloquant.algorithms.sensitivity import ranked_layers, sensitivities
 from yoloquant.analysis import error_cost
 from yoloquant.benchmark.latency import Latency
+from yoloquant.data.contents import contents_of, dataset_contents
 from yoloquant.data.dataset import DetectionDataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate, labelled_split
 from yoloquant.latency_search import by_value, can_be_timed, measured_gains, runtime_to_time, whole_latency
-from yoloquant.models.detector import Detector
+from yoloquant.models.detector import Detector, digest_of
+from yoloquant.outputs import refuse_inputs, reserved
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quantizing import RecipeImages, quantized_in_memory, recipe_images, spread_images, tell_branch, to_detector
-from yoloquant.recipe import Override, Recipe, TensorSettings, resolve_recipe
+from yoloquant.recipe import Override, Recipe, TensorSettings, file_of, resolve_recipe
+from yoloquant.results import versions
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
-from yoloquant.writing import checked_file, replaced_whole
+from yoloquant.writing import checked_file, write_text
+
+RECORD_FORMAT = "yoloquant.search.1"
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ def search(
         chosen.check(chosen.weights.with_changes(bits=raise_bits), "--raise-bits")
     if record is not None:
         checked_file(record)
+        refuse_inputs([record], [model, data, file_of(recipe), calibration, annotations])
     if optimize_latency:
         runtime_to_time(start.target)
         start = start.model_copy(update={"output_layers": "quantized"})
@@ -131,8 +137,16 @@ def search(
     tell = reporter or Silent()
     for sentence in (*drawn.problems, *dataset.problem_sentences()):
         tell.note(sentence)
-    run = _Search(detector, start, drawn, dataset, _Known(record, start), tell, raise_bits)
-    plain = run.measured("float", lambda: TorchRunner(detector))
+    with reserved(record):
+        facts = (start.to_yaml(), raise_bits, optimize_latency, images, sorted(versions().items()))
+        key = digest_of(detector, *facts, contents_of(drawn.calibration), dataset_contents(dataset))
+        run = _Search(detector, start, drawn, dataset, _Known(record, key, tell), tell, raise_bits)
+        return _found(run, max_drop, target_map, images, optimize_latency)
+
+
+def _found(run: _Search, max_drop: float | None, target_map: float | None, images: int, optimize_latency: bool) -> SearchResult:
+    """The bisection."""
+    plain = run.measured("float", lambda: TorchRunner(run.detector))
     goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
     if goal > plain:
         raise YoloquantError(f"the goal of {goal:.2f} mAP50-95 is above the float model's own {plain:.2f}: ask for less")
@@ -168,14 +182,15 @@ class _Search:
 
     def measured(self, name: str, runner: Callable[[], TorchRunner]) -> float:
         """mAP50-95, measured once."""
-        if name not in self.known.values:
+        layers = self.ranking[: int(name.split()[0])] if name != "float" else []
+        if self.known.get(name, layers) is None:
             model_to_run = runner()
             with self.tell.step(f"Evaluate: {name}") as update:
                 found = evaluate(model_to_run, self.dataset, self.options, update)
-            self.known.add(name, found.map50_95)
+            self.known.add(name, layers, found.map50_95)
             for sentence in found.skipped if name == "float" else ():
                 self.tell.note(f"skipped: {sentence}")
-        return self.known.values[name]
+        return self.known.values[name].map50_95
 
     def rank(self, images: int, optimize_latency: bool) -> int:
         """Order the layers; answers how many of the first are changed in any case, since float is faster there."""
@@ -206,7 +221,11 @@ class _Search:
 
     def result(self, count: int, goal: float, plain: float) -> SearchResult:
         """All that was found; detectors that were made are timed, where the target's runtime is installed."""
-        curve = {int(name.split()[0]): value for name, value in self.known.values.items() if name != "float"}
+        curve = {
+            int(name.split()[0]): value.map50_95
+            for name, value in self.known.values.items()
+            if name != "float" and value.layers == tuple(self.ranking[: int(name.split()[0])])
+        }
         found = SearchResult(
             self.changed(count),
             self.with_changed(count),
@@ -216,7 +235,7 @@ class _Search:
             plain,
             self.reached(count),
             dict(sorted(curve.items())),
-            len(self.known.values),
+            len(curve) + 1,
         )
         if not can_be_timed(self.start.target):
             return found
@@ -252,18 +271,48 @@ def _least(most: int, holds: Callable[[int], bool], first: int = 0) -> int | Non
     return above if above < most or (most > 0 and holds(most)) else None
 
 
+class _Measured(NamedTuple):
+    """mAP50-95, percent, with some layers changed."""
+
+    layers: tuple[str, ...]
+    map50_95: float
+
+
 class _Known:
-    """What was measured, kept in a file."""
+    """What was measured, kept in a file for a search of the same model, data, recipe and runtime."""
 
-    def __init__(self, path: Path | None, recipe: Recipe) -> None:
-        self.path, self.key = path, recipe.to_yaml()
-        self.values: dict[str, float] = {}
+    def __init__(self, path: Path | None, key: str, tell: Reporter) -> None:
+        self.path, self.key = path, key
+        self.values: dict[str, _Measured] = {}
         if path is not None and path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            self.values = content["values"] if content.get("recipe") == self.key else {}
+            self._read(path, tell)
 
-    def add(self, name: str, value: float) -> None:
-        self.values[name] = value
+    def _read(self, path: Path, tell: Reporter) -> None:
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            tell.note(f"{path} is no whole record of a search: everything is measured anew")
+            return
+        if not isinstance(content, dict) or content.get("format") != RECORD_FORMAT:
+            raise YoloquantError(f"{path} would be replaced, and no search wrote it: move it away, or name another output")
+        try:
+            values = {str(name): _Measured(tuple(map(str, layers)), float(value)) for name, layers, value in content["values"]}
+        except (ValueError, KeyError, TypeError, OverflowError):
+            tell.note(f"{path} is damaged: everything is measured anew")
+            return
+        if content.get("key") == self.key:
+            self.values = values
+        else:
+            tell.note(f"{path} is of another model, data, recipe or version: everything is measured anew")
+
+    def get(self, name: str, layers: Sequence[str]) -> float | None:
+        """What was measured with these layers changed."""
+        found = self.values.get(name)
+        return found.map50_95 if found is not None and found.layers == tuple(layers) else None
+
+    def add(self, name: str, layers: Sequence[str], value: float) -> None:
+        """Keep a measurement."""
+        self.values[name] = _Measured(tuple(layers), value)
         if self.path is not None:
-            with replaced_whole(self.path) as partial:
-                partial.write_text(json.dumps({"recipe": self.key, "values": self.values}, indent=2), encoding="utf-8")
+            rows = [(kept, *measured) for kept, measured in self.values.items()]
+            write_text(self.path, json.dumps({"format": RECORD_FORMAT, "key": self.key, "values": rows}, indent=2))

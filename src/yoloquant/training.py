@@ -15,24 +15,26 @@ from yoloquant.checkpoint.read import DEFAULT_INPUT_SIZE, read_detector
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.ground_truth import has_label_files
-from yoloquant.errors import CheckpointError, DataError
+from yoloquant.errors import CheckpointError, DataError, YoloquantError
 from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.models.activations import swap_activations
 from yoloquant.models.build import ARCHITECTURES, build_detector
 from yoloquant.models.classes import with_classes
 from yoloquant.models.detector import Detector, at_size
+from yoloquant.outputs import refuse_inputs, reserved
 from yoloquant.processes import process_group, process_number
 from yoloquant.progress import Reporter, Silent
+from yoloquant.reading import read_text
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.train.augment import Sample
 from yoloquant.train.data import TrainingLoader, open_samples
 from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
-from yoloquant.train.log import EpochTable
+from yoloquant.train.log import LOG_NAME, EpochTable
 from yoloquant.train.losses import loss_for
 from yoloquant.train.protocols import EpochResult, Score
 from yoloquant.train.teaching import Teacher
 from yoloquant.train.trainer import NOMINAL_BATCH, STATE_NAME, Trainer
-from yoloquant.writing import checked_folder, replaced_whole
+from yoloquant.writing import checked_own_folder, replaced_whole, write_text
 
 BEST, OPTIONS = "best.safetensors", "options.json"
 
@@ -124,7 +126,9 @@ def train(
     options = options or TrainingOptions()
     with process_group(options.device) as device:
         tell = reporter if reporter is not None and process_number() == 0 else Silent()
-        return _train(model, data, Path(output), options, device, resume, tell)
+        folder = _checked_run(output, resume)
+        refuse_inputs([folder / name for name in (BEST, STATE_NAME, LOG_NAME, OPTIONS)], [model, data])
+        return _train(model, data, folder, options, device, resume, tell)
 
 
 def _train(
@@ -136,7 +140,6 @@ def _train(
     resume: bool,
     tell: Reporter,
 ) -> TrainingResult:
-    _check_folder(output, resume)
     training, validation = load_dataset(data, "train"), load_dataset(data, "val")
     names = _checked_names(data, training, validation)
     for sentence in validation.problem_sentences():
@@ -175,11 +178,11 @@ def _train(
         trainer.resume()
         tell.note(f"going on with epoch {trainer.epoch} of {options.epochs}")
     elif process_number() == 0:
-        (output / OPTIONS).write_text(_described(model, data, options, parameters), encoding="utf-8")
+        write_text(output / OPTIONS, _described(model, data, options, parameters))
     table = EpochTable(tell, options.epochs)
-    with tell.step(f"Train {options.epochs} epochs") as update:
+    with reserved(output), tell.step(f"Train {options.epochs} epochs") as update:
         trainer.run(update, lambda result: _epoch_done(trainer, detector, result, output, table))
-    return _finish(trainer, detector, output)
+        return _finish(trainer, detector, output)
 
 
 def starting_detector(model: str | Path | Detector, names: Sequence[str], image_size: int | None) -> Detector:
@@ -219,13 +222,25 @@ def _checked_names(data: str | Path, training: DetectionDataset, validation: Det
     return names
 
 
-def _check_folder(output: Path, resume: bool) -> None:
-    checked_folder(output)
-    found = (output / STATE_NAME).is_file()
+def _checked_run(output: str | Path, resume: bool) -> Path:
+    """The folder of the run, which is new, or that of an earlier one."""
+    folder = checked_own_folder(output, OPTIONS, "one that a training began in")
+    if (folder / OPTIONS).is_file() and not _is_ours(folder / OPTIONS):
+        raise CheckpointError(f"{folder / OPTIONS} is of another program: name a new folder")
+    found = (folder / STATE_NAME).is_file()
     if resume and not found:
-        raise CheckpointError(f"there is no run to resume in {output}: it has no {STATE_NAME}")
+        raise CheckpointError(f"there is no run to resume in {folder}: it has no {STATE_NAME}")
     if found and not resume:
-        raise CheckpointError(f"{output} holds a run already: add --resume to go on with it, or name another folder")
+        raise CheckpointError(f"{folder} holds a run already: add --resume to go on with it, or name another folder")
+    return folder
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file holds a run's options, as `_described` writes them."""
+    try:
+        return "hyperparameters" in json.loads(read_text(path))
+    except (YoloquantError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _teacher(given: Detector, names: Sequence[str], device: str, parameters: Hyperparameters) -> Teacher:

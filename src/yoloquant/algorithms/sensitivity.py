@@ -10,6 +10,7 @@ from typing import Literal
 
 from yoloquant.algorithms.sensitive_layers import layer_quantizers
 from yoloquant.graph.capture import block_name
+from yoloquant.outputs import storage_errors_told
 from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.quant.module import FakeQuantize, passing
 from yoloquant.quant.network import QuantizedDetector
@@ -47,28 +48,39 @@ class Record:
         """Read what an earlier run with the same key measured; without a path nothing is kept."""
         self._path, self._key = path, key
         self._known: dict[tuple[str, str, str], float] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else ():
+        self._is_cut = path is not None and path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path is not None and path.is_file() else []
+        for line in lines:
             entry = _parsed(line)
-            if entry and entry.get("key") == key:
-                self._known[entry["name"], entry["mode"], entry["part"]] = float(entry["cost"])
+            if entry is not None and entry[0] == key:
+                self._known[entry[1:4]] = entry[4]
 
     def get(self, name: str, mode: str, part: str) -> float | None:
         """A cost that was measured before."""
         return self._known.get((name, mode, part))
 
     def add(self, result: Sensitivity) -> None:
-        """Keep a measurement."""
+        """Keep a measurement.
+
+        Raises:
+            YoloquantError: the disk is full.
+        """
         self._known[result.name, result.mode, result.part] = result.cost
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": self._key, **asdict(result)}) + "\n")
+            # After a line that a kill cut off, this one begins anew; empty lines are passed over.
+            line = "\n" * self._is_cut + json.dumps({"key": self._key, **asdict(result)}) + "\n"
+            self._is_cut = False
+            with storage_errors_told(self._path), self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
 
-def _parsed(line: str) -> dict | None:
+def _parsed(line: str) -> tuple[str, str, str, str, float] | None:
+    """Key, name, mode, part and cost of a line; none for another line, as the last of a run that was killed while it wrote."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        # The last line of a run that was killed while it wrote.
+        entry = json.loads(line)
+        key, name, mode, part = (str(entry[field]) for field in ("key", "name", "mode", "part"))
+        return key, name, mode, part, float(entry["cost"])
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
 
 

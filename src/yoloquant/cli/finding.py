@@ -81,11 +81,13 @@ def search(
 ) -> None:
     """Find the fewest layers in float that keep an accuracy, and write the recipe."""
     from yoloquant.finishing import checked_output
+    from yoloquant.outputs import refuse_inputs, reserved
     from yoloquant.pipeline import quantize
+    from yoloquant.recipe import file_of
     from yoloquant.report.search_page import write_search_page
     from yoloquant.report.tables import search_table
     from yoloquant.search import search as run
-    from yoloquant.writing import checked_file
+    from yoloquant.writing import checked_file, write_text
 
     page = output.with_suffix(".html")
     if page == output:
@@ -93,24 +95,27 @@ def search(
     for path in (output, page):
         checked_file(path)
     checked_output(model_folder)
-    found = run(
-        model,
-        data,
-        max_drop=max_drop,
-        target_map=target_map,
-        raise_bits=raise_bits,
-        optimize_latency=optimize_latency,
-        target=target,
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
-        calibration=calibration,
-        annotations=annotations,
-        branch=branch,
-        record=output.with_suffix(".search.json"),
-        reporter=RichReporter(),
-    )
-    output.write_text(found.recipe.to_yaml(), encoding="utf-8")
-    write_search_page(found, page)
+    record = output.with_suffix(".search.json")
+    refuse_inputs([output, page, record, model_folder], [model, data, file_of(recipe), calibration, annotations])
+    with reserved(output):
+        found = run(
+            model,
+            data,
+            max_drop=max_drop,
+            target_map=target_map,
+            raise_bits=raise_bits,
+            optimize_latency=optimize_latency,
+            target=target,
+            recipe=recipe,
+            overrides=tuple(overrides or ()),
+            calibration=calibration,
+            annotations=annotations,
+            branch=branch,
+            record=record,
+            reporter=RichReporter(),
+        )
+        write_text(output, found.recipe.to_yaml())
+        write_search_page(found, page)
     change = "in float" if raise_bits is None else f"at {raise_bits} bit"
     OUT.print(search_table(found))
     OUT.print(f"{len(found.layers)} layers {change}: {', '.join(found.layers) or 'none'}", markup=False)
@@ -141,12 +146,14 @@ def check(
     from yoloquant.check.findings import check_file
     from yoloquant.check.repair import repair
     from yoloquant.checkpoint.onnx_checks import open_detector_file
+    from yoloquant.outputs import refuse_inputs
     from yoloquant.report.tables import findings_table
     from yoloquant.targets.registry import get_target
     from yoloquant.writing import checked_file, replaced_whole
 
     if fix is not None:
         checked_file(fix)
+        refuse_inputs([fix], [file])
     result = check_file(file, target)
     work = f"{result.integer_work:.0%} of the multiplications"
     OUT.print(

@@ -94,6 +94,7 @@ def quantize(
 
 def _tell_result(result: QuantizationResult, output: Path) -> None:
     """What was made, and where."""
+    from yoloquant.export.quantized_folder import FILES
     from yoloquant.report.tables import result_table
 
     for parity in result.parity:
@@ -101,17 +102,7 @@ def _tell_result(result: QuantizationResult, output: Path) -> None:
             OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
     if result.rows:
         OUT.print(result_table(result.rows))
-    names = (
-        "model.onnx",
-        "quantized.safetensors",
-        "recipe.yaml",
-        "metrics.json",
-        "report.html",
-        "layers.csv",
-        "classes.csv",
-        "plots",
-    )
-    OUT.print(f"written to {output}: {', '.join(name for name in names if (output / name).exists())}", markup=False)
+    OUT.print(f"written to {output}: {', '.join(name for name in FILES if (output / name).exists())}", markup=False)
     if result.recipe.target == "tensorrt":
         _tell_trtexec(output / "model.onnx")
 
@@ -254,14 +245,17 @@ def export(
     from yoloquant.export.onnx_file import export_onnx
     from yoloquant.export.quantized_folder import load_quantized, recipe_of
     from yoloquant.models.branches import check_branch, choose_branch
+    from yoloquant.outputs import refuse_inputs, reserved
     from yoloquant.writing import checked_file, replaced_whole
 
+    checked_file(output)
+    refuse_inputs([output, calibration_cache], [model])
     if calibration_cache is not None:
         checked_file(calibration_cache)
         if not model.is_dir():
             raise ExportError(f"{model} has no scales for a calibration cache: name a folder quantized with --target tensorrt")
     size = (image_size, image_size) if image_size else None
-    with replaced_whole(output) as file:
+    with reserved(output, calibration_cache), replaced_whole(output) as file:
         if model.is_dir():
             detector: Detector | QuantizedDetector = load_quantized(model)
             check_branch(detector.head.branch, branch)
@@ -290,10 +284,14 @@ def sample_calibration(
     """Draw calibration images from the train split and write their list."""
     from yoloquant.data.images import read_image
     from yoloquant.data.sample import readable_sample, source_images, write_image_list
+    from yoloquant.outputs import refuse_images, refuse_inputs
     from yoloquant.writing import checked_file
 
     checked_file(output)
+    refuse_inputs([output], [data])
     source = source_images(data)
+    refuse_inputs([output], source.files)
+    refuse_images([output], source.images)
     entries, skipped = readable_sample(source.images, count, seed, read_image)
     write_image_list(entries, output)
     for sentence in (*source.problem_sentences(), *(f"skipped: {image}" for image in skipped)):

@@ -51,12 +51,15 @@ def evaluate_command(
     from yoloquant.data.dataset import load_dataset
     from yoloquant.evaluation.evaluator import EvaluationSettings, check_image_size, evaluate
     from yoloquant.loading import open_model
+    from yoloquant.outputs import refuse_images, refuse_inputs
     from yoloquant.report.tables import evaluation_table
     from yoloquant.writing import checked_file
 
     if predictions is not None:
         checked_file(predictions)
     dataset = load_dataset(data, split, annotations=annotations)
+    refuse_inputs([predictions], [model, data, annotations, *dataset.files])
+    refuse_images([predictions], dataset.images)
     runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
     tell_branch(runner.branch)
     settings = EvaluationSettings(
@@ -95,10 +98,11 @@ def predict(
     branch: Branch = None,
 ) -> None:
     """Detect objects in pictures and draw them."""
-    from yoloquant.evaluation.predict import find_images, predict_to_files
+    from yoloquant.evaluation.predict import check_pictures, find_images, predict_to_files
     from yoloquant.loading import open_model
 
     entries = find_images(images)
+    check_pictures(entries, output, [model, compare])
     runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
     tell_branch(runner.branch)
     second = open_model(compare) if compare else None
@@ -148,6 +152,7 @@ def compare(
     plots: Plots = None,
 ) -> None:
     """Put several quantized folders into one table, and one picture of what is worth having."""
+    from yoloquant.outputs import refuse_inputs
     from yoloquant.report.comparison import comparison_charts, comparison_table, read_entries, write_comparison
     from yoloquant.report.formats import check_format
     from yoloquant.writing import checked_file
@@ -155,6 +160,7 @@ def compare(
     check_format(plots)
     if output is not None:
         checked_file(output)
+        refuse_inputs([output], folders)
     entries = read_entries(folders)
     OUT.print(comparison_table(entries))
     if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,12 +41,14 @@ class DetectionDataset:
         images: Images in the order of the source.
         annotations: COCO JSON with the ground truth; label files beside the images are read where there is none.
         problems: What was wrong and left out, kind -> sentences.
+        files: Files that it was read from, beside images and labels.
     """
 
     names: tuple[str, ...]
     images: tuple[ImageEntry, ...]
     annotations: Path | None = None
     problems: Problems = field(default_factory=dict, hash=False, compare=False)
+    files: tuple[Path, ...] = ()
 
     def problem_counts(self) -> Counter[str]:
         """How many problems of each kind."""
@@ -111,7 +114,13 @@ def load_dataset(source: str | Path, split: str = "val", *, annotations: str | P
 
 
 def _finish(
-    names: tuple[str, ...], paths: list[Path], truth: Path | None, problems: Problems, source: Path, keypoint_columns: int = 0
+    names: tuple[str, ...],
+    paths: list[Path],
+    truth: Path | None,
+    problems: Problems,
+    source: Path,
+    keypoint_columns: int = 0,
+    lists: Sequence[Path] = (),
 ) -> DetectionDataset:
     # Label files are found by the folders above an image, which a relative path may not show.
     absolute = Counter(path.absolute() for path in paths)
@@ -124,7 +133,8 @@ def _finish(
     numeric = all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
     ids = [int(stem) for stem in stems] if numeric else range(len(unique))
     entries = (ImageEntry(path, number, keypoint_columns) for path, number in zip(unique, ids, strict=True))
-    return DetectionDataset(names, tuple(entries), truth, problems)
+    files = tuple(path for path in (source, truth, *lists) if path is not None and path.is_file())
+    return DetectionDataset(names, tuple(entries), truth, problems, files)
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -156,6 +166,7 @@ def _from_yaml(path: Path, split: str, truth: Path | None) -> DetectionDataset:
     names = _names(values, path)
     problems: Problems = {}
     paths: list[Path] = []
+    lists: list[Path] = []
     parts = values[split] if isinstance(values[split], list) else [values[split]]
     for part in parts:
         place = _place(root, str(part))
@@ -165,11 +176,12 @@ def _from_yaml(path: Path, split: str, truth: Path | None) -> DetectionDataset:
             raise DataError(f"{path} names one image, {place}, as its {split} images: name its folder, or a list of images")
         elif place.is_file():
             paths += _images_in_list(place, problems)
+            lists.append(place)
         else:
             raise DataError(f"{path} names {place} as its {split} images, which does not exist: correct `path` or `{split}`")
     if truth is None:
         truth = _annotations(values.get("annotations"), split, root, path)
-    return _finish(names, paths, truth, problems, path, _keypoint_columns(values, path))
+    return _finish(names, paths, truth, problems, path, _keypoint_columns(values, path), lists)
 
 
 def _place(root: Path, part: str) -> Path:
@@ -242,7 +254,8 @@ def _from_json(path: Path, truth: Path | None) -> DetectionDataset:
     if not entries:
         raise DataError(f"none of the images of {path} was found in {', '.join(str(folder) for folder in folders)}")
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    return DetectionDataset(tuple(c["name"] for c in categories), tuple(entries), truth or path, problems)
+    files = (path,) if truth is None else (path, truth)
+    return DetectionDataset(tuple(c["name"] for c in categories), tuple(entries), truth or path, problems, files)
 
 
 def _image_folders(annotations: Path) -> list[Path]:

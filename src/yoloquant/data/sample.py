@@ -9,6 +9,7 @@ from pathlib import Path
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.data.image_size import check_header
 from yoloquant.errors import DataError
+from yoloquant.writing import write_text
 
 
 def sample_images(entries: Sequence[ImageEntry], count: int = 128, seed: int = 42) -> list[ImageEntry]:
@@ -81,4 +82,4 @@ def source_images(source: str | Path) -> DetectionDataset:
 
 def write_image_list(entries: Sequence[ImageEntry], path: Path) -> None:
     """Write absolute image paths, one a line."""
-    path.write_text("".join(f"{entry.path.resolve()}\n" for entry in entries), encoding="utf-8")
+    write_text(path, "".join(f"{entry.path.resolve()}\n" for entry in entries))

@@ -25,6 +25,7 @@ from yoloquant.models.detector import check_input_size
 from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
+from yoloquant.writing import write_text
 
 # Outputs of the network that wait for suppression at most.
 WAITING_OUTPUTS = 2
@@ -124,7 +125,7 @@ class Evaluation:
             }
             for row in self.detections.rows()
         ]
-        path.write_text(json.dumps(rows), encoding="utf-8")
+        write_text(path, json.dumps(rows))
 
 
 def evaluate(

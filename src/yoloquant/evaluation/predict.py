@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,11 +13,12 @@ import numpy as np
 from yoloquant.data.dataset import ImageEntry, load_dataset
 from yoloquant.data.images import IMAGE_SUFFIXES, read_image
 from yoloquant.data.loader import ImageLoader
-from yoloquant.errors import DataError
+from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import run_batch
 from yoloquant.evaluation.postprocess import Detections, detections_of
+from yoloquant.outputs import refuse_images, refuse_inputs, storage_errors_told
 from yoloquant.runtime.runner import Runner
-from yoloquant.writing import checked_folder
+from yoloquant.writing import checked_folder, replaced_whole
 
 
 def find_images(sources: Sequence[str | Path]) -> list[ImageEntry]:
@@ -127,26 +127,54 @@ def save_picture(path: Path, image: np.ndarray) -> None:
     Raises:
         DataError: it cannot be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image[..., ::-1]):
-        raise DataError(f"the picture {path} cannot be written")
+    with storage_errors_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    written, data = cv2.imencode(path.suffix, image[..., ::-1])
+    if not written:
+        raise DataError(f"the picture {path} cannot be encoded: choose another format")
+    with replaced_whole(path) as partial:
+        partial.write_bytes(data.tobytes())
 
 
 def picture_names(paths: Sequence[Path]) -> dict[Path, Path]:
-    """Image -> name of its picture: the image's own as `.jpg`, behind the folders that tell images of one name apart."""
-    plain = {path: Path(f"{path.stem}.jpg") for path in paths}
-    if len(set(plain.values())) == len(plain):
-        return plain
+    """Image -> name of its picture: the image's own as `.jpg`, in the folders below the one that holds all images."""
     # Without `..`, which would lead out of the folder of pictures.
     whole = {path: Path(os.path.abspath(path)) for path in paths}
-    top = os.path.commonpath([path.parent for path in whole.values()])
-    names = {path: absolute.relative_to(top) for path, absolute in whole.items()}
-    # a.png and a.jpg of one folder.
-    stems = Counter(name.with_suffix("") for name in names.values())
-    return {
-        path: name.with_suffix(".jpg" if stems[name.with_suffix("")] == 1 else f"{name.suffix}.jpg")
-        for path, name in names.items()
-    }
+    top = os.path.commonpath([path.parent for path in whole.values()]) if whole else ""
+    owns = {path: absolute.relative_to(top) for path, absolute in whole.items()}
+    names: dict[Path, Path] = {}
+    taken = {parent for own in owns.values() for parent in own.parents}
+    for path, own in owns.items():
+        name = own.with_suffix(".jpg")
+        # a.png and a.jpg of one folder, and a file beside a folder that is called as its picture would be.
+        while name in taken:
+            own = own.with_name(f"{own.name}.jpg")
+            name = own
+        taken.add(name)
+        names[path] = name
+    return names
+
+
+def check_pictures(entries: Sequence[ImageEntry], output: Path, models: Sequence[Path | None] = ()) -> dict[Path, Path]:
+    """The name of each image's picture, see `picture_names`.
+
+    Args:
+        entries: Images.
+        output: Folder for the pictures.
+        models: Files that are read, too.
+
+    Raises:
+        YoloquantError: The folder cannot be made, or a picture would replace an image or a model, or stand beside an image.
+    """
+    folder = checked_folder(output)
+    names = picture_names([entry.path for entry in entries])
+    pictures = [folder / name for name in names.values()]
+    read = {os.path.realpath(entry.path.parent) for entry in entries}
+    if any(os.path.realpath(picture.parent) in read for picture in pictures):
+        raise YoloquantError(f"the pictures in {output} would stand among the images that are read: name another output")
+    refuse_images(pictures, entries)
+    refuse_inputs([path for path in pictures if path.exists()], models)
+    return names
 
 
 def predict_to_files(
@@ -162,7 +190,7 @@ def predict_to_files(
 ) -> Iterator[tuple[Path, Detections]]:
     """Draw detections into files of the images' names; beside those of a second model where `compare` is given.
 
-    Images of one name in several folders keep their folders.
+    Pictures stand in the same sub-folders as the images.
 
     Args:
         runner: The model.
@@ -180,8 +208,7 @@ def predict_to_files(
     Raises:
         YoloquantError: The folder cannot be made, or no image can be decoded.
     """
-    checked_folder(output)
-    names = picture_names([entry.path for entry in entries])
+    names = check_pictures(entries, output)
     others = predict(compare, entries, confidence, iou) if compare else None
     for entry, detections in predict(runner, entries, confidence, iou, skipped=skipped):
         image = read_image(entry.path)

@@ -31,6 +31,8 @@ MODEL = "model.onnx"
 RECIPE = "recipe.yaml"
 METRICS = "metrics.json"
 REPORT = "report.html"
+# All that may stand in the folder; what else does is the user's.
+FILES = (MODEL, WEIGHTS, RECIPE, METRICS, REPORT, "layers.csv", "classes.csv", "plots")
 
 
 def captured(detector: Detector) -> GraphModule:

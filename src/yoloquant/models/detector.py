@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from yoloquant.errors import YoloquantError
@@ -133,3 +135,13 @@ def check_input_size(size: tuple[int, int], stride: int) -> None:
         raise YoloquantError(
             f"the input size {height}x{width} is not a multiple of the network's stride {stride}: choose multiples, as {near}"
         )
+
+
+def digest_of(detector: Detector, *facts: object) -> str:
+    """A name for a detector's content and whatever else a measurement depends on: its weights, head and the facts' `repr`."""
+    digest = hashlib.sha256(repr((facts, detector.names, detector.input_size, detector.preprocessing, detector.head)).encode())
+    for part in (detector.network, detector.head):
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -14,6 +14,7 @@ from yoloquant.algorithms.tensor_statistics import TensorStatistics
 from yoloquant.report.charts import Boxes, Histogram, boxes, histogram
 from yoloquant.report.network_graph import NO_NOISE
 from yoloquant.report.svg import draw
+from yoloquant.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def write_page(template: str, path: Path, **values: Any) -> None:
         loader=jinja2.PackageLoader("yoloquant.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["draw"] = draw
-    path.write_text(environment.get_template(template).render(versions=versions(), **values), encoding="utf-8")
+    write_text(path, environment.get_template(template).render(versions=versions(), **values))
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from yoloquant.algorithms.calibrate import to_input
 from yoloquant.algorithms.detection_error import detection_sums
 from yoloquant.algorithms.reconstruction.checkpoints import state_key
+from yoloquant.data.contents import contents_of
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.ground_truth import has_label_files
 from yoloquant.devices import device_of, on_device
@@ -84,7 +85,7 @@ def train_quantized(
         take_from_first(quantized.network.state_dict().values())
         checkpoint = None
         if partial is not None:
-            key = state_key(quantized, settings, [entry.path.name for entry in entries])
+            key = state_key(quantized, settings, contents_of(entries))
             checkpoint = partial / f"train-{key[:16]}.safetensors"
         objective = _objective(quantized, reference, settings, parameters)
         judge = _judge(quantized, reference, objective, judges, side)

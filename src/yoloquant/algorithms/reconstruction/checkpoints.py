@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,26 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from yoloquant.outputs import PREFIX
 from yoloquant.processes import process_number
 from yoloquant.quant.network import QuantizedDetector
 from yoloquant.writing import replaced_whole
 
 
+def is_state(path: Path) -> bool:
+    """Whether a file is named as those that interrupted reconstructions and trainings keep."""
+    named = re.fullmatch(r"([0-9a-f]{16}-\d{4,}|train-[0-9a-f]{16})\.safetensors", path.name)
+    return named is not None or path.name.startswith(PREFIX)
+
+
 def state_key(detector: QuantizedDetector, settings: BaseModel, images: Sequence[str]) -> str:
-    """A digest of all that a reconstruction or a training starts from: weights, scales, placement, settings and images' names."""
+    """A digest of all that a reconstruction or a training starts from: weights, scales, placement, settings and images.
+
+    Args:
+        detector: as it is before.
+        settings: of the recipe's step.
+        images: what each image is, see `yoloquant.data.contents.contents_of`.
+    """
     digest = hashlib.sha256(settings.model_dump_json().encode())
     digest.update(repr(images).encode())
     for name, tensor in sorted(detector.network.state_dict().items()):

@@ -1,0 +1,123 @@
+"""How the command line ends: exit codes and one sentence, whatever stops it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import time
+from yoloquant.cli import ending
+def command():
+    {body}
+ending.run(command)
+"""
+
+
+def start(body: str, **options) -> subprocess.Popen:
+    code = PROGRAM.format(body=body.replace("\n", "\n    "))
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+# Python, another thread that goes on, and clean-up that waits for another process.
+BUSY = {
+    "python": "print('ready', flush=True)\nwhile True: time.sleep(0.01)",
+    "threads": "import threading\nother = threading.Timer(0, time.sleep, (60,))\nother.start()\nprint('ready', flush=True)\n"
+    "time.sleep(60)",
+    "waiting": "print('ready', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("busy", BUSY)
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_signals_end_it_with_their_code_and_one_word_within_two_seconds(busy, number, code, word):
+    process = start(BUSY[busy])
+    assert process.stdout.readline() == "ready\n"
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 2.5
+    assert process.returncode == code
+    assert told == f"{word}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise MemoryError", "not enough memory"),
+        ("open('/dev/full', 'w').write('x' * 10**6)", "cannot be read or written: No space left on device"),
+        ("raise PermissionError(13, 'Permission denied', 'x.pt')", "x.pt cannot be read or written: Permission denied"),
+        ("from yoloquant.errors import YoloquantError\nraise YoloquantError('a sentence')", "error: a sentence"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(body, words):
+    process = start(body)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert words in told
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+
+
+def test_defects_keep_their_traceback():
+    process = start("1 / 0")
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "ZeroDivisionError" in told
+
+
+PRINT = "from yoloquant.console import OUT\nOUT.print('\\u65e5\\u672c \\u2501 \\u00e9')"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_narrow_encodings_show_question_marks(encoding):
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=PRINT.replace("\n", "\n    "))],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout
+
+
+@pytest.mark.parametrize("body", [PRINT, PRINT + "\nraise SystemExit(0)"])
+def test_a_full_standard_output_is_one_sentence(body):
+    with open("/dev/full", "w") as full:
+        process = start(body, stdout=full)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "No space left on device" in told
+    assert told.count("\n") == 1
+
+
+def test_a_reader_that_goes_is_no_traceback():
+    process = start("from yoloquant.console import OUT\nfor _ in range(100000): OUT.print('x' * 100)")
+    process.stdout.readline()
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(timeout=20) in (1, 2)
+    assert told.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "abc"}, True),
+        ({"RANK": "3"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "-1", "WORLD_SIZE": "x"}, True),
+    ],
+)
+def test_one_process_of_several_speaks(variables, speaks):
+    process = start(PRINT, env={**os.environ, "PYTHONIOENCODING": "utf-8", **variables})
+    answer, told = process.communicate(timeout=20)
+    assert process.returncode == 0, told
+    assert bool(answer) == speaks
