@@ -50,7 +50,7 @@ SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
 
 def quantized(target: str | None, preset: str, folder: Path) -> dict[str, float]:
     """Quantize into a folder; seconds and peak MiB of this process."""
-    from yoloquant.pipeline import quantize
+    from yoloquant.flows.quantize import quantize
 
     start = time.perf_counter()
     data = SHARED / "coco" / "data.yaml"
@@ -63,7 +63,7 @@ def scores(model: Path, runtimes: list[str]) -> dict[str, tuple[float, float]]:
     """Runtime -> mAP50-95 and mAP50."""
     from yoloquant.data.dataset import load_dataset
     from yoloquant.evaluation.evaluator import evaluate
-    from yoloquant.loading import open_model
+    from yoloquant.runtime.open import open_model
 
     dataset = load_dataset(SHARED / "coco" / "data.yaml")
     found = {}

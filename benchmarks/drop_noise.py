@@ -20,7 +20,7 @@ from rich.table import Table
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.evaluator import evaluate, labelled_split
-from yoloquant.export.quantized_folder import load_quantized
+from yoloquant.exporting.folder import load_quantized
 from yoloquant.runtime.torch_runner import TorchRunner
 
 SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))

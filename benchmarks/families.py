@@ -77,7 +77,7 @@ def source(network: str) -> Path | None:
 def detector_of(network: str) -> Any:
     """A trained detector, or a fresh one whose batch norms have seen photographs."""
     from yoloquant.checkpoint.read import read_detector
-    from yoloquant.models.build import build_detector
+    from yoloquant.models.registry import build_detector
 
     if network in TRAINED:
         return read_detector(TRAINED[network])
@@ -106,7 +106,7 @@ def quantizer(network: str, target: str) -> Callable[[Path, Path], None]:
     """How this project makes its file: by the default recipe."""
 
     def make(_: Path, path: Path) -> None:
-        from yoloquant.pipeline import quantize
+        from yoloquant.flows.quantize import quantize
 
         quantize(detector_of(network), DATA, target=target, output=path.parent, measure=False, report=False)
 
@@ -134,7 +134,7 @@ def make_one(folder: Path, network: str, file: str) -> None:
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     if file == FLOAT:
-        from yoloquant.export.onnx_file import export_onnx
+        from yoloquant.exporting.onnx_export import export_onnx
 
         export_onnx(detector_of(network), folder / file)
     else:
@@ -159,8 +159,8 @@ class Notes:
 
 def opened(folder: Path, candidate: Candidate) -> Any:
     """The file in its runtime; the float file's facts serve where a peer's format holds none."""
-    from yoloquant.checkpoint.onnx_facts import read_metadata
-    from yoloquant.runtime.loading import open_onnx
+    from yoloquant.checkpoint.onnx_metadata import read_metadata
+    from yoloquant.runtime.registry import open_onnx
 
     own = candidate.file.endswith(".onnx") and not candidate.file.startswith("nncf")
     facts = read_metadata(folder / (candidate.file if own else FLOAT))
@@ -202,8 +202,8 @@ def photographs(held_out: bool) -> Any:
 
 def time_all(folder: Path, network: str) -> None:
     """Medians of one image at a time, all files of a runtime in turns; and the layers in integers, by the runtime's own graph."""
-    from yoloquant.benchmark.latency import measure_latency
-    from yoloquant.runtime.executed import executed_layers
+    from yoloquant.evaluation.latency import measure_latency
+    from yoloquant.runtime.executed_layers import executed_layers
 
     notes = Notes(folder / "latency.json")
     for runtime in ("onnxruntime", "openvino"):

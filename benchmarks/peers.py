@@ -22,8 +22,8 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 def calibration_photographs(count: int | None = None) -> list[Any]:
     """Entries of the train split that the default recipe calibrates on, the first so many of them."""
-    from yoloquant.quantizing import recipe_images
-    from yoloquant.recipe import resolve_recipe
+    from yoloquant.flows.job import recipe_images
+    from yoloquant.recipe.recipe import resolve_recipe
 
     return recipe_images(resolve_recipe("int8"), SHARED / "coco" / "data.yaml", None).calibration[:count]
 

@@ -34,8 +34,8 @@ def ours(count: int) -> float:
     from yoloquant.algorithms.calibrate import calibrate
     from yoloquant.checkpoint.read import read_detector
     from yoloquant.data.loader import ImageLoader
-    from yoloquant.export.quantized_folder import quantized_from
     from yoloquant.graph.capture import capture
+    from yoloquant.quant.quantized_detector import quantized_from
     from yoloquant.targets.registry import get_target
 
     detector = read_detector(SHARED / "weights" / "yolov5n.pt")

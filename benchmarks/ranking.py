@@ -18,7 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from yoloquant.analysis import Analysis, analyze
+from yoloquant.flows.analyze import analyze
+from yoloquant.results.analysis import Analysis
 
 SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
 # mAP lost, points, from which on a layer's place is more than chance.

@@ -20,11 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from yoloquant.benchmark.latency import measure_latency
-from yoloquant.check.findings import runs_in_integers
-from yoloquant.check.qdq_graph import QdqGraph
-from yoloquant.runtime.layer_times import PROFILERS
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.checking.findings import runs_in_integers
+from yoloquant.checking.qdq_graph import QdqGraph
+from yoloquant.evaluation.latency import measure_latency
+from yoloquant.runtime.profile import PROFILERS
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.targets.registry import get_target
 
 THREADS = int(os.environ.get("THREADS", "2"))

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from yoloquant import quantize, read_detector
-from yoloquant.console import RichReporter
-from yoloquant.data.generated import CLASS_NAMES, write_generated_dataset
-from yoloquant.models.build import build_detector
-from yoloquant.quantized_training import train_folder
-from yoloquant.results import QuantizationResult
-from yoloquant.training import BEST, TrainingOptions, train
+from yoloquant.cli.console import RichReporter
+from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
+from yoloquant.flows.finetune import train_folder
+from yoloquant.flows.train import BEST, TrainingOptions, train
+from yoloquant.models.registry import build_detector
+from yoloquant.results.quantization import QuantizationResult
 
 SIZE, IMAGES, VALIDATION = 192, 4000, 256
 # Pixels, about an octave from first to last in each level, for objects of 10 to 95 pixels.

@@ -43,11 +43,11 @@ def network_of(row: str, size: int) -> tuple[nn.Module, Detector]:
 
     from yoloquant.algorithms.calibrate import calibrate
     from yoloquant.checkpoint.read import read_detector
-    from yoloquant.export.quantized_folder import quantized_from
     from yoloquant.graph.capture import capture
-    from yoloquant.recipe_train import Train
+    from yoloquant.quant.quantized_detector import quantized_from
     from yoloquant.targets.registry import get_target
-    from yoloquant.train.quantizers import begin_training
+    from yoloquant.training.quantized.step import Train
+    from yoloquant.training.quantized.trainable import begin_training
 
     detector = read_detector(SHARED / "weights" / "yolov5n.pt")
     target, weights, activations = ROWS[row]
@@ -65,7 +65,7 @@ def child(row: str, batch: int, size: int) -> None:
     """Print seconds of a step and MiB that steps add."""
     import torch
 
-    from yoloquant.algorithms.calibrate import to_input
+    from yoloquant.data.images import to_input
     from yoloquant.models.yolov5.loss import YOLOv5Loss
 
     torch.manual_seed(0)

@@ -19,16 +19,16 @@ import torch
 from yoloquant.assets import demo_weights
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import load_dataset
-from yoloquant.data.generated import CLASS_NAMES, generate_image, write_generated_dataset
+from yoloquant.data.synthetic import CLASS_NAMES, generate_image, write_generated_dataset
 from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.models.detector import Detector
 from yoloquant.models.yolov5.build import build_yolov5, official_config
 from yoloquant.models.yolov5.loss import YOLOv5Loss
 from yoloquant.runtime.torch_runner import TorchRunner
-from yoloquant.train.augment import Sample
-from yoloquant.train.data import TrainingLoader
-from yoloquant.train.hyperparameters import Hyperparameters
-from yoloquant.train.trainer import EpochResult, Trainer
+from yoloquant.training.augment import Sample
+from yoloquant.training.float.trainer import EpochResult, Trainer
+from yoloquant.training.hyperparameters import Hyperparameters
+from yoloquant.training.loader import TrainingLoader
 
 SIZE = 192
 # Anchors in pixels, about an octave from first to last in each level, for objects of 10 to 95 pixels.

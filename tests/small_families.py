@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from yoloquant.checkpoint.read import read_detector
-from yoloquant.data.generated import CLASS_NAMES, generate_image
+from yoloquant.data.synthetic import CLASS_NAMES, generate_image
 from yoloquant.models.branches import ONE_TO_ONE, choose_branch
-from yoloquant.models.build import build_detector
 from yoloquant.models.detector import Detector
+from yoloquant.models.registry import build_detector
 from yoloquant.models.yolov5.blocks import C3, SPP, Concat, Conv, Focus
 
 SIDE = 128

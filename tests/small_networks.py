@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from yoloquant.graph.capture import capture
 from yoloquant.models.detector import Head
-from yoloquant.quant.network import QuantizedDetector, insert_quantizers
-from yoloquant.targets.base import Target
+from yoloquant.quant.quantized_detector import QuantizedDetector, insert_quantizers
+from yoloquant.targets.target import Target
 
 
 class ConvBlock(nn.Module):

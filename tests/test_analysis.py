@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.algorithms.sensitivity import Record, block_quantizers, ranked_layers, select, sensitivities
-from yoloquant.algorithms.tensor_statistics import tensor_statistics
-from yoloquant.analysis import Analysis, analyze, error_cost, noise_along, write_analysis
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.analysis.costs import error_cost, noise_along
+from yoloquant.analysis.sensitivity import Record, block_quantizers, ranked_layers, select, sensitivities
+from yoloquant.analysis.tensor_statistics import tensor_statistics
+from yoloquant.data.images import to_input
+from yoloquant.flows.analyze import analyze, write_analysis
+from yoloquant.flows.search import _least, with_layers
 from yoloquant.graph.capture import block_name, capture
-from yoloquant.quant.module import State
-from yoloquant.recipe import Override, Recipe
-from yoloquant.search import _least, with_layers
+from yoloquant.quant.fake_quantize import State
+from yoloquant.recipe.recipe import Override, Recipe
+from yoloquant.results.analysis import Analysis
 from yoloquant.targets.registry import get_target
 
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 
 from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
-from yoloquant.quant.parameters import SMALLEST_SCALE, scale_and_zero_point
+from yoloquant.quant.qparams import SMALLEST_SCALE, scale_and_zero_point
 from yoloquant.spec import TensorSpec
 
 CONTAINERS = {

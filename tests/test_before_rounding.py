@@ -7,22 +7,23 @@ from torch import nn
 
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.bias_correction import correct_biases, correct_biases_fast, reestimate_batch_norm
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.algorithms.detection_error import DetectionCost, detection_error
+from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.detection_ranges import choose_ranges_by_detections
 from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.smooth import smooth
 from yoloquant.algorithms.weight_ranges import choose_weight_ranges, input_powers
-from yoloquant.analysis import error_cost
+from yoloquant.analysis.costs import error_cost
+from yoloquant.analysis.detection_error import DetectionCost, detection_error
 from yoloquant.checkpoint.safetensors_file import CUSTOM
+from yoloquant.data.images import to_input
 from yoloquant.errors import RecipeError
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import captured, load_quantized, quantized_from, save_quantized
-from yoloquant.graph.capture import capture
-from yoloquant.graph.channels import constants, put_back
+from yoloquant.exporting.folder import load_quantized, save_quantized
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.graph.capture import capture, captured
+from yoloquant.graph.channel_constants import constants, put_back
 from yoloquant.models.detector import Detector
-from yoloquant.quant.network import QuantizedDetector, insert_quantizers
-from yoloquant.recipe import load_recipe
+from yoloquant.quant.quantized_detector import QuantizedDetector, insert_quantizers, quantized_from
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.targets.registry import get_target
 
 

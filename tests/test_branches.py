@@ -9,18 +9,19 @@ from typer.testing import CliRunner
 
 from small_families import CLASS_NAMES, SIDE, small_detector, small_images
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.checkpoint.live import detector_from_live
+from yoloquant.checkpoint.from_module import detector_from_live
 from yoloquant.checkpoint.onnx_branch import branch_in
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.cli import app
 from yoloquant.errors import CheckpointError
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import load_quantized, quantized_from, save_quantized
+from yoloquant.exporting.folder import load_quantized, save_quantized
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.graph.capture import capture
-from yoloquant.loading import open_model
 from yoloquant.models.branches import BRANCHES, ONE_TO_MANY, ONE_TO_ONE, choose_branch
-from yoloquant.models.build import build_detector
+from yoloquant.models.registry import build_detector
+from yoloquant.quant.quantized_detector import quantized_from
+from yoloquant.runtime.open import open_model
 from yoloquant.targets.registry import get_target
 
 WITH_BOTH = ("yolov10n", "yolo26n")

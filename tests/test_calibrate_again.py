@@ -5,7 +5,7 @@ import torch
 
 from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, take_ranges
-from yoloquant.quant.module import State
+from yoloquant.quant.fake_quantize import State
 from yoloquant.targets.registry import TARGETS
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.cli import app
 from yoloquant.data.dataset import load_dataset
-from yoloquant.models.build import build_detector
+from yoloquant.models.registry import build_detector
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ class Reached(Exception):
 
 # What follows after data sets are read: minutes for all cases together, so that only slow tests go through it.
 THEN = {
-    "quantize": "yoloquant.pipeline._quantize",
-    "analyze": "yoloquant.analysis.quantized_in_memory",
-    "search": "yoloquant.search._Search",
+    "quantize": "yoloquant.flows.quantize._quantize",
+    "analyze": "yoloquant.flows.analyze.quantized_in_memory",
+    "search": "yoloquant.flows.search._Search",
 }
 
 

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.check.findings import check_graph, decode_nodes
-from yoloquant.check.qdq_graph import QdqGraph
-from yoloquant.check.repair import repair
+from yoloquant.checking.findings import check_graph, decode_nodes
+from yoloquant.checking.qdq_graph import QdqGraph
+from yoloquant.checking.repair import repair
 from yoloquant.cli import app
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.runtime.executed import executed_layers
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.runtime.executed_layers import executed_layers
 from yoloquant.targets.registry import get_target
 
 
@@ -253,7 +253,7 @@ def test_the_runtimes_own_quantizer_quantizes_the_decode(tmp_path):
         def get_next(self):
             return next(self.batches, None)
 
-    from yoloquant.checkpoint.live import detector_from_module
+    from yoloquant.checkpoint.from_module import detector_from_module
 
     detector = detector_from_module(
         SmallNetwork().eval(),

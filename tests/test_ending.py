@@ -71,7 +71,7 @@ def test_defects_keep_their_traceback():
     assert "ZeroDivisionError" in told
 
 
-PRINT = "from yoloquant.console import OUT\nOUT.print('\\u65e5\\u672c \\u2501 \\u00e9')"
+PRINT = "from yoloquant.cli.console import OUT\nOUT.print('\\u65e5\\u672c \\u2501 \\u00e9')"
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
@@ -97,7 +97,7 @@ def test_a_full_standard_output_is_one_sentence(body):
 
 
 def test_a_reader_that_goes_is_no_traceback():
-    process = start("from yoloquant.console import OUT\nfor _ in range(100000): OUT.print('x' * 100)")
+    process = start("from yoloquant.cli.console import OUT\nfor _ in range(100000): OUT.print('x' * 100)")
     process.stdout.readline()
     process.stdout.close()
     told = process.stderr.read()

@@ -15,7 +15,7 @@ from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.postprocess import Detections, detections_of, greedy_suppression, non_maximum_suppression
 from yoloquant.evaluation.predict import draw_detections, find_images, predict_to_files, side_by_side
-from yoloquant.loading import open_model
+from yoloquant.runtime.open import open_model
 
 
 def brute_force(boxes, classes, threshold):

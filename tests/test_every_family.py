@@ -4,18 +4,18 @@ import onnx
 import pytest
 
 from small_families import SIDE, SMALL_FAMILIES, small_detector
-from yoloquant.analysis import analyze
 from yoloquant.checkpoint.safetensors_file import save_detector
-from yoloquant.data.generated import write_generated_dataset
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import load_quantized
-from yoloquant.pipeline import quantize
+from yoloquant.data.synthetic import write_generated_dataset
+from yoloquant.exporting.folder import load_quantized
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.flows.analyze import analyze
+from yoloquant.flows.finetune import train_folder
+from yoloquant.flows.job import quantized_in_memory, recipe_images
+from yoloquant.flows.quantize import quantize
+from yoloquant.flows.search import search
+from yoloquant.flows.train import TrainingOptions, train
 from yoloquant.progress import Silent
-from yoloquant.quantized_training import train_folder
-from yoloquant.quantizing import quantized_in_memory, recipe_images
-from yoloquant.recipe import load_recipe
-from yoloquant.search import search
-from yoloquant.training import TrainingOptions, train
+from yoloquant.recipe.recipe import load_recipe
 
 # All that learns or chooses, each for a moment.
 STEPS = """[

@@ -12,11 +12,11 @@ import pytest
 
 from yoloquant.assets import demo_weights
 from yoloquant.checkpoint.read import read_detector
-from yoloquant.data.generated import write_generated_dataset
 from yoloquant.data.images import letterbox, read_image
+from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.evaluation.postprocess import detections_of
-from yoloquant.export.nms import NmsOptions, add_nms_to_file
-from yoloquant.export.onnx_file import export_onnx
+from yoloquant.exporting.nms import NmsOptions, add_nms_to_file
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

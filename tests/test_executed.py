@@ -7,9 +7,9 @@ from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.cli import app
 from yoloquant.errors import YoloquantError
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.runtime.executed import executed_layers
-from yoloquant.runtime.layer_times import layer_times
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.runtime.executed_layers import executed_layers
+from yoloquant.runtime.profile import layer_times
 from yoloquant.targets.registry import get_target
 
 

@@ -13,17 +13,18 @@ from torch import nn
 
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.bias_correction import correct_biases
-from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.data.images import to_input
 from yoloquant.errors import ExportError, YoloquantError
 from yoloquant.evaluation.file_contents import file_faults
 from yoloquant.evaluation.layer_comparison import compare_layers
 from yoloquant.evaluation.parity import Parity, check_parity, first_disagreement, require_parity, signal_to_noise
-from yoloquant.export.fused_silu import fuse_silu
-from yoloquant.export.lowering import DOMAIN, OP_TYPE, lower_fake_quantize
-from yoloquant.export.metadata import ModelMetadata, names_of
-from yoloquant.export.onnx_file import export_onnx
+from yoloquant.exporting.fused_silu import fuse_silu
+from yoloquant.exporting.lowering import DOMAIN, OP_TYPE, lower_fake_quantize
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.models.detector import Detector
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.models.onnx.metadata import ModelMetadata, names_of
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import TARGETS, get_target

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from yoloquant.export.onnx_file import export_onnx
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.models.yolov5.build import build_yolov5, official_config
 
 

@@ -5,19 +5,20 @@ import onnx
 import pytest
 import torch
 
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.checkpoint.families import build_head, family_of
+from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.checkpoint.read import detector_from_checkpoint, read_detector
+from yoloquant.checkpoint.recognise import build_head, family_of
 from yoloquant.checkpoint.safetensors_file import load_detector, save_detector
 from yoloquant.checkpoint.unpickler import record_class
+from yoloquant.data.images import to_input
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
 from yoloquant.errors import CheckpointError
 from yoloquant.evaluation.parity import check_parity, signal_to_noise
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import quantized_from
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.graph.capture import capture
-from yoloquant.quant.module import passing
+from yoloquant.quant.fake_quantize import passing
+from yoloquant.quant.quantized_detector import quantized_from
 from yoloquant.targets.registry import get_target
 
 FAMILIES = {

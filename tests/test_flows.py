@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from yoloquant.analysis import analyze
 from yoloquant.assets import demo_weights
-from yoloquant.data.generated import write_generated_dataset
+from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import YoloquantError
-from yoloquant.pipeline import quantize
-from yoloquant.recipe import DetectionRanges, MixedPrecision, Reconstruct, load_recipe, presets
-from yoloquant.runtime.executed import executed_layers
-from yoloquant.search import search
+from yoloquant.flows.analyze import analyze
+from yoloquant.flows.quantize import quantize
+from yoloquant.flows.search import search
+from yoloquant.recipe.recipe import DetectionRanges, MixedPrecision, Reconstruct, load_recipe, presets
+from yoloquant.runtime.executed_layers import executed_layers
 
 
 @pytest.fixture(scope="module")

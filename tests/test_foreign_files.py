@@ -10,23 +10,24 @@ from typer.testing import CliRunner
 
 from foreign_files import ODD_FILES, write_foreign, write_half, write_odd, write_without_weights
 from small_families import SMALL_FAMILIES, small_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.checkpoint.onnx_checks import load_onnx
-from yoloquant.checkpoint.onnx_facts import foreign_facts
+from yoloquant.checkpoint.onnx_metadata import foreign_facts
 from yoloquant.checkpoint.output_axes import read_axes, strides_of
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.cli import app
-from yoloquant.data.generated import generate_image, write_generated_dataset
+from yoloquant.data.images import to_input
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
+from yoloquant.data.synthetic import generate_image, write_generated_dataset
 from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.evaluation.parity import check_parity
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import quantized_from
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.flows.quantize import quantize
 from yoloquant.graph.capture import capture
-from yoloquant.loading import open_model
-from yoloquant.models.build import build_detector
-from yoloquant.pipeline import quantize
+from yoloquant.models.registry import build_detector
+from yoloquant.quant.quantized_detector import quantized_from
+from yoloquant.runtime.open import open_model
 from yoloquant.targets.registry import TARGETS, get_target
 
 SIDE = 64

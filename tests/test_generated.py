@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yoloquant.data import generated
+from yoloquant.data import synthetic
 from yoloquant.data.dataset import load_dataset
-from yoloquant.data.generated import CLASS_NAMES, LEAST_VISIBLE, generate_image, write_generated_dataset
+from yoloquant.data.synthetic import CLASS_NAMES, LEAST_VISIBLE, generate_image, write_generated_dataset
 
 
 def digest(seed, index, size):
@@ -48,14 +48,14 @@ def test_images_and_boxes_are_valid(seed, index, size):
 def test_boxes_fit_what_was_drawn(monkeypatch):
     """Every box touches its shape on all four sides: the drawing calls are watched, shapes counted pixel by pixel."""
     masks = []
-    original = generated._shape_mask
+    original = synthetic._shape_mask
 
     def watched(*arguments):
         mask = original(*arguments)
         masks.append((arguments[0], mask))
         return mask
 
-    monkeypatch.setattr(generated, "_shape_mask", watched)
+    monkeypatch.setattr(synthetic, "_shape_mask", watched)
     for index in range(20):
         masks.clear()
         size = 160
@@ -86,7 +86,7 @@ def test_each_class_covers_its_area(name):
     for angle in (0.0, 0.7, 2.1):
         generator = np.random.default_rng(3)
         stretch = np.random.default_rng(3).uniform(0.75, 1.0)
-        mask = generated._shape_mask(CLASS_NAMES.index(name), np.array([80.0, 80.0]), radius, angle, size, generator)
+        mask = synthetic._shape_mask(CLASS_NAMES.index(name), np.array([80.0, 80.0]), radius, angle, size, generator)
         assert mask.sum() == pytest.approx(areas[name] * stretch * radius**2, rel=0.1)
 
 

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from small_networks import SmallNetwork, images, quantized_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.data.images import to_input
 from yoloquant.evaluation.parity import check_parity, signal_to_noise
-from yoloquant.export.onnx_file import export_onnx
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.quant.int32_bias import MOST_STEPS, fit_biases
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import TARGETS, get_target
 

@@ -11,18 +11,17 @@ from torch import nn
 from small_families import SMALL_FAMILIES, small_detector, small_images
 from small_networks import SIZE, ConvBlock, RowsHead, SmallNetwork, images
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.algorithms.layer_figures import float_reasons
-from yoloquant.check.findings import check_file
-from yoloquant.check.integer_layers import merged_activation
-from yoloquant.check.qdq_graph import QdqGraph
-from yoloquant.check.repair import repair
+from yoloquant.analysis.layer_figures import float_reasons
+from yoloquant.checking.findings import check_file
+from yoloquant.checking.integer_layers import merged_activation
+from yoloquant.checking.qdq_graph import QdqGraph
+from yoloquant.checking.repair import repair
 from yoloquant.checkpoint.read import read_detector
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import captured
-from yoloquant.graph.capture import capture
-from yoloquant.quant.network import QuantizedDetector, insert_quantizers
-from yoloquant.recipe import load_recipe
-from yoloquant.runtime.executed import executed_layers
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.graph.capture import capture, captured
+from yoloquant.quant.quantized_detector import QuantizedDetector, insert_quantizers
+from yoloquant.recipe.recipe import load_recipe
+from yoloquant.runtime.executed_layers import executed_layers
 from yoloquant.targets.registry import get_target
 
 RUNTIMES = ("onnxruntime", "openvino")

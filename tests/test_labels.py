@@ -12,7 +12,7 @@ from yoloquant.data.dataset import load_dataset
 from yoloquant.data.ground_truth import has_label_files
 from yoloquant.data.labels import label_path, read_labels
 from yoloquant.errors import DataError
-from yoloquant.train.data import load_samples
+from yoloquant.training.loader import load_samples
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import pytest
 
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.benchmark.layer_times import times_in_file, times_of_layers
-from yoloquant.checkpoint.live import detector_from_module
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.latency_search import by_value
-from yoloquant.runtime.layer_times import LayerTime
+from yoloquant.checkpoint.from_module import detector_from_module
+from yoloquant.evaluation.times_in_file import times_in_file, times_of_layers
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.flows.search import by_value
+from yoloquant.runtime.profile import LayerTime
 from yoloquant.targets.registry import get_target
 
 LAYERS = ["model.1.conv", "model.10.conv", "model.2.m.0", "model.2.m.0.cv1.conv"]

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from yoloquant.checkpoint.live import detector_from_module
+from yoloquant.checkpoint.from_module import detector_from_module
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.errors import YoloquantError
-from yoloquant.models.build import build_detector
 from yoloquant.models.losses.overlap import angle_iou, generalized_iou
+from yoloquant.models.registry import build_detector
 from yoloquant.models.ultralytics.loss import YOLOv8Loss
 from yoloquant.models.yolov5.loss import YOLOv5Loss
 from yoloquant.models.yolov6.loss import YOLOv6Loss
 from yoloquant.models.yolov7.loss import YOLOv7Loss
-from yoloquant.train.hyperparameters import hyperparameters_for
-from yoloquant.train.losses import loss_for
+from yoloquant.training.hyperparameters import hyperparameters_for
+from yoloquant.training.losses import loss_for
 
 
 def loss_of(detector, size=640, **changes):

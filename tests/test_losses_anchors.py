@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_overlap import published_iou
-from yoloquant.models.layouts import corners
 from yoloquant.models.losses.overlap import complete_iou
+from yoloquant.models.output_formats import corners
 from yoloquant.models.yolov5.loss import match_anchors
 from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.models.yolov7.build import build_yolov7_tiny

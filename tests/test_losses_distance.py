@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_overlap import published_iou, published_siou
-from yoloquant.models.build import build_detector
 from yoloquant.models.distance_head import DistanceHead
-from yoloquant.models.layouts import Candidates, corners
 from yoloquant.models.losses.assigners import AdaptiveSelection, Cells, TaskAligned, group_objects
 from yoloquant.models.losses.distance import distribution_focal
 from yoloquant.models.losses.overlap import complete_iou, plain_iou
+from yoloquant.models.output_formats import Candidates, corners
+from yoloquant.models.registry import build_detector
 from yoloquant.models.ultralytics.loss import YOLOv8Loss
 from yoloquant.models.yolov6.loss import YOLOv6Loss
 

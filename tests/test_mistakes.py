@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from yoloquant.assets import demo_weights
 from yoloquant.cli import app
-from yoloquant.data.generated import write_generated_dataset
+from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import YoloquantError
-from yoloquant.pipeline import quantize
-from yoloquant.writing import checked_folder, replaced_whole
+from yoloquant.files.writing import checked_folder, replaced_whole
+from yoloquant.flows.quantize import quantize
 
 
 @pytest.fixture(scope="module")

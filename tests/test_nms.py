@@ -13,14 +13,14 @@ from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.assets import demo_weights
 from yoloquant.cli import app
-from yoloquant.data.generated import write_generated_dataset
+from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import ExportError
 from yoloquant.evaluation.postprocess import detections_of
-from yoloquant.export.metadata import ModelMetadata
-from yoloquant.export.nms import PLUGIN_OUTPUTS, NmsOptions, add_nms
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.pipeline import quantize
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.exporting.nms import PLUGIN_OUTPUTS, NmsOptions, add_nms
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.flows.quantize import quantize
+from yoloquant.models.onnx.metadata import ModelMetadata
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.targets.registry import get_target
 
 CLASSES, ANCHORS = 3, 60

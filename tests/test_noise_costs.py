@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from small_networks import RowsHead, images, quantized_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.algorithms.detection_error import DetectionCost
-from yoloquant.algorithms.noise_costs import noise_costs
-from yoloquant.algorithms.sensitive_layers import layer_quantizers, most_sensitive_layers
-from yoloquant.quant.module import State, passing
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.analysis.detection_error import DetectionCost
+from yoloquant.analysis.noise_costs import noise_costs
+from yoloquant.analysis.sensitive_layers import layer_quantizers, most_sensitive_layers
+from yoloquant.data.images import to_input
+from yoloquant.quant.fake_quantize import State, passing
 from yoloquant.targets.registry import TARGETS
 
 

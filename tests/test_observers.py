@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from yoloquant.errors import RecipeError
-from yoloquant.quant.analytic import best_clip
+from yoloquant.quant.aciq import best_clip
 from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
 from yoloquant.quant.entropy import divergences
 from yoloquant.quant.histogram import Histogram
 from yoloquant.quant.observers import OBSERVERS, make_observer, sampling_stride
-from yoloquant.quant.parameters import scale_and_zero_point
+from yoloquant.quant.qparams import scale_and_zero_point
 from yoloquant.spec import TensorSpec
 
 values = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-1e5, 1e5, width=32))

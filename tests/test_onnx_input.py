@@ -12,23 +12,25 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from small_networks import ConvBlock
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.checkpoint.live import detector_from_live, detector_from_module
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.checkpoint.from_module import detector_from_live, detector_from_module
 from yoloquant.checkpoint.onnx_checks import load_onnx
-from yoloquant.checkpoint.onnx_facts import foreign_facts
+from yoloquant.checkpoint.onnx_metadata import foreign_facts
 from yoloquant.checkpoint.read import read_detector
+from yoloquant.data.images import to_input
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
 from yoloquant.errors import CheckpointError, RecipeError
 from yoloquant.evaluation.parity import check_parity
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import load_quantized, quantized_from, save_quantized
+from yoloquant.exporting.folder import load_quantized, save_quantized
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.graph.capture import capture
-from yoloquant.loading import open_model
 from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.preprocessing import Preprocessing, parse_preprocessing
 from yoloquant.models.yolov5.network import AnchorHead
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.quant.quantized_detector import quantized_from
+from yoloquant.runtime.open import open_model
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.targets.registry import get_target
 
 SIZE = (64, 96)
@@ -178,7 +180,7 @@ RAW = {
 
 @pytest.mark.parametrize("name", RAW)
 def test_undecoded_maps_are_decoded_with_the_official_anchors(name, tmp_path):
-    from yoloquant.checkpoint.onnx_facts import DEFAULT_ANCHORS
+    from yoloquant.checkpoint.onnx_metadata import DEFAULT_ANCHORS
 
     network, head, decoder, layout = RAW[name]
     decoder.anchors = DEFAULT_ANCHORS

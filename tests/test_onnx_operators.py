@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from yoloquant.checkpoint.onnx_constants import fold_constants
-from yoloquant.checkpoint.onnx_file import _describe, _describe_node
+from yoloquant.checkpoint.read_onnx import _describe, _describe_node
 from yoloquant.models.architecture import build
 from yoloquant.models.onnx.cut import Cut
 

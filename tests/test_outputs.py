@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from yoloquant import outputs
 from yoloquant.data.dataset import ImageEntry
 from yoloquant.errors import YoloquantError
 from yoloquant.evaluation.predict import check_pictures, picture_names
-from yoloquant.finishing import checked_output, partial_folder
-from yoloquant.outputs import put_in_place, refuse_images, refuse_inputs, reserved, storage_error, working_folder
-from yoloquant.writing import checked_file, checked_folder, replaced_whole, write_text
+from yoloquant.files import outputs
+from yoloquant.files.outputs import put_in_place, refuse_images, refuse_inputs, reserved, storage_error, working_folder
+from yoloquant.files.writing import checked_file, checked_folder, replaced_whole, write_text
+from yoloquant.flows.deliver import checked_output, partial_folder
 
 
 def folder_of(path: Path, text: str) -> Path:

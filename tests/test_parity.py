@@ -7,15 +7,17 @@ from onnx import numpy_helper
 
 from small_families import SMALL_FAMILIES, small_detector, small_images
 from small_networks import images, quantized_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.checkpoint.onnx_facts import read_metadata
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.checkpoint.onnx_metadata import read_metadata
+from yoloquant.data.images import to_input
 from yoloquant.errors import ExportError
 from yoloquant.evaluation.file_contents import activation_places, file_faults
 from yoloquant.evaluation.layer_comparison import compare_layers
 from yoloquant.evaluation.parity import check_parity, require_parity
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.quantized_folder import captured, quantized_from
-from yoloquant.recipe import load_recipe
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.graph.capture import captured
+from yoloquant.quant.quantized_detector import quantized_from
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.targets.registry import TARGETS, get_target
 from yoloquant.targets.rules import network_outputs
 

@@ -10,22 +10,21 @@ import numpy as np
 import pytest
 
 from yoloquant.assets import demo_weights
-from yoloquant.checkpoint.onnx_facts import read_metadata
+from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import load_dataset
-from yoloquant.data.generated import write_generated_dataset
+from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
-from yoloquant.export.quantized_folder import load_quantized
-from yoloquant.loading import open_model
-from yoloquant.pipeline import quantize
-from yoloquant.progress import Silent
-from yoloquant.quantizing import Clock
+from yoloquant.exporting.folder import load_quantized
+from yoloquant.flows.add_report import add_report
+from yoloquant.flows.quantize import quantize
+from yoloquant.progress import Clock, Silent
 from yoloquant.report.plots import save_charts
 from yoloquant.report.quantization_page import report_charts
-from yoloquant.reporting import add_report
-from yoloquant.runtime.loading import open_onnx
 from yoloquant.runtime.onnxruntime_runner import STAND_IN
+from yoloquant.runtime.open import open_model
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
 
 
@@ -137,7 +136,7 @@ def break_down(*_, **__):
 
 PARTS = {
     "figures of layers and tensors": (
-        "yoloquant.reporting.tensor_statistics",
+        "yoloquant.flows.add_report.tensor_statistics",
         {"report.html", "layers.csv", "classes.csv", "plots"},
     ),
     "report": ("yoloquant.report.quantization_page.write_rows", {"plots"}),

@@ -13,7 +13,7 @@ from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.precision_recall import THRESHOLDS, average_precision, box_iou, match_detections, precision_recall
-from yoloquant.loading import open_model
+from yoloquant.runtime.open import open_model
 
 # Odd sizes, so that overlaps differ.
 corner = st.integers(0, 40)

@@ -9,7 +9,7 @@ import pytest
 
 import yoloquant
 from yoloquant.assets import demo_weights
-from yoloquant.data.generated import write_generated_dataset
+from yoloquant.data.synthetic import write_generated_dataset
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from yoloquant.errors import RecipeError
-from yoloquant.recipe import Recipe, load_recipe, presets, replaced_target
+from yoloquant.recipe.recipe import Recipe, load_recipe, presets, replaced_target
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import get_target
 

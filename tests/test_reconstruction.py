@@ -8,18 +8,19 @@ import torch
 from torch import nn
 
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.algorithms.detection_error import detection_error
+from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, state_key
 from yoloquant.algorithms.reconstruction.fisher import importances
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.reconstruction.regions import UNITS, computing_nodes, find_regions, region_module
-from yoloquant.devices import checked_device
+from yoloquant.analysis.detection_error import detection_error
+from yoloquant.data.images import to_input
+from yoloquant.distributed import checked_device
 from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.graph.capture import capture
 from yoloquant.graph.operators import WEIGHTED, kind
-from yoloquant.quant.module import FakeQuantize
-from yoloquant.recipe import Reconstruct, load_recipe
+from yoloquant.quant.fake_quantize import FakeQuantize
+from yoloquant.recipe.recipe import Reconstruct, load_recipe
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import get_target
 

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from small_networks import SIZE, SmallNetwork, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.evaluation.parity import signal_to_noise
-from yoloquant.export.metadata import ModelMetadata
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.models.onnx.metadata import ModelMetadata
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import TARGETS, get_target
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.cli import app
-from yoloquant.data.generated import write_generated_dataset
+from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import CheckpointError
 from yoloquant.models.reparameterize import fused
 

@@ -6,13 +6,13 @@ import shutil
 import pytest
 
 from small_sets import write_set
-from yoloquant.algorithms.sensitivity import Record, Sensitivity
+from yoloquant.analysis.sensitivity import Record, Sensitivity
 from yoloquant.data.contents import contents_of, dataset_contents
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import YoloquantError
+from yoloquant.flows.search import _Known
 from yoloquant.models.detector import digest_of
 from yoloquant.progress import Silent
-from yoloquant.search import _Known
 
 
 class Notes(Silent):

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.algorithms.detection_error import detection_error, total_error
-from yoloquant.algorithms.sensitive_layers import layer_quantizers, most_sensitive_layers
+from yoloquant.analysis.detection_error import detection_error, total_error
+from yoloquant.analysis.sensitive_layers import layer_quantizers, most_sensitive_layers
 from yoloquant.errors import RecipeError
-from yoloquant.models.layouts import Candidates
 from yoloquant.models.losses.overlap import generalized_iou
-from yoloquant.quant.module import State
-from yoloquant.recipe import KeepFloat, load_recipe
+from yoloquant.models.output_formats import Candidates
+from yoloquant.quant.fake_quantize import State
+from yoloquant.recipe.recipe import KeepFloat, load_recipe
 from yoloquant.targets.registry import get_target
 
 coordinate = st.integers(0, 20)

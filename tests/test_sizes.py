@@ -6,23 +6,24 @@ from torch import nn
 
 from small_networks import SIZE, ConvBlock, RowsHead, images
 from yoloquant.algorithms.bias_correction import correct_biases
-from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.reconstruction.regions import UNITS, computing_nodes, find_regions, region_module
 from yoloquant.algorithms.smooth import smooth
-from yoloquant.analysis import noise_along
+from yoloquant.analysis.costs import noise_along
+from yoloquant.data.images import to_input
 from yoloquant.graph.capture import block_name, capture, copy_graph
 from yoloquant.graph.operators import kind
 from yoloquant.graph.sizes import is_size
-from yoloquant.models.building import assemble, settle_norms
+from yoloquant.models.layer_stack import assemble, settle_norms
 from yoloquant.models.ultralytics.attention import C2PSA, AreaAttention, Attention, PSABlock
-from yoloquant.quant.network import QuantizedDetector, insert_quantizers
-from yoloquant.recipe import Reconstruct
+from yoloquant.quant.quantized_detector import QuantizedDetector, insert_quantizers
+from yoloquant.recipe.recipe import Reconstruct
 from yoloquant.report.network_graph import network_drawing
 from yoloquant.targets.placement import input_layers
 from yoloquant.targets.registry import TARGETS, get_target
-from yoloquant.train.objective import block_outputs
+from yoloquant.training.quantized.objectives import block_outputs
 
 STRIDE = 8
 

@@ -5,8 +5,8 @@ import torch
 
 from small_families import SIDE, SMALL_FAMILIES, small_detector, small_images
 from yoloquant.checkpoint.safetensors_file import load_detector, save_detector
-from yoloquant.data.generated import CLASS_NAMES
-from yoloquant.models.build import ARCHITECTURES, build_detector
+from yoloquant.data.synthetic import CLASS_NAMES
+from yoloquant.models.registry import ARCHITECTURES, build_detector
 from yoloquant.models.ultralytics.plans import PLANS
 
 

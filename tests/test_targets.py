@@ -9,7 +9,7 @@ from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import capture
 from yoloquant.graph.operators import kind, splitter
-from yoloquant.recipe import load_recipe
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.targets import rules
 from yoloquant.targets.placement import Edge, QuantizationPlacement
 from yoloquant.targets.registry import TARGETS, get_target

@@ -17,11 +17,11 @@ from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.cli import app
 from yoloquant.errors import ExportError, YoloquantError
 from yoloquant.evaluation.parity import signal_to_noise
-from yoloquant.export.calibration_cache import write_calibration_cache
-from yoloquant.export.onnx_file import export_onnx
-from yoloquant.export.tensorrt_command import trtexec_command
+from yoloquant.exporting.calibration_cache import write_calibration_cache
+from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.exporting.tensorrt_command import trtexec_command
 from yoloquant.runtime import tensorrt_runner
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.tensorrt_runner import detections_of_plugin
 from yoloquant.targets.registry import get_target
 

@@ -12,17 +12,17 @@ from torch import nn
 
 from test_train_augment import painted
 from yoloquant.data.dataset import load_dataset
-from yoloquant.data.generated import CLASS_NAMES, generate_image, write_generated_dataset
+from yoloquant.data.synthetic import CLASS_NAMES, generate_image, write_generated_dataset
 from yoloquant.errors import CheckpointError, DataError, YoloquantError
 from yoloquant.models.yolov5.build import build_yolov5, official_config
 from yoloquant.models.yolov5.loss import YOLOv5Loss
-from yoloquant.train.data import SamplesOnDisk, TrainingLoader, load_samples, open_samples
-from yoloquant.train.ema import ExponentialMovingAverage
-from yoloquant.train.hyperparameters import Hyperparameters, hyperparameters_for
-from yoloquant.train.optimizer import parameter_groups
-from yoloquant.train.protocols import Hook
-from yoloquant.train.schedule import Schedule, decay
-from yoloquant.train.trainer import Trainer
+from yoloquant.training.float.ema import ExponentialMovingAverage
+from yoloquant.training.float.parameter_groups import parameter_groups
+from yoloquant.training.float.protocols import Hook
+from yoloquant.training.float.trainer import Trainer
+from yoloquant.training.hyperparameters import Hyperparameters, hyperparameters_for
+from yoloquant.training.loader import SamplesOnDisk, TrainingLoader, load_samples, open_samples
+from yoloquant.training.schedule import Schedule, decay
 
 SIZE = 64
 ANCHORS = [[8, 8, 12, 12, 16, 16], [20, 20, 24, 24, 30, 30], [36, 36, 44, 44, 54, 54]]

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yoloquant.data.images import PADDING_VALUE
-from yoloquant.train.augment import affine, augment, change_colors, flip, mosaic, to_targets, transform_boxes
-from yoloquant.train.hyperparameters import Hyperparameters
+from yoloquant.training.augment import affine, augment, change_colors, flip, mosaic, to_targets, transform_boxes
+from yoloquant.training.hyperparameters import Hyperparameters
 
 SIZE = 128
 NONE = Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0, degrees=0, translate=0, scale=0, shear=0, flipud=0, fliplr=0, mosaic=0, mixup=0)

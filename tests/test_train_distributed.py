@@ -9,16 +9,16 @@ from torch import multiprocessing, nn
 
 from test_train import SIZE, samples
 from yoloquant.data.dataset import load_dataset
-from yoloquant.data.generated import CLASS_NAMES, write_generated_dataset
+from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
+from yoloquant.distributed import gathered, process_count, process_number, sum_over_processes
 from yoloquant.evaluation.evaluator import evaluate
-from yoloquant.models.build import build_detector
-from yoloquant.processes import gathered, process_count, process_number, sum_over_processes
+from yoloquant.models.registry import build_detector
 from yoloquant.runtime.torch_runner import TorchRunner
-from yoloquant.train.data import TrainingLoader
-from yoloquant.train.distributed import SynchronizedBatchNorm
-from yoloquant.train.hyperparameters import hyperparameters_for
-from yoloquant.train.losses import loss_for
-from yoloquant.train.trainer import Trainer
+from yoloquant.training.distributed import SynchronizedBatchNorm
+from yoloquant.training.float.trainer import Trainer
+from yoloquant.training.hyperparameters import hyperparameters_for
+from yoloquant.training.loader import TrainingLoader
+from yoloquant.training.losses import loss_for
 
 ARCHITECTURES = ("yolov5n", "yolov6n", "yolov7-tiny", "yolov8n")
 

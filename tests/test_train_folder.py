@@ -10,23 +10,24 @@ from torch import nn
 from typer.testing import CliRunner
 
 from small_networks import SmallNetwork
-from yoloquant.algorithms.calibrate import to_input
 from yoloquant.checkpoint.safetensors_file import CUSTOM, save_detector
 from yoloquant.cli import app
-from yoloquant.data.generated import CLASS_NAMES, write_generated_dataset
+from yoloquant.data.images import to_input
+from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
 from yoloquant.errors import RecipeError, YoloquantError
-from yoloquant.export.quantized_folder import captured, load_quantized, save_quantized
+from yoloquant.exporting.folder import load_quantized, save_quantized
+from yoloquant.flows.finetune import _reference as reference_for
+from yoloquant.flows.finetune import train_folder, training_step
+from yoloquant.flows.job import quantized_in_memory, recipe_images
+from yoloquant.flows.train import train
+from yoloquant.graph.capture import captured
 from yoloquant.models.activations import swap_activations
-from yoloquant.models.build import build_detector
 from yoloquant.models.detector import Detector
+from yoloquant.models.registry import build_detector
 from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.progress import Silent
-from yoloquant.quantized_training import _reference as reference_for
-from yoloquant.quantized_training import train_folder, training_step
-from yoloquant.quantizing import quantized_in_memory, recipe_images
-from yoloquant.recipe import load_recipe
-from yoloquant.train.objective import FeatureTeacher
-from yoloquant.training import train
+from yoloquant.recipe.recipe import load_recipe
+from yoloquant.training.quantized.objectives import FeatureTeacher
 
 SIZE = 64
 SHORT = {"epochs": 4, "batch_size": 4, "judge_images": 4, "rate": 0.0003}

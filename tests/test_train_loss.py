@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from yoloquant.models.layouts import corners
 from yoloquant.models.losses.overlap import complete_iou
+from yoloquant.models.output_formats import corners
 from yoloquant.models.yolov5.loss import YOLOv5Loss, match_anchors
 
 ANCHORS = [[[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]], [[30.0, 61.0], [62.0, 45.0], [59.0, 119.0]]]

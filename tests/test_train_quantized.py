@@ -8,28 +8,29 @@ import torch
 from torch import nn
 
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
-from yoloquant.algorithms.detection_error import detection_error
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.analysis.detection_error import detection_error
 from yoloquant.data.dataset import ImageEntry
+from yoloquant.data.images import to_input
 from yoloquant.errors import DataError, RecipeError
 from yoloquant.graph.capture import capture
 from yoloquant.progress import Silent
 from yoloquant.quant.arithmetic import expand_parameter
-from yoloquant.quant.module import FakeQuantize
-from yoloquant.quant.trained import LearnedScale, ObservedScale
-from yoloquant.recipe import load_recipe
-from yoloquant.recipe_train import Train
+from yoloquant.quant.fake_quantize import FakeQuantize
+from yoloquant.quant.learned import LearnedScale, ObservedScale
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.targets.registry import get_target
-from yoloquant.train.data import TrainingLoader
-from yoloquant.train.guard import Guard
-from yoloquant.train.hyperparameters import Hyperparameters
-from yoloquant.train.memory import memory_format
-from yoloquant.train.objective import DetectionTeacher, FeatureTeacher, block_outputs
-from yoloquant.train.oscillation import Oscillations, damp
-from yoloquant.train.quantized import QuantizedTraining
-from yoloquant.train.quantizers import begin_training, finish_training, remember_float, weight_quantizers
-from yoloquant.train.relative import RelativeSteps
-from yoloquant.train.run import split, train_quantized
+from yoloquant.training.hyperparameters import Hyperparameters
+from yoloquant.training.loader import TrainingLoader
+from yoloquant.training.memory_format import memory_format
+from yoloquant.training.quantized.guard import Guard
+from yoloquant.training.quantized.objectives import DetectionTeacher, FeatureTeacher, block_outputs
+from yoloquant.training.quantized.oscillation import Oscillations, damp
+from yoloquant.training.quantized.relative_rates import RelativeSteps
+from yoloquant.training.quantized.run import split, train_quantized
+from yoloquant.training.quantized.step import Train
+from yoloquant.training.quantized.trainable import begin_training, finish_training, remember_float, weight_quantizers
+from yoloquant.training.quantized.trainer import QuantizedTraining
 
 AS_THEY_ARE = Hyperparameters(
     hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0, mosaic=0, mixup=0, degrees=0, shear=0, flipud=0

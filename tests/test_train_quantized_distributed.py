@@ -12,16 +12,12 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
-from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.assets import demo_weights
 from yoloquant.data.dataset import load_dataset
-from yoloquant.data.generated import write_generated_dataset
-from yoloquant.evaluation.evaluator import evaluate
-from yoloquant.export.quantized_folder import load_quantized
-from yoloquant.graph.capture import capture
-from yoloquant.models.detector import Detector
-from yoloquant.models.yolov5.network import AnchorHead
-from yoloquant.processes import (
+from yoloquant.data.images import to_input
+from yoloquant.data.synthetic import write_generated_dataset
+from yoloquant.distributed import (
     extremes_over_processes,
     from_first,
     process_count,
@@ -29,15 +25,20 @@ from yoloquant.processes import (
     sum_over_processes,
     take_from_first,
 )
+from yoloquant.evaluation.evaluator import evaluate
+from yoloquant.exporting.folder import load_quantized
+from yoloquant.graph.capture import capture
+from yoloquant.models.detector import Detector
+from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.progress import Silent
-from yoloquant.recipe import load_recipe
-from yoloquant.recipe_train import Train
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
-from yoloquant.train.distributed import sum_gradients
-from yoloquant.train.quantized import QuantizedTraining
-from yoloquant.train.run import train_quantized
-from yoloquant.train.teaching import Teacher
+from yoloquant.training.distributed import sum_gradients
+from yoloquant.training.float.distillation import Teacher
+from yoloquant.training.quantized.run import train_quantized
+from yoloquant.training.quantized.step import Train
+from yoloquant.training.quantized.trainer import QuantizedTraining
 
 SHORT = {"epochs": 2, "batch_size": 4, "judge_images": 4, "optimizer": "sgd", "rate": 0.05, "scale_rate": 30.0}
 RUNS = {
@@ -96,7 +97,7 @@ def trained(name, data, folder):
 
 def everything(data, folder):
     """What both runs are compared by."""
-    with mock.patch("yoloquant.train.run.QuantizedTraining", Watched):
+    with mock.patch("yoloquant.training.quantized.run.QuantizedTraining", Watched):
         return {"taught": taught(), **{name: trained(name, data, folder) for name in RUNS}}
 
 

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from yoloquant.assets import demo_weights
 from yoloquant.cli import app
-from yoloquant.data.generated import write_generated_dataset
-from yoloquant.export.quantized_folder import load_quantized
-from yoloquant.pipeline import quantize
-from yoloquant.recipe import DetectionRanges, Reconstruct, load_recipe, presets
-from yoloquant.recipe_train import Train
+from yoloquant.data.synthetic import write_generated_dataset
+from yoloquant.exporting.folder import load_quantized
+from yoloquant.flows.quantize import quantize
+from yoloquant.recipe.recipe import DetectionRanges, Reconstruct, load_recipe, presets
+from yoloquant.training.quantized.step import Train
 
 LABELLED = {"qat-labels", "qat-power-of-two"}
 

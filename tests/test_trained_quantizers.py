@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from yoloquant.quant.arithmetic import PER_TENSOR, fake_quantize
-from yoloquant.quant.trained import ClippingScale, LearnedScale, ObservedScale, TangentWeight
+from yoloquant.quant.learned import ClippingScale, LearnedScale, ObservedScale, TangentWeight
 from yoloquant.spec import TensorSpec
 
 SIGNED = TensorSpec(bits=4)

@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.cli import app
-from yoloquant.data.generated import CLASS_NAMES, write_generated_dataset
+from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
 from yoloquant.errors import RecipeError, YoloquantError
+from yoloquant.flows.train import TrainingOptions, train
 from yoloquant.models.activations import ACTIVATIONS, swap_activations
-from yoloquant.models.build import ARCHITECTURES, build_detector
-from yoloquant.models.classes import with_classes
-from yoloquant.train.hyperparameters import hyperparameters_for
-from yoloquant.train.log import RunLog
-from yoloquant.train.teaching import Teacher
-from yoloquant.training import TrainingOptions, train
+from yoloquant.models.change_classes import with_classes
+from yoloquant.models.registry import ARCHITECTURES, build_detector
+from yoloquant.training.float.distillation import Teacher
+from yoloquant.training.float.log import RunLog
+from yoloquant.training.hyperparameters import hyperparameters_for
 
 SIZE = 64
 FAMILIES = ("yolov5n", "yolov6n", "yolov7-tiny", "yolov8n")

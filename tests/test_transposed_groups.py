@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from small_networks import SIZE, RowsHead, images
-from yoloquant.algorithms.calibrate import calibrate, to_input
+from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.data.images import to_input
 from yoloquant.evaluation.parity import signal_to_noise
-from yoloquant.export.onnx_file import export_onnx
+from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.graph.capture import capture
-from yoloquant.quant.network import QuantizedDetector, insert_quantizers
-from yoloquant.runtime.loading import open_onnx
+from yoloquant.quant.quantized_detector import QuantizedDetector, insert_quantizers
+from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import get_target

@@ -7,13 +7,13 @@ import torch
 
 from small_families import SIDE, small_detector, small_images
 from test_losses_distance import box_of, cells, looped_task_aligned, overlap_of
-from yoloquant.models.build import build_detector
 from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.losses.assigners import group_objects
 from yoloquant.models.losses.overlap import complete_iou
+from yoloquant.models.registry import build_detector
 from yoloquant.models.ultralytics.loss import YOLO26Loss, YOLOv8Loss
-from yoloquant.train.hyperparameters import hyperparameters_for
-from yoloquant.train.losses import loss_for
+from yoloquant.training.hyperparameters import hyperparameters_for
+from yoloquant.training.losses import loss_for
 
 STRIDES, CLASSES, SIZE, IMAGES = (8, 16, 32), 3, (128, 160), 2
 GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}

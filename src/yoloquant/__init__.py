@@ -9,29 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yoloquant.checkpoint.live import detector_from_live, detector_from_module
+    from yoloquant.checkpoint.from_module import detector_from_live, detector_from_module
     from yoloquant.checkpoint.read import read_detector
     from yoloquant.data.dataset import load_dataset
     from yoloquant.errors import YoloquantError
     from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
-    from yoloquant.export.onnx_file import export_onnx
-    from yoloquant.export.quantized_folder import load_quantized
-    from yoloquant.loading import open_model
-    from yoloquant.pipeline import quantize
-    from yoloquant.recipe import load_recipe
+    from yoloquant.exporting.folder import load_quantized
+    from yoloquant.exporting.onnx_export import export_onnx
+    from yoloquant.flows.quantize import quantize
+    from yoloquant.recipe.recipe import load_recipe
+    from yoloquant.runtime.open import open_model
 
 _HOMES = {
     "EvaluationSettings": "evaluation.evaluator",
     "YoloquantError": "errors",
-    "detector_from_live": "checkpoint.live",
-    "detector_from_module": "checkpoint.live",
+    "detector_from_live": "checkpoint.from_module",
+    "detector_from_module": "checkpoint.from_module",
     "evaluate": "evaluation.evaluator",
-    "export_onnx": "export.onnx_file",
+    "export_onnx": "exporting.onnx_export",
     "load_dataset": "data.dataset",
-    "load_quantized": "export.quantized_folder",
-    "load_recipe": "recipe",
-    "open_model": "loading",
-    "quantize": "pipeline",
+    "load_quantized": "exporting.folder",
+    "load_recipe": "recipe.recipe",
+    "open_model": "runtime.open",
+    "quantize": "flows.quantize",
     "read_detector": "checkpoint.read",
 }
 

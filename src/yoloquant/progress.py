@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -37,3 +38,24 @@ class Silent:
 
     def note(self, message: str) -> None:
         """Ignore the fact."""
+
+
+Progress = Callable[[int, int], None]
+
+
+class Clock:
+    """Wall time of named steps.
+
+    Attributes:
+        seconds: step -> seconds so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        """Count the time since the last stop as that step's."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._start
+        self._start = now

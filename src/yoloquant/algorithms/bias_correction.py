@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from yoloquant.algorithms.calibrate import Progress, to_input
-from yoloquant.algorithms.lockstep import lockstep
-from yoloquant.algorithms.watch import mean_inputs
+from yoloquant.analysis.lockstep import lockstep
+from yoloquant.analysis.watch import mean_inputs
+from yoloquant.data.images import to_input
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, channel_axis, group_count, kind
-from yoloquant.quant.module import passing
-from yoloquant.quant.network import QuantizedDetector
+from yoloquant.progress import Progress
+from yoloquant.quant.fake_quantize import passing
+from yoloquant.quant.quantized_detector import QuantizedDetector
 
 # Quantization never takes a larger share of a channel's spread, nor adds one; beyond that the channel is noise.
 _LEAST_RATIO, _MOST_RATIO = 0.5, 2.0

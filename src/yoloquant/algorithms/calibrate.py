@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from yoloquant.data.images import to_input
 from yoloquant.errors import YoloquantError
+from yoloquant.progress import Progress
+from yoloquant.quant.fake_quantize import FakeQuantize, State
 from yoloquant.quant.int32_bias import fit_biases
-from yoloquant.quant.module import FakeQuantize, State
-from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.targets.placement import QuantizationPlacement
-
-Progress = Callable[[int, int], None]
-
-
-def to_input(images: Tensor, device: torch.device | None = None) -> Tensor:
-    """Images uint8 `(N, 3, H, W)` -> float32 in 0..1, channels last, as networks take them; where they are, or on a device."""
-    return images.to(device or images.device, memory_format=torch.channels_last).float().div_(255.0)
 
 
 def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None) -> None:

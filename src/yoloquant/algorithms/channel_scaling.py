@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from yoloquant.graph.channels import cap_channels
+from yoloquant.graph.channel_constants import cap_channels
 from yoloquant.graph.operators import cap_of, group_count, kind
 from yoloquant.graph.sizes import readers
 from yoloquant.quant.arithmetic import expand_parameter

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.fx import GraphModule
 
-from yoloquant.algorithms.calibrate import Progress
-from yoloquant.algorithms.detection_error import DetectionCost
-from yoloquant.quant.module import FakeQuantize
-from yoloquant.quant.network import QuantizedDetector
+from yoloquant.analysis.detection_error import DetectionCost
+from yoloquant.progress import Progress
+from yoloquant.quant.fake_quantize import FakeQuantize
+from yoloquant.quant.quantized_detector import QuantizedDetector
 
 # Power-of-two scales can only be halved or doubled.
 _POWER_OF_TWO = (0.5, 2.0)

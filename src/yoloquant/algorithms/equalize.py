@@ -11,14 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx import GraphModule, Node
 
-from yoloquant.algorithms.channel_scaling import (
-    Source,
-    divide_output,
-    multiply_input,
-    parameter,
-    source_of,
-    takes_scaled_input,
-)
+from yoloquant.algorithms.channel_scaling import Source, divide_output, multiply_input, parameter, source_of, takes_scaled_input
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
 from yoloquant.graph.sizes import readers

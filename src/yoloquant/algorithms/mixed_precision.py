@@ -14,14 +14,14 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
-from yoloquant.algorithms.calibrate import Progress
-from yoloquant.algorithms.detection_error import DetectionCost
-from yoloquant.algorithms.sensitivity import sensitivities
+from yoloquant.analysis.detection_error import DetectionCost
+from yoloquant.analysis.sensitivity import sensitivities
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
-from yoloquant.quant.module import FakeQuantize, passing
-from yoloquant.quant.network import QuantizedDetector, QuantizedWeight
+from yoloquant.progress import Progress
+from yoloquant.quant.fake_quantize import FakeQuantize, passing
+from yoloquant.quant.quantized_detector import QuantizedDetector, QuantizedWeight
 from yoloquant.spec import TensorSpec
 
 # The width of a layer that is not quantized.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from yoloquant.algorithms.calibrate import Progress
 from yoloquant.algorithms.channel_scaling import divide_output, multiply_input, parameter, source_of, takes_scaled_input
-from yoloquant.algorithms.watch import watch
+from yoloquant.analysis.watch import watch
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.channels import multiply_channels
+from yoloquant.graph.channel_constants import multiply_channels
 from yoloquant.graph.operators import channel_axis
 from yoloquant.graph.sizes import readers
+from yoloquant.progress import Progress
 
 
 def smooth(

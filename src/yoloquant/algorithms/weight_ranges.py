@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from yoloquant.algorithms.calibrate import Progress
-from yoloquant.algorithms.watch import mean_inputs
+from yoloquant.analysis.watch import mean_inputs
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import group_count, kind
+from yoloquant.progress import Progress
 from yoloquant.quant import ranges
+from yoloquant.quant.fake_quantize import passing
 from yoloquant.quant.histogram import SortedValues
-from yoloquant.quant.module import passing
-from yoloquant.quant.network import QuantizedDetector
 from yoloquant.quant.observers import rows
-from yoloquant.quant.parameters import scale_and_zero_point
+from yoloquant.quant.qparams import scale_and_zero_point
+from yoloquant.quant.quantized_detector import QuantizedDetector
 
 # Ranges tried, and the smallest: an outlier may be a thousand times as large as the other weights.
 _STEPS, _LEAST = 200, 0.001

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from yoloquant.export.metadata import ModelMetadata
 from yoloquant.models.branches import ONE_TO_MANY, ONE_TO_ONE
+from yoloquant.models.onnx.metadata import ModelMetadata
 
 # Part of the names of nodes and weights of the one-to-one branch, as ultralytics' exports have them.
 _MARK = "one2one_cv"

@@ -16,7 +16,7 @@ class Axes(NamedTuple):
     """How an output `(N, p, q)` is read.
 
     Attributes:
-        layout: a key of `yoloquant.models.layouts.LAYOUTS`.
+        layout: a key of `yoloquant.models.output_formats.LAYOUTS`.
         class_count: C; 0 where the output does not depend on it.
         strides: of the levels that have as many boxes, or none if none have.
     """

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 import yoloquant.models.families  # noqa: F401  (registers the modules that files may hold)
-from yoloquant.checkpoint.families import build_head, family_of, head_record
 from yoloquant.checkpoint.onnx_checks import channels_refused
-from yoloquant.checkpoint.onnx_file import read_onnx
+from yoloquant.checkpoint.read_onnx import read_onnx
+from yoloquant.checkpoint.recognise import build_head, family_of, head_record
 from yoloquant.checkpoint.records import describe_record, is_module, unwrapped
 from yoloquant.checkpoint.safetensors_file import load_detector
 from yoloquant.checkpoint.unpickler import Record, read_pickle, to_number

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from yoloquant.console import ERR, OUT
+from yoloquant.cli.console import ERR, OUT
 from yoloquant.errors import YoloquantError
-from yoloquant.outputs import storage_error
+from yoloquant.files.outputs import storage_error
 
 # Seconds after which a process that was told to end does so from within a long computation, too.
 PATIENCE = 1.5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yoloquant.console import OUT, RichReporter
+from yoloquant.cli.console import OUT, RichReporter
 
 if TYPE_CHECKING:
     from yoloquant.models.preprocessing import Preprocessing

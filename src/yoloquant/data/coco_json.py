@@ -11,7 +11,7 @@ from typing import Any
 
 from yoloquant.data.labels import Problems
 from yoloquant.errors import DataError
-from yoloquant.reading import read_text
+from yoloquant.files.reading import read_text
 
 # What the entries of a COCO JSON must hold here.
 _KEYS: dict[str, dict[str, type]] = {

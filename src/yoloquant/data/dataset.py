@@ -14,7 +14,7 @@ from yoloquant.data.ground_truth import CocoIds, from_coco, from_labels
 from yoloquant.data.images import IMAGE_SUFFIXES
 from yoloquant.data.labels import Problems
 from yoloquant.errors import DataError
-from yoloquant.reading import parse_yaml, read_text
+from yoloquant.files.reading import parse_yaml, read_text
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from yoloquant.errors import DataError
 
@@ -112,3 +114,8 @@ def rectangular_size(image_size: tuple[int, int], long_side: int, stride: int) -
     ratio = image_size[0] / image_size[1]
     sides = (min(ratio, 1.0), min(1.0 / ratio, 1.0))
     return tuple(math.ceil(side * long_side / stride + 0.5) * stride for side in sides)  # type: ignore[return-value]
+
+
+def to_input(images: Tensor, device: torch.device | None = None) -> Tensor:
+    """Images uint8 `(N, 3, H, W)` -> float32 in 0..1, channels last, as networks take them; where they are, or on a device."""
+    return images.to(device or images.device, memory_format=torch.channels_last).float().div_(255.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.data.image_size import check_header
 from yoloquant.errors import DataError
-from yoloquant.writing import write_text
+from yoloquant.files.writing import write_text
 
 
 def sample_images(entries: Sequence[ImageEntry], count: int = 128, seed: int = 42) -> list[ImageEntry]:

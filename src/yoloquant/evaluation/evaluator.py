@@ -16,16 +16,16 @@ import numpy as np
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.ground_truth import CocoIds
 from yoloquant.data.loader import Batch, ImageLoader
+from yoloquant.distributed import gathered, process_count, process_number
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import DetectionTable, joined, table_of
 from yoloquant.evaluation.postprocess import detections_of
 from yoloquant.evaluation.precision_recall import PrecisionRecall, precision_recall
+from yoloquant.files.writing import write_text
 from yoloquant.models.detector import check_input_size
-from yoloquant.processes import gathered, process_count, process_number
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
-from yoloquant.writing import write_text
 
 # Outputs of the network that wait for suppression at most.
 WAITING_OUTPUTS = 2

@@ -16,14 +16,14 @@ import onnx
 import torch
 from torch.fx import GraphModule, Node
 
-from yoloquant.check.qdq_graph import WEIGHTED as WEIGHTED_OPERATORS
-from yoloquant.check.qdq_graph import QdqGraph
-from yoloquant.checkpoint.onnx_facts import read_metadata
+from yoloquant.checking.qdq_graph import WEIGHTED as WEIGHTED_OPERATORS
+from yoloquant.checking.qdq_graph import QdqGraph
+from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import SAME_VALUES, WEIGHTED, kind
 from yoloquant.quant.arithmetic import expand_parameter, quantize
-from yoloquant.quant.module import FakeQuantize
-from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quant.fake_quantize import FakeQuantize
+from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.targets.placement import is_floating
 from yoloquant.targets.registry import TARGETS
 

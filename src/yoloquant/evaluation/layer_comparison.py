@@ -17,11 +17,11 @@ import onnx
 import torch
 from torch.fx import Interpreter, Node
 
-from yoloquant.check.qdq_graph import QdqGraph
+from yoloquant.checking.qdq_graph import QdqGraph
 from yoloquant.evaluation.file_contents import Place, activation_places, layer_in_file
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
-from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quant.quantized_detector import QuantizedDetector
 
 # Share of a tensor's integers that may be further off than by one step. Where float layers cancel out large sums, a few are.
 WRONG_SHARE = 1e-3

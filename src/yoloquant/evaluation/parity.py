@@ -14,15 +14,15 @@ import numpy as np
 import onnx
 import torch
 
-from yoloquant.checkpoint.onnx_facts import read_metadata
+from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.errors import ExportError
 from yoloquant.evaluation.file_contents import file_faults
 from yoloquant.evaluation.layer_comparison import LayerDifference, compare_layers
-from yoloquant.models.layouts import LAYOUTS
-from yoloquant.quant.module import passing
-from yoloquant.quant.network import QuantizedDetector
-from yoloquant.runtime.loading import RUNTIMES, open_onnx
+from yoloquant.models.output_formats import LAYOUTS
+from yoloquant.quant.fake_quantize import passing
+from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.runtime.onnxruntime_runner import STAND_IN
+from yoloquant.runtime.registry import RUNTIMES, open_onnx
 from yoloquant.runtime.runner import Runner
 from yoloquant.runtime.torch_runner import TorchRunner
 

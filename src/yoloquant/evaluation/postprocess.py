@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from yoloquant.models.layouts import LAYOUTS
+from yoloquant.models.output_formats import LAYOUTS
 
 
 @dataclass(frozen=True)

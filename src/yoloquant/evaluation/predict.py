@@ -16,9 +16,9 @@ from yoloquant.data.loader import ImageLoader
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import run_batch
 from yoloquant.evaluation.postprocess import Detections, detections_of
-from yoloquant.outputs import refuse_images, refuse_inputs, storage_errors_told
+from yoloquant.files.outputs import refuse_images, refuse_inputs, storage_errors_told
+from yoloquant.files.writing import checked_folder, replaced_whole
 from yoloquant.runtime.runner import Runner
-from yoloquant.writing import checked_folder, replaced_whole
 
 
 def find_images(sources: Sequence[str | Path]) -> list[ImageEntry]:

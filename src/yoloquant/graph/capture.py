@@ -18,7 +18,7 @@ from yoloquant.graph.fold import fold_batch_norm
 from yoloquant.graph.fuse import fuse_activations
 from yoloquant.graph.operators import IN_PLACE, kind
 from yoloquant.graph.sizes import is_size, take_sizes_from_image
-from yoloquant.models.detector import check_input_size
+from yoloquant.models.detector import Detector, check_input_size
 from yoloquant.models.reparameterize import deploy
 
 Dim = torch.export.Dim
@@ -151,3 +151,8 @@ def block_name(layer: str) -> str:
     parts = layer.strip("/").replace("/", ".").split(".")
     numbers = [index for index, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[: numbers[0] + 1]) if numbers else parts[0]
+
+
+def captured(detector: Detector) -> GraphModule:
+    """The detector's network as a graph."""
+    return capture(detector.network, detector.input_size, max(detector.strides))

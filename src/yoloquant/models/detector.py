@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloquant.errors import YoloquantError
-from yoloquant.models.layouts import LAYOUTS, Candidates
+from yoloquant.models.output_formats import LAYOUTS, Candidates
 from yoloquant.models.preprocessing import PLAIN, Preprocessing
 
 
@@ -20,7 +20,7 @@ class Head(nn.Module):
     Subclasses implement `forward`. A head holds no layer that is quantized: the last convolutions belong to the network.
 
     Attributes:
-        layout: name of the layout of the decoded output, a key of `yoloquant.models.layouts.LAYOUTS`.
+        layout: name of the layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
         class_count: number of classes C.
         branch: `one-to-one` or `one-to-many`, the pair of branches whose maps it decodes where a network has two; see
             `yoloquant.models.branches`.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from yoloquant.models.architecture import Field, architecture
 from yoloquant.models.detector import Head
-from yoloquant.models.layouts import Candidates
+from yoloquant.models.output_formats import Candidates
 
 
 @architecture("yoloquant.DistanceHead")

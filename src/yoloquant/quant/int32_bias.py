@@ -14,8 +14,8 @@ from torch.fx import Node
 
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
-from yoloquant.quant.module import FakeQuantize
-from yoloquant.quant.network import QuantizedDetector, QuantizedWeight
+from yoloquant.quant.fake_quantize import FakeQuantize
+from yoloquant.quant.quantized_detector import QuantizedDetector, QuantizedWeight
 
 # Half of the largest 32-bit integer: the products are added to the bias in the same register.
 MOST_STEPS = 2.0**30

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.quant import ranges
-from yoloquant.quant.analytic import aciq
+from yoloquant.quant.aciq import aciq
 from yoloquant.quant.entropy import NARROWEST, STEPS, least_divergence
 from yoloquant.quant.histogram import Distribution, Histogram, SortedValues
-from yoloquant.quant.parameters import scale_and_zero_point
+from yoloquant.quant.qparams import scale_and_zero_point
 from yoloquant.spec import TensorSpec
 
 OBSERVERS: dict[str, type[Observer]] = {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yoloquant.quant.histogram import Distribution
-from yoloquant.quant.parameters import scale_and_zero_point
+from yoloquant.quant.qparams import scale_and_zero_point
 from yoloquant.spec import TensorSpec
 
 # Errors below this are none. Without it their powers are denormal numbers, which processors compute a hundred times slower.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yoloquant.algorithms.sensitivity import Sensitivity
+from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.report import charts
 from yoloquant.report.page import Column, PageTable, TableRow, distributions, number, tensor_table, write_page
 
 if TYPE_CHECKING:
-    from yoloquant.analysis import Analysis
+    from yoloquant.results.analysis import Analysis
 
 _SECTIONS = {
     "advice": "What to do",

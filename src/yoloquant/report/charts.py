@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from yoloquant.algorithms.sensitivity import Sensitivity
-from yoloquant.algorithms.tensor_statistics import FiveNumbers, TensorStatistics
+from yoloquant.analysis.sensitivity import Sensitivity
+from yoloquant.analysis.tensor_statistics import FiveNumbers, TensorStatistics
 
 # Bars of a histogram, and channels of a box plot, that are told apart in a picture.
 BARS, CHANNELS = 64, 96

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from yoloquant.errors import YoloquantError
-from yoloquant.export.quantized_folder import METRICS
+from yoloquant.exporting.folder import METRICS
 from yoloquant.report.charts import Point, Points
 from yoloquant.report.page import Column, PageTable, TableRow, write_page
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from torch.fx import GraphModule, Node
 
-from yoloquant.algorithms.layer_figures import LayerFigures
-from yoloquant.algorithms.tensor_statistics import TensorStatistics
+from yoloquant.analysis.layer_figures import LayerFigures
+from yoloquant.analysis.tensor_statistics import TensorStatistics
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.graph.sizes import readers, tensor_inputs
-from yoloquant.report.layout import Layout, layered_layout
+from yoloquant.report.graph_layout import Layout, layered_layout
 
 # A signal-to-noise ratio, dB, beyond which there was no error to speak of.
 NO_NOISE = 200.0

@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from yoloquant.algorithms.tensor_statistics import TensorStatistics
+from yoloquant.analysis.tensor_statistics import TensorStatistics
+from yoloquant.files.writing import write_text
 from yoloquant.report.charts import Boxes, Histogram, boxes, histogram
 from yoloquant.report.network_graph import NO_NOISE
 from yoloquant.report.svg import draw
-from yoloquant.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PageTable:
 
 def write_page(template: str, path: Path, **values: Any) -> None:
     """Render one of the templates into a file that needs nothing else."""
-    from yoloquant.results import versions
+    from yoloquant.results.quantization import versions
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("yoloquant.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yoloquant.algorithms.sensitivity import Sensitivity
+from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.data.dataset import DetectionDataset
+from yoloquant.files.writing import write_rows
 from yoloquant.report import charts
+from yoloquant.report.cells import HEADERS, result_cells
 from yoloquant.report.network_graph import ERROR_STEPS, NetworkDrawing, network_drawing
 from yoloquant.report.page import Column, PageTable, TableRow, decibel, distributions, link, number, tensor_table, write_page
 from yoloquant.report.photographs import Photograph, differing_photographs
-from yoloquant.report.tables import HEADERS, result_cells
-from yoloquant.writing import write_rows
 
 if TYPE_CHECKING:
-    from yoloquant.algorithms.layer_figures import LayerFigures
-    from yoloquant.results import QuantizationResult, Row
+    from yoloquant.analysis.layer_figures import LayerFigures
+    from yoloquant.results.quantization import QuantizationResult, Row
 
 CLASSES, LAYERS = "classes.csv", "layers.csv"
 
@@ -45,8 +45,8 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
         folder: to write into.
         dataset: that was evaluated, for its photographs; none are shown without.
     """
-    from yoloquant.export.quantized_folder import REPORT
-    from yoloquant.results import precision_label
+    from yoloquant.exporting.folder import REPORT
+    from yoloquant.results.quantization import precision_label
 
     label = precision_label(result.detector)
     pair = compared_rows(result)

@@ -9,7 +9,7 @@ from yoloquant.report.charts import Point, Points
 from yoloquant.report.page import Column, PageTable, TableRow, number, write_page
 
 if TYPE_CHECKING:
-    from yoloquant.search import SearchResult
+    from yoloquant.results.search import SearchResult
 
 
 def search_charts(found: SearchResult) -> list[Points]:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from yoloquant.algorithms.tensor_statistics import FiveNumbers
+from yoloquant.analysis.tensor_statistics import FiveNumbers
 from yoloquant.report.charts import Bars, Boxes, Histogram, Point, Points, ticks
 from yoloquant.report.network_graph import LayerBox, NetworkDrawing
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from yoloquant.checkpoint.onnx_facts import read_metadata
-from yoloquant.export.metadata import ModelMetadata
+from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.models.architecture import Description, build
+from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.models.preprocessing import Preprocessing
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from yoloquant.checkpoint.onnx_facts import read_metadata
+from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.errors import YoloquantError
-from yoloquant.export.metadata import ModelMetadata
+from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
 
 NAME = "onnxruntime"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from yoloquant.errors import YoloquantError
-from yoloquant.export.metadata import ModelMetadata
+from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
 
 

@@ -14,7 +14,7 @@ class Runner(Protocol):
 
     Attributes:
         name: of the runtime, for tables: "torch", "onnxruntime", "openvino".
-        layout: of the decoded output, a key of `yoloquant.models.layouts.LAYOUTS`.
+        layout: of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
         branch: `one-to-one` or `one-to-many`, where the family has both.
         names: class names.
         input_size: `(height, width)` in pixels that the model wants.

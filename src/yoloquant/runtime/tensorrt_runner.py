@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from yoloquant.errors import YoloquantError
-from yoloquant.export.metadata import ModelMetadata
-from yoloquant.export.nms import PLUGIN_OUTPUTS
+from yoloquant.exporting.nms import PLUGIN_OUTPUTS
+from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
 
 # Where images and answers lie.

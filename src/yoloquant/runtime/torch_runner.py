@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from yoloquant.models.detector import Detector
-from yoloquant.quant.network import QuantizedDetector
+from yoloquant.quant.quantized_detector import QuantizedDetector
 
 
 class TorchRunner:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
 from yoloquant.targets.placement import Kernels
+from yoloquant.targets.target import Target
 
 # Each convolution and inner product quantizes the one blob that it reads, symmetrically to -127..127, and answers in float unless
 # the next layer is of the same kind; concats, additions and pools stay in float, so nothing is gained by shared scales.

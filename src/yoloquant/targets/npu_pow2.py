@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
+from yoloquant.targets.target import Target
 
 # Every scale is a power of two, zero point 0, the inputs of additions and concats share one scale, and what the network answers
 # is quantized, too: no multiplier and no float is left before the decoding.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from yoloquant.graph.operators import is_relu
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
 from yoloquant.targets.placement import Kernels
+from yoloquant.targets.target import Target
 
 # The fastest integer kernels on x86 multiply unsigned activations with signed weights (VNNI's vpdpbusd; ONNX Runtime
 # documentation, "Quantize ONNX models", on U8S8). With three input channels they have little to multiply at once: YOLOv5n's first

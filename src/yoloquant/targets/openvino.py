@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
 from yoloquant.targets.placement import Kernels
+from yoloquant.targets.target import Target
 
 # OpenVINO's low-precision transformations want unsigned activations and signed weights on x86 (OpenVINO documentation,
 # "Low Precision Transformations"); activations fuse into the convolution, so nothing may stand between the two. No layer but the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
+from yoloquant.targets.target import Target
 
 REFERENCE = Target(
     name="reference",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from yoloquant.errors import RecipeError
-from yoloquant.targets.base import Target
 from yoloquant.targets.ncnn import NCNN
 from yoloquant.targets.npu_pow2 import NPU_POW2
 from yoloquant.targets.npu_pow2_zero_point import NPU_POW2_ZERO_POINT
@@ -12,6 +11,7 @@ from yoloquant.targets.onnxruntime import ONNXRUNTIME
 from yoloquant.targets.openvino import OPENVINO
 from yoloquant.targets.reference import REFERENCE
 from yoloquant.targets.rknn import RKNN
+from yoloquant.targets.target import Target
 from yoloquant.targets.tensorrt import TENSORRT
 from yoloquant.targets.tflite import TFLITE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
+from yoloquant.targets.target import Target
 
 # "asymmetric_quantized-8" with the quantized method "channel": int8 activations with a zero point, symmetric weights. The toolkit
 # fuses SiLU and its kin into the convolution before, so nothing may stand between the two.

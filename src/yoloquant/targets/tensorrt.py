@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
+from yoloquant.targets.target import Target
 
 # Symmetric quantization with zero point 0 is all that TensorRT takes (TensorRT developer guide, "Working with quantized
 # types"); it fuses the activation after a convolution, so nothing may stand between the two.

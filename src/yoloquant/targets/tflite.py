@@ -7,8 +7,8 @@ from torch.fx import Node
 from yoloquant.graph.operators import aten, clamp_of
 from yoloquant.spec import TensorSpec
 from yoloquant.targets import rules
-from yoloquant.targets.base import Target
 from yoloquant.targets.placement import Kernels
+from yoloquant.targets.target import Target
 
 
 def _is_fused(node: Node) -> bool:

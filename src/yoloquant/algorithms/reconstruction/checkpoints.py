@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from yoloquant.outputs import PREFIX
-from yoloquant.processes import process_number
-from yoloquant.quant.network import QuantizedDetector
-from yoloquant.writing import replaced_whole
+from yoloquant.distributed import process_number
+from yoloquant.files.outputs import PREFIX
+from yoloquant.files.writing import replaced_whole
+from yoloquant.quant.quantized_detector import QuantizedDetector
 
 
 def is_state(path: Path) -> bool:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import detection_error
-from yoloquant.quant.network import QuantizedDetector
+from yoloquant.analysis.detection_error import detection_error
+from yoloquant.data.images import to_input
+from yoloquant.quant.quantized_detector import QuantizedDetector
 
 
 @dataclass(frozen=True)

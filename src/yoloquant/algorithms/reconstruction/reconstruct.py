@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from yoloquant.algorithms.calibrate import to_input
-from yoloquant.algorithms.detection_error import detection_error
+from yoloquant.algorithms.reconstruction.activation_cache import ValueStore, batches, fits_in_memory, largest_cut
 from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints
 from yoloquant.algorithms.reconstruction.fisher import Importance, importances
-from yoloquant.algorithms.reconstruction.learn import STEP_VALUES, learn, part_of
+from yoloquant.algorithms.reconstruction.optimize import STEP_VALUES, learn, part_of
 from yoloquant.algorithms.reconstruction.regions import Region, find_regions, region_module, value_of
-from yoloquant.algorithms.reconstruction.values import ValueStore, batches, fits_in_memory, largest_cut
-from yoloquant.devices import on_device
-from yoloquant.quant.network import QuantizedDetector
-from yoloquant.recipe import Reconstruct
+from yoloquant.analysis.detection_error import detection_error
+from yoloquant.data.images import to_input
+from yoloquant.distributed import on_device
+from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.recipe.recipe import Reconstruct
 
 # (region number, regions, name, share of the region's iterations done, loss as a share of its start)
 Progress = Callable[[int, int, str, float, float], None]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from yoloquant.models.layouts import Candidates, corners
 from yoloquant.models.losses.overlap import Overlap, plain_iou
+from yoloquant.models.output_formats import Candidates, corners
 
 # What the packages add to an object's best alignment before they divide by it.
 _ALIGNMENT_EPSILON = 1e-9

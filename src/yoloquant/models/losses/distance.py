@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from yoloquant.distributed import process_count, sum_over_processes
 from yoloquant.models.distance_head import DistanceHead, cell_centers
 from yoloquant.models.losses.assigners import Assigner, Assignment, Cells, group_objects
 from yoloquant.models.losses.overlap import Overlap
 from yoloquant.models.losses.parts import LossParts, weighted
-from yoloquant.processes import process_count, sum_over_processes
 
 # Logits and wanted scores, both (N, A, C) -> scalar, the sum.
 ClassLoss = Callable[[Tensor, Tensor], Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from yoloquant.models.architecture import Field, architecture
 from yoloquant.models.detector import Head
-from yoloquant.models.layouts import LAYOUTS
+from yoloquant.models.output_formats import LAYOUTS
 
 
 @architecture("yoloquant.OnnxHead")

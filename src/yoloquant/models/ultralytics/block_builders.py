@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloquant.models.building import assemble
+from yoloquant.models.layer_stack import assemble
 from yoloquant.models.ultralytics import attention, blocks
 from yoloquant.models.yolov5.blocks import C3, SPPF, Bottleneck, Conv
 from yoloquant.models.yolov7.blocks import RepBottleneck

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from yoloquant.models.branches import ONE_TO_MANY, head_with_branch
-from yoloquant.models.building import LayerStack, assemble, divisible
 from yoloquant.models.detector import Detector
+from yoloquant.models.layer_stack import LayerStack, assemble, divisible
 from yoloquant.models.ultralytics.block_builders import box_branch, light_class_branch, make_block
 from yoloquant.models.ultralytics.network import DecoupledDetect
 from yoloquant.models.ultralytics.plans import PLANS, Block, Plan

@@ -12,8 +12,8 @@ import yaml
 from torch import nn
 
 from yoloquant.errors import CheckpointError
-from yoloquant.models.building import divisible, initialise_anchor_biases, measure_strides, settle_norms
 from yoloquant.models.detector import Detector
+from yoloquant.models.layer_stack import divisible, initialise_anchor_biases, measure_strides, settle_norms
 from yoloquant.models.layered import LayeredNetwork
 from yoloquant.models.yolov5 import blocks
 from yoloquant.models.yolov5.network import AnchorHead, Detect

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from yoloquant.models.layouts import corners
+from yoloquant.distributed import process_count, sum_over_processes
 from yoloquant.models.losses.overlap import complete_iou
 from yoloquant.models.losses.parts import LossParts, weighted
-from yoloquant.processes import process_count, sum_over_processes
+from yoloquant.models.output_formats import corners
 
 # Weight of the objectness of a level, small objects first: of three levels, and of any other number of them up to five.
 _THREE_LEVELS = (4.0, 1.0, 0.4)

@@ -7,18 +7,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from yoloquant.models.building import assemble, divisible, settle_norms
 from yoloquant.models.detector import Detector
 from yoloquant.models.distance_head import DistanceHead
-from yoloquant.models.yolov6.blocks import (
-    CSPSPPF,
-    BiFusion,
-    ConvBlock,
-    ConvModule,
-    CSPSPPFModule,
-    RepBlock,
-    Transpose,
-)
+from yoloquant.models.layer_stack import assemble, divisible, settle_norms
+from yoloquant.models.yolov6.blocks import CSPSPPF, BiFusion, ConvBlock, ConvModule, CSPSPPFModule, RepBlock, Transpose
 from yoloquant.models.yolov6.network import Backbone, EfficientDetect, Neck, YOLOv6Network
 from yoloquant.models.yolov6.reparameterized import RepVGGBlock
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from yoloquant.models.building import LayerStack, assemble, divisible, initialise_anchor_biases
 from yoloquant.models.detector import Detector
+from yoloquant.models.layer_stack import LayerStack, assemble, divisible, initialise_anchor_biases
 from yoloquant.models.yolov5.blocks import Concat, Conv
 from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.models.yolov7.blocks import ImplicitA, ImplicitM, Pool

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from yoloquant.models.layouts import corners
+from yoloquant.distributed import process_count
 from yoloquant.models.losses.overlap import plain_iou
 from yoloquant.models.losses.parts import LossParts, weighted
+from yoloquant.models.output_formats import corners
 from yoloquant.models.yolov5.loss import Matches, YOLOv5Loss, decode_cells, match_anchors
-from yoloquant.processes import process_count
 
 # Auxiliary heads count so much (Wang et al. 2022, "YOLOv7", section 4.2, has them guided by the lead head).
 AUXILIARY_GAIN = 0.25

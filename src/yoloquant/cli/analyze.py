@@ -1,0 +1,59 @@
+"""`yoloquant analyze`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yoloquant.cli.console import OUT, RichReporter
+from yoloquant.cli.options import Annotations, Branch, Checkpoint, Data, Plots, Set, TargetName, app, save_plots
+
+
+@app.command()
+def analyze(
+    model: Checkpoint,
+    data: Data,
+    target: TargetName = None,
+    recipe: Annotated[str, typer.Option(help="Preset or YAML file.")] = "int8-mse",
+    output: Annotated[Path, typer.Option(help="Folder to write; an interrupted run goes on there.")] = Path("analysis"),
+    overrides: Set = None,
+    measure: Annotated[str, typer.Option(help="error (of boxes and scores, without labels) or map.")] = "error",
+    mode: Annotated[str, typer.Option(help="one (layer quantized), all-but-one, or block (one quantized).")] = "one",
+    images: Annotated[int, typer.Option(min=1, help="Calibration images for errors and statistics.")] = 8,
+    fast: Annotated[int | None, typer.Option(min=1, help="For map: only so many images of the val split.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
+    annotations: Annotations = None,
+    branch: Branch = None,
+    top: Annotated[int, typer.Option(min=1, help="Layers to show.")] = 15,
+    plots: Plots = None,
+) -> None:
+    """Show what each layer's quantization costs, and what to do about it."""
+    from yoloquant.cli.tables import sensitivity_table
+    from yoloquant.flows.analyze import analyze as run
+    from yoloquant.report.analysis_page import analysis_charts
+    from yoloquant.report.formats import check_format
+
+    check_format(plots)
+    found = run(
+        model,
+        data,
+        target=target,
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        output=output,
+        measure=measure,
+        mode=mode,  # type: ignore[arg-type]
+        images=images,
+        fast=fast,
+        calibration=calibration,
+        annotations=annotations,
+        branch=branch,
+        reporter=RichReporter(),
+    )
+    OUT.print(sensitivity_table(found, top))
+    for sentence in found.advice[:top]:
+        OUT.print(sentence, markup=False)
+    OUT.print(f"written to {output}: analysis.html, analysis.json, sensitivity.csv, statistics.csv", markup=False)
+    save_plots(analysis_charts(found), output / "plots", plots)

@@ -1,0 +1,59 @@
+"""`yoloquant check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yoloquant.cli.console import OUT
+from yoloquant.cli.options import app
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
+    target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",
+    fix: Annotated[Path | None, typer.Option(help="Write the file with everything mended that needs no calibration.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show every finding, not the first three of a kind.")] = False,
+) -> None:
+    """Say what a target's runtime will not run as it seems: float layers, needless conversions, scales that do not match.
+
+    Exit code 1 where anything is found.
+    """
+    import onnx
+
+    from yoloquant.checking.findings import check_file
+    from yoloquant.checking.repair import repair
+    from yoloquant.checkpoint.onnx_checks import open_detector_file
+    from yoloquant.cli.tables import findings_table
+    from yoloquant.files.outputs import refuse_inputs
+    from yoloquant.files.writing import checked_file, replaced_whole
+    from yoloquant.targets.registry import get_target
+
+    if fix is not None:
+        checked_file(fix)
+        refuse_inputs([fix], [file])
+    result = check_file(file, target)
+    work = f"{result.integer_work:.0%} of the multiplications"
+    OUT.print(
+        f"{result.integer_layers} of {result.layers} layers in integers, {work}; {result.conversions} Q/DQ nodes on activations"
+    )
+    kinds: dict[str, int] = {}
+    for finding in result.findings:
+        kinds[finding.kind] = kinds.get(finding.kind, 0) + 1
+        if everything or kinds[finding.kind] <= 3:
+            OUT.print(f"{finding.kind}: {finding.sentence}", markup=False)
+    if kinds:
+        OUT.print(findings_table(result.findings))
+    if not everything and max(kinds.values(), default=0) > 3:
+        OUT.print("three of each kind are shown; --all shows all")
+    if fix is not None:
+        mended, done = repair(open_detector_file(file), get_target(target))
+        onnx.checker.check_model(mended)
+        with replaced_whole(fix) as partial:
+            onnx.save(mended, str(partial))
+        OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
+    if result.findings:
+        raise typer.Exit(1)

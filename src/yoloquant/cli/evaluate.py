@@ -1,0 +1,83 @@
+"""`yoloquant eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yoloquant.cli.console import OUT, RichReporter
+from yoloquant.cli.options import (
+    Annotations,
+    Branch,
+    Confidence,
+    Data,
+    ImageSize,
+    Iou,
+    Limit,
+    Model,
+    Pixels,
+    RuntimeName,
+    app,
+    preprocessing,
+    tell_branch,
+)
+
+
+@app.command("eval")
+def evaluate_command(
+    model: Model,
+    data: Data,
+    runtime: RuntimeName = None,
+    split: Annotated[str, typer.Option(help="Split of the data.yaml.")] = "val",
+    annotations: Annotations = None,
+    confidence: Confidence = 0.001,
+    iou: Iou = 0.6,
+    max_detections: Annotated[int, typer.Option(min=1, help="Boxes kept in an image.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    image_size: ImageSize = None,
+    rectangular: Annotated[bool, typer.Option(help="Pad images to multiples of the stride instead of squares.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that load images.")] = 2,
+    limit: Limit = None,
+    per_class: Annotated[bool, typer.Option(help="Show each class.")] = False,
+    predictions: Annotated[Path | None, typer.Option(help="Write the boxes as COCO JSON.")] = None,
+    pixels: Pixels = None,
+    branch: Branch = None,
+) -> None:
+    """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1."""
+    from yoloquant.cli.tables import evaluation_table
+    from yoloquant.data.dataset import load_dataset
+    from yoloquant.evaluation.evaluator import EvaluationSettings, check_image_size, evaluate
+    from yoloquant.files.outputs import refuse_images, refuse_inputs
+    from yoloquant.files.writing import checked_file
+    from yoloquant.runtime.open import open_model
+
+    if predictions is not None:
+        checked_file(predictions)
+    dataset = load_dataset(data, split, annotations=annotations)
+    refuse_inputs([predictions], [model, data, annotations, *dataset.files])
+    refuse_images([predictions], dataset.images)
+    runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
+    tell_branch(runner.branch)
+    settings = EvaluationSettings(
+        confidence,
+        iou,
+        max_detections,
+        batch_size,
+        (image_size, image_size) if image_size else None,
+        rectangular,
+        workers,
+        limit,
+    )
+    check_image_size(runner, settings)
+    with RichReporter().step(f"Evaluate in {runner.name}") as update:
+        result = evaluate(runner, dataset, settings, update)
+    for sentence in dataset.problem_sentences():
+        OUT.print(sentence, markup=False)
+    for sentence in result.skipped:
+        OUT.print(f"skipped: {sentence}", markup=False)
+    OUT.print(evaluation_table(result, per_class))
+    OUT.print(f"{result.seconds['total']:.1f} s, of these the network {result.seconds['run']:.1f} s")
+    if predictions:
+        result.write_coco_json(predictions)

@@ -1,0 +1,113 @@
+"""The folder that quantization leaves: everything to run, export again, or go on training.
+
+`quantized.safetensors` holds the folded network's tensors with all scales; its metadata, the architecture and the placement.
+Reading builds the architecture, captures and folds it again, puts quantizers where the placement says, and loads the
+tensors. The original checkpoint is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from yoloquant.checkpoint.read import QUANTIZED
+from yoloquant.checkpoint.safetensors_file import detector_facts, detector_from_facts, read_safetensors
+from yoloquant.errors import CheckpointError
+from yoloquant.graph.capture import captured
+from yoloquant.graph.channel_constants import constants, put_back
+from yoloquant.models.detector import Detector
+from yoloquant.quant.fake_quantize import FakeQuantize, State
+from yoloquant.quant.quantized_detector import QuantizedDetector, quantized_from
+from yoloquant.recipe.recipe import Recipe, load_recipe
+from yoloquant.targets.placement import QuantizationPlacement
+
+FORMAT = "yoloquant.quantized.1"
+WEIGHTS = QUANTIZED
+MODEL = "model.onnx"
+RECIPE = "recipe.yaml"
+METRICS = "metrics.json"
+REPORT = "report.html"
+# All that may stand in the folder; what else does is the user's.
+FILES = (MODEL, WEIGHTS, RECIPE, METRICS, REPORT, "layers.csv", "classes.csv", "plots")
+
+
+def save_quantized(quantized: QuantizedDetector, detector: Detector, path: Path) -> None:
+    """Write a quantized detector.
+
+    Args:
+        quantized: calibrated.
+        detector: the float detector it was made from; only its architecture is used.
+        path: of the safetensors file.
+    """
+    facts = {**detector_facts(detector), "placement": quantized.placement.to_dict(), "channels": constants(quantized.network)}
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in quantized.network.state_dict().items()}
+    save_file(tensors, str(path), {"format": FORMAT, "detector": json.dumps(facts)})
+
+
+def check_quantized_folder(folder: Path) -> None:
+    """Make sure that a folder is one that quantization left.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} is no quantized folder: it has no {WEIGHTS}; make one with `yoloquant quantize`")
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a quantized folder was made by.
+
+    Raises:
+        CheckpointError: the folder has none.
+    """
+    if not (folder / RECIPE).is_file():
+        raise CheckpointError(
+            f"{folder} has no {RECIPE}: take the whole folder that `yoloquant quantize` wrote, or quantize again"
+        )
+    return load_recipe(folder / RECIPE)
+
+
+def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDetector:
+    """Read a quantized folder, or its safetensors file.
+
+    Args:
+        path: of either.
+        detector: that was quantized, where its network is a module of the user's own, which files do not hold.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another format, or needs the detector.
+    """
+    return load_with_architecture(path, detector)[0]
+
+
+def load_with_architecture(path: Path, detector: Detector | None = None) -> tuple[QuantizedDetector, Detector]:
+    """The same, and a float detector of its architecture, which is the given one, or has no weights of its own yet."""
+    if path.is_dir():
+        check_quantized_folder(path)
+        path = path / WEIGHTS
+    tensors, metadata = read_safetensors(path, FORMAT)
+    try:
+        facts = json.loads(metadata["detector"])
+        if detector is None and facts.get("network", ...) is None:
+            raise CheckpointError(f"{path} was made from a network of your own: pass the detector to load_quantized")
+        detector = detector or detector_from_facts(facts)
+        network = captured(detector)
+        put_back(network, facts.get("channels", ()))
+        quantized = quantized_from(detector, QuantizationPlacement.from_dict(facts["placement"]), network)
+        _load(quantized, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: its description and its tensors do not fit together") from error
+    return quantized, detector
+
+
+def _load(quantized: QuantizedDetector, tensors: dict[str, torch.Tensor]) -> None:
+    # Scales get their shapes from calibration, so the file decides them.
+    for module in quantized.network.modules():
+        if isinstance(module, FakeQuantize):
+            module.set_parameters(tensors[f"{module.name}.scale"], tensors[f"{module.name}.zero_point"])
+            module.observer = None
+            module.state = State.QUANTIZE
+    quantized.network.load_state_dict(tensors)

@@ -1,0 +1,60 @@
+"""The demo: a shipped detector on a generated data set, through the whole flow."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from yoloquant.assets import demo_weights
+from yoloquant.data.synthetic import write_generated_dataset
+from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.flows.deliver import checked_output
+from yoloquant.flows.quantize import quantize
+from yoloquant.progress import Reporter, Silent
+from yoloquant.results.quantization import QuantizationResult
+from yoloquant.targets.registry import get_target
+
+IMAGES = 256
+
+# What quantization often is without care: one symmetric scale for each tensor, from its extremes, and every layer.
+CARELESS = (
+    "target=onnxruntime",
+    "input_layers=quantized",
+    "output_layers=quantized",
+    "weights.granularity=tensor",
+    "activations.symmetric=true",
+    "activations.signed=true",
+    "activations.observer=minmax",
+    "weights.observer=minmax",
+)
+
+
+def run_demo(
+    output: Path, target: str = "onnxruntime", reporter: Reporter | None = None
+) -> tuple[QuantizationResult, Evaluation]:
+    """Generate a data set, quantize the shipped detector for a target, and for contrast without care.
+
+    Args:
+        output: folder to write; the generated set itself is not kept.
+        target: deployment target.
+        reporter: told about progress.
+
+    Returns:
+        The result, and what careless INT8 scores.
+
+    Raises:
+        YoloquantError: there is no such target, or the folder cannot be written.
+    """
+    tell = reporter or Silent()
+    get_target(target)
+    checked_output(output)
+    with tempfile.TemporaryDirectory() as scratch:
+        with tell.step("Draw the data set") as update:
+            data = write_generated_dataset(Path(scratch) / "dataset", train=128, val=IMAGES, progress=update)
+        again = f"yoloquant demo --target {target}"
+        result = quantize(demo_weights(), data, target=target, output=output, commands=(again,), reporter=tell)
+        tell.note("for contrast, INT8 without care:")
+        careless = quantize(demo_weights(), data, recipe="int8-mse", overrides=CARELESS, reporter=tell, runtimes=())
+    evaluation = careless.rows[1].evaluation
+    assert evaluation is not None
+    return result, evaluation

@@ -1,0 +1,248 @@
+"""The flow behind `yoloquant train` with a quantized folder: read it, train on, and write a folder like it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch.fx import GraphModule
+
+from yoloquant.algorithms.equalize import equalize
+from yoloquant.analysis.sensitive_layers import SensitiveLayer
+from yoloquant.checkpoint.open import to_detector
+from yoloquant.checkpoint.safetensors_file import CUSTOM
+from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.sample import sample_images
+from yoloquant.distributed import checked_device, process_group, process_number
+from yoloquant.errors import CheckpointError, DataError, RecipeError
+from yoloquant.evaluation.evaluator import check_classes
+from yoloquant.exporting.folder import METRICS, load_with_architecture, recipe_of
+from yoloquant.files.outputs import refuse_inputs, reserved
+from yoloquant.files.reading import parse_setting, reason_of
+from yoloquant.flows.deliver import Made, Wanted, checked_output, finish, partial_folder
+from yoloquant.flows.job import compares_boxes
+from yoloquant.graph.capture import captured, copy_graph
+from yoloquant.graph.operators import WEIGHTED, kind
+from yoloquant.models.architecture import describe
+from yoloquant.models.detector import Detector
+from yoloquant.progress import Clock, Reporter, Silent
+from yoloquant.quant.int32_bias import fit_biases
+from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.recipe.recipe import Equalize, Recipe, Smooth
+from yoloquant.results.quantization import QuantizationResult
+from yoloquant.training.hyperparameters import Hyperparameters, hyperparameters_for
+from yoloquant.training.quantized.run import train_quantized
+from yoloquant.training.quantized.step import Train
+
+# Hyperparameters of float training that do nothing here, and what does.
+_OTHERWISE = {
+    "lr0": "its learning rate is rate",
+    "lrf": "the rate falls to last_rate",
+    "momentum": "optimizer is adam or sgd",
+    "weight_decay": "weights do not decay",
+    "warmup_epochs": "the share of the run is warm_up",
+    "warmup_iterations": "the share of the run is warm_up",
+    "warmup_momentum": "the share of the run is warm_up",
+    "warmup_bias_lr": "the share of the run is warm_up",
+    "distill": "what teaches is teacher",
+    "close_mosaic": "mosaic stays the same over the run",
+    "iou_type": "it stays as the family has it",
+}
+
+
+def train_folder(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    teacher: str | Path | Detector | Any | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+    measure: bool = True,
+    limit: int | None = None,
+    runtimes: tuple[str, ...] | None = None,
+    report: bool = True,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> QuantizationResult:
+    """Go on training a quantized folder, and write what it becomes as another.
+
+    Under `torchrun` the processes share training and evaluation, and the first one writes. An interrupted run goes on where it
+    stopped, from `<output>.partial`.
+
+    Args:
+        model: a folder that `yoloquant quantize` or this function wrote.
+        data: `data.yaml` or COCO JSON, a folder or a list of images; the train split trains, and the val split evaluates where it
+            has labels.
+        output: folder to write; it must not exist, or be an earlier output.
+        teacher: the float checkpoint (or detector) that the folder was made from; without it the training is on labels.
+        settings: of the recipe's step `train`, and hyperparameters of augmentation and losses, by name.
+        overrides: the same as `name=value`; they win.
+        measure: evaluate, and time.
+        limit: evaluate only the first so many images.
+        runtimes: that verify and measure the file beside torch; all installed ones by default.
+        report: write report.html.
+        device: that trains.
+        reporter: told about progress.
+
+    Returns:
+        The quantized detector and all figures; rows of the float model only with a teacher.
+
+    Raises:
+        YoloquantError: something given cannot be used, the teacher is of another network, or the exported file is not right in
+            the target's runtime.
+    """
+    tell, source, folder = reporter or Silent(), Path(model), checked_output(output)
+    assert folder is not None
+    refuse_inputs([folder], [model, data, teacher])
+    checked_device(device)
+    given = None if teacher is None else to_detector(teacher)
+    quantized, architecture = load_with_architecture(source, given if given and given.family == CUSTOM else None)
+    recipe = recipe_of(source)
+    parsed = dict(parse_setting(override, "rate=0.0001") for override in overrides)
+    step = training_step({**(settings or {}), **parsed}, quantized, recipe, given is not None)
+    detector = architecture if given is None else replace(given, input_size=architecture.input_size)
+    # On labels nothing is compared, and the folder's own network stands in for the float one.
+    reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
+    training, validation = load_dataset(data, "train"), _validation(data, tell) if measure else None
+    for dataset, has_labels in ((training, step.teacher == "labels"), (validation, True)):
+        if dataset is not None and has_labels:
+            check_classes(quantized.names, dataset)
+    entries = list(training.images) if step.images is None else sample_images(training.images, step.images)
+    same_scales = given is not None and not _is_smoothed(recipe)
+    wanted = Wanted(folder, validation, measure, limit, runtimes, report=report, commands=_commands(model, data, output, teacher))
+    with reserved(folder), process_group(device) as own_device:
+        tell = tell if process_number() == 0 else Silent()
+        clock = Clock()
+        train_quantized(quantized, reference, step, entries, partial_folder(folder), tell, own_device, remember=same_scales)
+        fit_biases(quantized)
+        clock.stop(step.name)
+        made = Made(
+            quantized,
+            detector,
+            recipe.model_copy(update={"algorithms": (*recipe.algorithms, step)}),
+            entries,
+            sum(kind(node) in WEIGHTED for node in quantized.network.graph.nodes),
+            dict(reference.named_parameters()) if same_scales else None,
+            _layers_in_float(source),
+            has_float=given is not None,
+        )
+        return finish(made, wanted, tell, clock)
+
+
+def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -> Train:
+    """The step `train` that settings make.
+
+    Args:
+        values: settings of the step, and hyperparameters of augmentation and losses, by name.
+        quantized: that will train.
+        recipe: it was made by.
+        has_teacher: the float network is there.
+
+    Raises:
+        RecipeError: a name is unknown, a value is not allowed, or the teacher cannot teach what is asked.
+    """
+    usable = set(Hyperparameters.model_fields) - set(_OTHERWISE)
+    for name in set(values) - set(Train.model_fields) - usable:
+        near = difflib.get_close_matches(name, [*Train.model_fields, *usable], 1, 0.4)
+        hint = _OTHERWISE.get(name) or (f"did you mean {near[0]!r}?" if near else "see docs/qat.md for those that there are")
+        raise RecipeError(f"quantized training has no setting {name!r}: {hint}")
+    of_step = {name: value for name, value in values.items() if name in Train.model_fields}
+    augmentation = of_step.pop("augmentation", {})
+    if not isinstance(augmentation, Mapping):
+        raise RecipeError("augmentation takes hyperparameters by name, as {fliplr: 0.5}; each can be set by itself, too")
+    augmentation = {**augmentation, **{name: values[name] for name in values if name in usable}}
+    hyperparameters_for(quantized.family, (), **augmentation)
+    of_step.setdefault("teacher", _teaching(quantized, recipe, has_teacher))
+    try:
+        step = Train.model_validate({**of_step, "augmentation": augmentation})
+    except ValidationError as error:
+        first = error.errors()[0]
+        # What follows the name in the location is pydantic's own word for a type.
+        raise RecipeError(f"quantized training: {(*first['loc'], 'settings')[0]}: {reason_of(first)}") from error
+    if step.teacher != "labels" and not has_teacher:
+        raise RecipeError(f"teacher {step.teacher} needs the float network: name its checkpoint with --teacher")
+    if step.teacher in ("features", "both") and _is_smoothed(recipe):
+        raise RecipeError("step smooth scaled the folder's channels, so that features cannot be compared: set teacher=detections")
+    if compares_boxes(step) and quantized.head.suppresses:
+        raise RecipeError("the file's head suppresses boxes, so that they cannot be compared: set teacher=features")
+    return step
+
+
+def _teaching(quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -> str:
+    """What teaches where nothing is said."""
+    if not has_teacher:
+        return "labels"
+    if _is_smoothed(recipe):
+        return "detections"
+    return "features" if quantized.head.suppresses else "both"
+
+
+def _is_smoothed(recipe: Recipe) -> bool:
+    """Channels were scaled by what images showed, which weights alone do not tell."""
+    return any(isinstance(step, Smooth) for step in recipe.algorithms)
+
+
+def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) -> GraphModule:
+    """The float network with its channels scaled as the folder's were, where that can be known.
+
+    Raises:
+        CheckpointError: it is not the network that the folder was made from.
+    """
+    if teacher.names != quantized.names:
+        raise CheckpointError(
+            f"the teacher knows other classes than the folder ({len(teacher.names)} and {len(quantized.names)}): "
+            "name the checkpoint that the folder was made from"
+        )
+    own = teacher.family == CUSTOM
+    same_head = own or describe(teacher.head).to_dict() == describe(quantized.head).to_dict()
+    network = captured(teacher)
+    nodes = {node.name for node in quantized.network.graph.nodes}
+    shapes = {name: parameter.shape for name, parameter in quantized.network.named_parameters()}
+    fits = all(node.name in nodes for node in network.graph.nodes) and all(
+        shapes.get(name) == parameter.shape for name, parameter in network.named_parameters()
+    )
+    if not (same_head and fits):
+        raise CheckpointError(
+            "the teacher is of another architecture than the folder: name the checkpoint that the folder was made from"
+        )
+    if not _is_smoothed(recipe):
+        for step in recipe.algorithms:
+            if isinstance(step, Equalize):
+                equalize(network, step.rounds)
+    return network
+
+
+def _validation(data: str | Path, tell: Reporter) -> DetectionDataset | None:
+    """The val split, if it has labels."""
+    try:
+        dataset = load_dataset(data, "val")
+        _ = dataset.ground_truth
+        for sentence in dataset.problem_sentences():
+            tell.note(sentence)
+    except DataError as error:
+        tell.note(f"nothing will be evaluated: {error}")
+        return None
+    return dataset
+
+
+def _layers_in_float(folder: Path) -> tuple[SensitiveLayer, ...]:
+    """What step `keep_float` of an earlier run left in float, for the report."""
+    try:
+        found = json.loads((folder / METRICS).read_text(encoding="utf-8"))["float_layers"]
+        return tuple(SensitiveLayer(name, gain) for name, gain in found.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: Any) -> tuple[str, ...]:
+    """What to type to evaluate the new folder, and to do it again but for settings, which its recipe names."""
+    taught = ["--teacher", str(teacher)] if isinstance(teacher, str | Path) else []
+    words = ["yoloquant", "train", str(model), "--data", str(data), *taught, "--output", f"{output}-again"]
+    return shlex.join(words), shlex.join(["yoloquant", "eval", str(output), "--data", str(data)])

@@ -1,0 +1,291 @@
+"""The flow behind `yoloquant search`: the fewest layers in float (or with more bits) that keep the accuracy asked for."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yoloquant.analysis.costs import error_cost
+from yoloquant.analysis.sensitivity import ranked_layers, sensitivities
+from yoloquant.checkpoint.open import to_detector
+from yoloquant.data.contents import contents_of, dataset_contents
+from yoloquant.data.dataset import DetectionDataset
+from yoloquant.errors import DataError, YoloquantError
+from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate, labelled_split
+from yoloquant.evaluation.layer_latency import can_be_timed, measured_gains, runtime_to_time, whole_latency
+from yoloquant.files.outputs import refuse_inputs, reserved
+from yoloquant.files.writing import checked_file, write_text
+from yoloquant.flows.job import RecipeImages, quantized_in_memory, recipe_images, tell_branch
+from yoloquant.models.detector import Detector, digest_of
+from yoloquant.progress import Reporter, Silent
+from yoloquant.quant.images import spread_images
+from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.recipe.recipe import Override, Recipe, TensorSettings, file_of, resolve_recipe
+from yoloquant.results.quantization import versions
+from yoloquant.results.search import SearchResult
+from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.targets.registry import get_target
+
+RECORD_FORMAT = "yoloquant.search.1"
+
+
+def search(
+    model: str | Path | Detector | Any,
+    data: str | Path,
+    *,
+    max_drop: float | None = None,
+    target_map: float | None = None,
+    raise_bits: int | None = None,
+    optimize_latency: bool = False,
+    target: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    overrides: tuple[str, ...] = (),
+    images: int = 8,
+    branch: str | None = None,
+    calibration: str | Path | None = None,
+    annotations: str | Path | None = None,
+    record: Path | None = None,
+    reporter: Reporter | None = None,
+) -> SearchResult:
+    """Change as few layers as possible to reach an accuracy.
+
+    Layers are ranked once without labels; then bisection over how many of the first are changed finds the number where the goal
+    is reached and is missed with one fewer: of n layers, about log2(n) evaluations.
+
+    Args:
+        model: as for `yoloquant.quantize`.
+        data: `data.yaml` or COCO JSON with labels.
+        max_drop: of mAP50-95 against the float detector, percent points; or
+        target_map: mAP50-95 to reach, percent.
+        raise_bits: give the layers' weights so many bits instead of leaving them in float.
+        optimize_latency: leave first in float what is faster so in the target's runtime on this machine, then the layers whose
+            error is largest for each millisecond that float costs; the last layers are quantized, too.
+        target: deployment target.
+        recipe: to start from; `int8-mse` by default.
+        overrides: `key=value` changes to the recipe.
+        images: calibration images that layers are ranked on.
+        branch: `one-to-one` or `one-to-many`, where a network holds both (YOLOv10, YOLO26); see `yoloquant.models.branches`.
+        calibration: images to calibrate on instead of the train split.
+        annotations: COCO JSON with the val split's ground truth.
+        record: JSON file that keeps what was measured; an interrupted search goes on from there.
+        reporter: told about progress.
+
+    Raises:
+        YoloquantError: the goal is above the float detector's own accuracy, or not reached with all layers changed.
+    """
+    if (max_drop is None) == (target_map is None):
+        raise YoloquantError("a search needs one goal: --max-drop or --target-map")
+    if optimize_latency and raise_bits is not None:
+        raise YoloquantError("more weight bits do not change latency: leave out --raise-bits or --optimize-latency")
+    start = resolve_recipe(recipe, overrides, target, default="int8-mse")
+    chosen = get_target(start.target)
+    if raise_bits is not None:
+        chosen.check(chosen.weights.with_changes(bits=raise_bits), "--raise-bits")
+    if record is not None:
+        checked_file(record)
+        refuse_inputs([record], [model, data, file_of(recipe), calibration, annotations])
+    if optimize_latency:
+        runtime_to_time(start.target)
+        start = start.model_copy(update={"output_layers": "quantized"})
+    detector = to_detector(model, branch=branch)
+    tell_branch(detector, reporter or Silent())
+    drawn = recipe_images(start, data, calibration)
+    dataset = labelled_split(detector.names, data, annotations)
+    if not dataset.ground_truth["annotations"]:
+        raise DataError(f"{data} has no boxes to measure mAP with")
+    tell = reporter or Silent()
+    for sentence in (*drawn.problems, *dataset.problem_sentences()):
+        tell.note(sentence)
+    with reserved(record):
+        facts = (start.to_yaml(), raise_bits, optimize_latency, images, sorted(versions().items()))
+        key = digest_of(detector, *facts, contents_of(drawn.calibration), dataset_contents(dataset))
+        run = _Search(detector, start, drawn, dataset, _Known(record, key, tell), tell, raise_bits)
+        return _found(run, max_drop, target_map, images, optimize_latency)
+
+
+def _found(run: _Search, max_drop: float | None, target_map: float | None, images: int, optimize_latency: bool) -> SearchResult:
+    """The bisection."""
+    plain = run.measured("float", lambda: TorchRunner(run.detector))
+    goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
+    if goal > plain:
+        raise YoloquantError(f"the goal of {goal:.2f} mAP50-95 is above the float model's own {plain:.2f}: ask for less")
+    free = run.rank(images, optimize_latency)
+    most = len(run.ranking)
+    count = _least(most, lambda number: run.reached(number) >= goal, free)
+    if count is None:
+        at_best = f"{run.reached(most):.2f} with all {most} layers changed"
+        raise YoloquantError(
+            f"the goal of {goal:.2f} mAP50-95 is not reached: {at_best}; ask for less, or start from another recipe"
+        )
+    return run.result(count, goal, plain)
+
+
+class _Search:
+    """What a search knows."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        start: Recipe,
+        drawn: RecipeImages,
+        dataset: DetectionDataset,
+        known: _Known,
+        tell: Reporter,
+        raise_bits: int | None,
+    ) -> None:
+        self.detector, self.start, self.drawn, self.dataset = detector, start, drawn, dataset
+        self.known, self.tell, self.raise_bits = known, tell, raise_bits
+        self.options = EvaluationSettings(**start.evaluation.model_dump())
+        self.ranking: list[str] = []
+        self.made: dict[int, QuantizedDetector] = {}
+
+    def measured(self, name: str, runner: Callable[[], TorchRunner]) -> float:
+        """mAP50-95, measured once."""
+        layers = self.ranking[: int(name.split()[0])] if name != "float" else []
+        if self.known.get(name, layers) is None:
+            model_to_run = runner()
+            with self.tell.step(f"Evaluate: {name}") as update:
+                found = evaluate(model_to_run, self.dataset, self.options, update)
+            self.known.add(name, layers, found.map50_95)
+            for sentence in found.skipped if name == "float" else ():
+                self.tell.note(f"skipped: {sentence}")
+        return self.known.values[name].map50_95
+
+    def rank(self, images: int, optimize_latency: bool) -> int:
+        """Order the layers; answers how many of the first are changed in any case, since float is faster there."""
+        base = self.with_changed(0)
+        cost = error_cost(base, spread_images(base, self.drawn.calibration, images))
+        with self.tell.step("Rank layers") as update:
+            found = sensitivities(base, cost, "one", ("both",), progress=update)
+        self.ranking = list(ranked_layers(found))
+        if not optimize_latency:
+            return 0
+        gains = measured_gains(self.detector, base, self.start.target, self.ranking, self.tell)
+        self.ranking, free = by_value({result.name: result.cost for result in found}, gains)
+        return free
+
+    def changed(self, count: int) -> Recipe:
+        """The recipe with the first layers changed."""
+        return with_layers(self.start, self.ranking[:count], self.raise_bits)
+
+    def with_changed(self, count: int) -> QuantizedDetector:
+        """The detector with the first layers changed, made once."""
+        if count not in self.made:
+            self.made[count] = quantized_in_memory(self.detector, self.changed(count), self.drawn, self.tell)
+        return self.made[count]
+
+    def reached(self, count: int) -> float:
+        """mAP50-95 with the first layers changed."""
+        return self.measured(f"{count} layers", lambda: TorchRunner(self.with_changed(count)))
+
+    def result(self, count: int, goal: float, plain: float) -> SearchResult:
+        """All that was found; detectors that were made are timed, where the target's runtime is installed."""
+        curve = {
+            int(name.split()[0]): value.map50_95
+            for name, value in self.known.values.items()
+            if name != "float" and value.layers == tuple(self.ranking[: int(name.split()[0])])
+        }
+        found = SearchResult(
+            self.changed(count),
+            self.with_changed(count),
+            tuple(self.ranking[:count]),
+            self.raise_bits,
+            goal,
+            plain,
+            self.reached(count),
+            dict(sorted(curve.items())),
+            len(curve) + 1,
+        )
+        if not can_be_timed(self.start.target):
+            return found
+        files: dict[str, Detector | QuantizedDetector] = {str(number): made for number, made in sorted(self.made.items())}
+        times = whole_latency({"float": self.detector, **files}, self.start.target, self.tell)
+        latency = {int(name): value for name, value in times.items() if name != "float"}
+        return replace(found, runtime=self.start.target, latency=latency, float_latency=times["float"])
+
+
+def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:
+    """The recipe with some layers in float, or with more weight bits."""
+    names = [glob.escape(name) for name in layers]
+    if bits is None:
+        return recipe.model_copy(update={"ignore": (*recipe.ignore, *names)})
+    # Wider weights do without groups, which exist for few bits.
+    settings = TensorSettings.model_validate({"bits": bits, "granularity": "channel"})
+    changes = tuple(Override(match=name, weights=settings) for name in names)
+    return recipe.model_copy(update={"overrides": (*recipe.overrides, *changes)})
+
+
+def _least(most: int, holds: Callable[[int], bool], first: int = 0) -> int | None:
+    """The least number in first..most for which `holds`, which stays true once it is; none if it never is."""
+    if holds(first):
+        return first
+    below, above = first, most
+    while above - below > 1:
+        middle = (below + above) // 2
+        if holds(middle):
+            above = middle
+        else:
+            below = middle
+    # `most` itself is only asked about where nothing less holds.
+    return above if above < most or (most > 0 and holds(most)) else None
+
+
+class _Measured(NamedTuple):
+    """mAP50-95, percent, with some layers changed."""
+
+    layers: tuple[str, ...]
+    map50_95: float
+
+
+class _Known:
+    """What was measured, kept in a file for a search of the same model, data, recipe and runtime."""
+
+    def __init__(self, path: Path | None, key: str, tell: Reporter) -> None:
+        self.path, self.key = path, key
+        self.values: dict[str, _Measured] = {}
+        if path is not None and path.is_file():
+            self._read(path, tell)
+
+    def _read(self, path: Path, tell: Reporter) -> None:
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            tell.note(f"{path} is no whole record of a search: everything is measured anew")
+            return
+        if not isinstance(content, dict) or content.get("format") != RECORD_FORMAT:
+            raise YoloquantError(f"{path} would be replaced, and no search wrote it: move it away, or name another output")
+        try:
+            values = {str(name): _Measured(tuple(map(str, layers)), float(value)) for name, layers, value in content["values"]}
+        except (ValueError, KeyError, TypeError, OverflowError):
+            tell.note(f"{path} is damaged: everything is measured anew")
+            return
+        if content.get("key") == self.key:
+            self.values = values
+        else:
+            tell.note(f"{path} is of another model, data, recipe or version: everything is measured anew")
+
+    def get(self, name: str, layers: Sequence[str]) -> float | None:
+        """What was measured with these layers changed."""
+        found = self.values.get(name)
+        return found.map50_95 if found is not None and found.layers == tuple(layers) else None
+
+    def add(self, name: str, layers: Sequence[str], value: float) -> None:
+        """Keep a measurement."""
+        self.values[name] = _Measured(tuple(layers), value)
+        if self.path is not None:
+            rows = [(kept, *measured) for kept, measured in self.values.items()]
+            write_text(self.path, json.dumps({"format": RECORD_FORMAT, "key": self.key, "values": rows}, indent=2))
+
+
+def by_value(costs: Mapping[str, float], gains: Mapping[str, float]) -> tuple[list[str], int]:
+    """The order in which layers should go back into float, and how many of the first are faster there anyway.
+
+    Behind those, the first is the one whose error is largest for each millisecond that it costs in float.
+    """
+    free = sorted((name for name in costs if gains[name] <= 0.0), key=lambda name: gains[name])
+    others = sorted((name for name in costs if gains[name] > 0.0), key=lambda name: -costs[name] / gains[name])
+    return [*free, *others], len(free)

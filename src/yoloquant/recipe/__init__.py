@@ -1,0 +1,1 @@
+"""Recipes: the model, what `--set` changes of it, and the presets."""

@@ -1,0 +1,1 @@
+"""The loop that trains quantized networks, with labels or without."""
