@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from small_networks import images, quantized_detector
+from small_networks import SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, take_ranges
 from yoloquant.quant.fake_quantize import State
 from yoloquant.targets.registry import TARGETS
@@ -42,3 +42,18 @@ def test_another_spec_is_observed_anew():
     calibrate(anew, [images(4)])
     with torch.no_grad():
         assert torch.equal(again(images(1) / 255), anew(images(1) / 255))
+
+
+def test_before_a_silu_the_range_serves_the_output_of_the_silu():
+    network = SmallNetwork()
+    # One channel is far below zero, where SiLU is zero.
+    network.residual.bn.bias.data[3] = -60.0
+    detector = quantized_detector(TARGETS["onnxruntime"], network)
+    calibrate(detector, [images(4)])
+    scales = {name: float(quantizer.scale) for name, quantizer in detector.quantizers() if not quantizer.of_weight}
+    assert scales["residual.conv.output_quantizer"] < 20 / 255
+    network.residual.act = torch.nn.LeakyReLU(0.5)
+    detector = quantized_detector(TARGETS["onnxruntime"], network)
+    calibrate(detector, [images(4)])
+    scales = {name: float(quantizer.scale) for name, quantizer in detector.quantizers() if not quantizer.of_weight}
+    assert scales["residual.conv.output_quantizer"] > 60 / 255

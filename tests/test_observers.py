@@ -99,6 +99,34 @@ def test_mse_finds_the_least_error(bits, symmetric):
     assert found <= brute_force_mse(data, spec, *extremes) * (1.0 if bits == 8 else 0.7)
 
 
+@pytest.mark.parametrize("function", [torch.nn.functional.silu, torch.relu, torch.sigmoid, torch.nn.functional.hardswish])
+def test_mse_before_an_activation_minimises_the_error_of_its_output(function):
+    torch.manual_seed(0)
+    # As convolutions before a SiLU have it: a few values far below zero, where the function is all but constant.
+    data = torch.randn(20000) * 3
+    data[:200] *= 8
+    data[data > 9] = 9.0
+    spec = TensorSpec(symmetric=False, signed=False, observer="mse", options={"samples": 1 << 20})
+    observer = make_observer(spec)
+    observer.reader = function
+    observer.update(data)
+
+    def error(low, high):
+        scale, zero = scale_and_zero_point(torch.tensor(low), torch.tensor(high), spec)
+        quantized = fake_quantize(data, scale, zero, spec.quant_min, spec.quant_max, PER_TENSOR, 0, "x")
+        return float((function(quantized) - function(data)).double().square().mean())
+
+    low, high = (float(end) for end in observer.range())
+    tried = [
+        error(float(data.min()) * a, float(data.max()) * b) for a in np.linspace(0.1, 1, 19) for b in np.linspace(0.1, 1, 19)
+    ]
+    assert error(low, high) <= 1.03 * min(tried)
+    own = make_observer(spec)
+    own.update(data)
+    # What minimises the error of the values themselves is far from that.
+    assert error(low, high) < 0.6 * error(*(float(end) for end in own.range()))
+
+
 def test_percentile_leaves_the_shares_outside():
     torch.manual_seed(0)
     data = torch.randn(100_000)
@@ -138,7 +166,8 @@ def test_every_observer_answers_in_the_right_shape(name, granularity):
     assert torch.isfinite(scale).all()
 
 
-@pytest.mark.parametrize("name", sorted(OBSERVERS))
+# A fixed range is what it is, whatever is seen.
+@pytest.mark.parametrize("name", sorted(set(OBSERVERS) - {"fixed"}))
 def test_constant_and_zero_tensors(name):
     for value in (0.0, 3.0, -2.0):
         observer = make_observer(TensorSpec(signed=False, symmetric=False, observer=name))
@@ -146,6 +175,15 @@ def test_constant_and_zero_tensors(name):
         scale, zero = observer.quantization_parameters()
         answer = fake_quantize(torch.full((1,), value), scale, zero, 0, 255, PER_TENSOR, 0, "x")
         assert answer.item() == pytest.approx(value, rel=0.02, abs=1e-6)
+
+
+def test_a_fixed_range_is_that_of_its_options_whatever_is_seen():
+    spec = TensorSpec(signed=True, symmetric=False, observer="fixed", options={"low": 0.0, "high": 255 / 256})
+    observer = make_observer(spec)
+    observer.update(torch.full((10,), 7.0))
+    assert tuple(float(each) for each in observer.quantization_parameters()) == (1 / 256, -128)
+    with pytest.raises(RecipeError, match="around 0"):
+        make_observer(spec.with_changes(options={"low": 0.5, "high": 1.0}))
 
 
 def test_unknown_names_and_options_are_refused():

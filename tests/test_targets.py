@@ -114,6 +114,35 @@ def test_what_a_target_cannot_run_is_refused():
         get_target("tpu")
 
 
+def with_weights(**changes):
+    return lambda layer, tensor, spec: spec.with_changes(**changes) if tensor == "weights" else spec
+
+
+@pytest.mark.parametrize("target", sorted(set(TARGETS) - {"reference"}))
+def test_scales_for_groups_of_channels_are_refused_where_no_kernel_takes_them(target):
+    with pytest.raises(RecipeError, match=f"target {target} takes no weights with a scale for each group"):
+        edges_by_layers(target, choose=with_weights(granularity="group", group_size=8))
+
+
+@pytest.mark.parametrize("target", ["rknn", "tflite", "tensorrt", "ncnn"])
+def test_weights_with_a_zero_point_are_refused_where_no_kernel_takes_them(target):
+    with pytest.raises(RecipeError, match="signed symmetric (weights|integers) with zero point 0"):
+        edges_by_layers(target, choose=with_weights(symmetric=False))
+
+
+def test_outputs_of_sigmoid_and_softmax_have_the_scales_of_the_specification():
+    """1/256 and -128 for LOGISTIC and SOFTMAX (LiteRT 8-bit quantization specification)."""
+    detector = quantized_detector(get_target("tflite"), SmallNetwork(activation=nn.Sigmoid))
+    calibrate(detector, [images(2)])
+    found = {
+        name: (float(quantizer.scale), int(quantizer.zero_point))
+        for name, quantizer in detector.quantizers()
+        if not quantizer.of_weight
+    }
+    for name in ("stem.act", "down.act", "residual.act"):
+        assert found[f"{name}.output_quantizer"] == (1 / 256, -128)
+
+
 @pytest.mark.parametrize("target", list(TARGETS))
 def test_placements_survive_json(target):
     _, placement = edges_by_layers(target)

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from yoloquant.data.images import to_input
 from yoloquant.errors import YoloquantError
+from yoloquant.graph.operators import elementwise
 from yoloquant.progress import Progress
 from yoloquant.quant.fake_quantize import FakeQuantize, State
 from yoloquant.quant.int32_bias import fit_biases
@@ -33,6 +35,7 @@ def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int
     """
     taken = any(quantizer.observer is None for _, quantizer in detector.quantizers())
     _observe_weights(detector)
+    _note_readers(detector)
     observing = [quantizer for _, quantizer in detector.quantizers() if quantizer.observer is not None]
     if observing or not taken:
         _observe_activations(detector, batches, total, progress)
@@ -78,6 +81,19 @@ def _observe_activations(detector: QuantizedDetector, batches: Iterable[Tensor],
                 progress(count, max(total, count))
     if count == 0:
         raise YoloquantError("there are no calibration images: name a list, a folder or a data.yaml with a train split")
+
+
+def _note_readers(detector: QuantizedDetector) -> None:
+    """Tell each observer whose values an activation alone reads of that activation."""
+    calls: dict[str, list[Node]] = {}
+    for node in detector.network.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(node.target, []).append(node)
+    for path, nodes in calls.items():
+        quantizer = detector.network.get_submodule(path)
+        readers = {(user.target, user.args[1:], tuple(user.kwargs.items())): user for node in nodes for user in node.users}
+        if isinstance(quantizer, FakeQuantize) and quantizer.observer is not None and len(readers) == 1:
+            quantizer.observer.reader = elementwise(*readers.values())
 
 
 def _observe_weights(detector: QuantizedDetector) -> None:

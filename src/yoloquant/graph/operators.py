@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from yoloquant.graph.sizes import is_size
@@ -121,6 +123,18 @@ def channel_axis(node: Node) -> int:
     """Axis of the channels in a node's value: 1 of maps `(N, C, H, W)`, the last of rows `(N, L, C)`."""
     value = node.meta.get("val")
     return value.dim() - 1 if value is not None and value.dim() in (2, 3) else 1
+
+
+def elementwise(node: Node) -> Callable[[Tensor], Tensor] | None:
+    """What an activation does to each value, whatever the tensor's shape; none for anything else.
+
+    PReLU and the cap of a ReLU6 whose channels were scaled differ from channel to channel, and count as anything else.
+    """
+    if kind(node) != "activation" or any(isinstance(other, Node) for other in node.args[1:]):
+        return None
+    operator_, constants, options = node.target, node.args[1:], node.kwargs
+    assert callable(operator_)
+    return lambda values: operator_(values, *constants, **options)
 
 
 def clamp_of(node: Node) -> tuple[float, float] | None:

@@ -117,6 +117,8 @@ class Observer:
         name: as recipes write it.
         spec: of the tensor observed.
         empty: nothing has been seen yet.
+        reader: what alone reads the values, elementwise; observers that minimise an error minimise that of its output. None: the
+            values themselves count.
     """
 
     name = ""
@@ -125,6 +127,7 @@ class Observer:
         """Start empty."""
         self.spec = spec
         self.empty = True
+        self.reader: ranges.Reader | None = None
         self._leading: tuple[int, ...] = ()
 
     def update(self, tensor: Tensor) -> None:
@@ -183,6 +186,30 @@ class MinMax(Observer):
         """The wider of both ranges."""
         assert isinstance(other, MinMax)
         self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+
+
+@observer("fixed")
+class FixedRange(Observer):
+    """A range that is known before any value is seen, such as 0..1 of a sigmoid's output."""
+
+    def __init__(self, spec: TensorSpec, low: float = 0.0, high: float = 1.0) -> None:
+        """`low` and `high`: ends of the range, around 0."""
+        super().__init__(spec)
+        if not (low <= 0.0 <= high and low < high):
+            raise RecipeError(f"a fixed range goes from low to high around 0, not {low}..{high}")
+        self.low, self.high = low, high
+        self._scales = 1
+
+    def _see(self, values: Tensor) -> None:
+        extremes(values)
+        self._scales = values.shape[0]
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range that was given."""
+        return torch.full((self._scales,), self.low), torch.full((self._scales,), self.high)
+
+    def merge(self, other: Observer) -> None:
+        """Nothing: the range is known."""
 
 
 @observer("moving_average")
@@ -345,7 +372,7 @@ class LeastError(HistogramObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of least error."""
-        return ranges.least_error(self.distribution, self.spec, self.power, self.steps)
+        return ranges.least_error(self.distribution, self.spec, self.power, self.steps, reader=self.reader)
 
 
 @observer("mse")

@@ -6,6 +6,7 @@ All answer with `(C,)` float64 tensors and work on all channels at once.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from yoloquant.quant.histogram import Distribution
 from yoloquant.quant.qparams import scale_and_zero_point
 from yoloquant.spec import TensorSpec
+
+# What reads quantized values, elementwise.
+Reader = Callable[[Tensor], Tensor]
 
 # Errors below this are none. Without it their powers are denormal numbers, which processors compute a hundred times slower.
 _LEAST_DIFFERENCE = 1e-7
@@ -46,8 +50,15 @@ def _upper_cut(counts: Tensor, centers: Tensor, width: Tensor, alpha: float) -> 
     return torch.where(last >= 0, edge, 0.0)
 
 
-def quantization_error(histogram: Distribution, low: Tensor, high: Tensor, spec: TensorSpec, power: float = 2.0) -> Tensor:
-    """Sum of `|x - fake_quantize(x)|^power` over the counted values, for several ranges a channel.
+def quantization_error(
+    histogram: Distribution,
+    low: Tensor,
+    high: Tensor,
+    spec: TensorSpec,
+    power: float = 2.0,
+    reader: Reader | None = None,
+) -> Tensor:
+    """Sum of `|f(x) - f(fake_quantize(x))|^power` over the counted values, for several ranges a channel; f is the reader.
 
     Args:
         histogram: with C channels.
@@ -55,19 +66,22 @@ def quantization_error(histogram: Distribution, low: Tensor, high: Tensor, spec:
         high: `(K, C)`.
         spec: decides the integers and how range becomes scale.
         power: 2 for the squared error.
+        reader: what alone reads the values, elementwise; by default the values themselves count.
 
     Returns:
         `(K, C)` float64.
     """
     scale, zero_point = scale_and_zero_point(low, high, spec)
     centers, counts = histogram.centers.float(), histogram.counts.float()
+    expected = centers if reader is None else reader(centers)
     candidates, channels = low.shape
     step = max(1, _BLOCK // max(1, channels * histogram.bins))
     errors = []
     for start in range(0, candidates, step):
         scale_part, zero_part = scale[start : start + step, :, None], zero_point[start : start + step, :, None]
         integers = torch.round(centers / scale_part).add_(zero_part).clamp_(spec.quant_min, spec.quant_max)
-        difference = integers.sub_(zero_part).mul_(scale_part).sub_(centers).abs_()
+        found = integers.sub_(zero_part).mul_(scale_part)
+        difference = (found if reader is None else reader(found)).sub_(expected).abs_()
         difference = _power(difference.clamp_(min=_LEAST_DIFFERENCE), power)
         errors.append(difference.mul_(counts).sum(dim=2, dtype=torch.float64))
     return torch.cat(errors)
@@ -86,6 +100,7 @@ def least_error(
     power: float = 2.0,
     steps: int = 100,
     least: float = 0.1,
+    reader: Reader | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The range with least error: one factor for both ends if symmetric, the ends in turn if not.
 
@@ -98,20 +113,22 @@ def least_error(
         power: 2 for the squared error; higher weighs outliers more.
         steps: candidates along each end, from `least` to 1 of the observed range.
         least: smallest share of the range that is tried; below a tenth, shares are spaced evenly in their logarithm.
+        reader: what alone reads the values, elementwise. Before a SiLU, which gives next to nothing for a large negative value,
+            the negative end is cut far nearer to zero than by the values' own error.
     """
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
     factors = torch.linspace(least, 1.0, steps, dtype=torch.float64)[:, None]
     if least < 0.1:
         factors = torch.logspace(math.log10(least), 0.0, steps, dtype=torch.float64)[:, None]
     if spec.symmetric:
-        index = quantization_error(histogram, factors * low, factors * high, spec, power).argmin(dim=0)
+        index = quantization_error(histogram, factors * low, factors * high, spec, power, reader).argmin(dim=0)
         best = factors[index, 0]
         return best * low, best * high
     best_low, best_high = low, high
     for _ in range(2):
-        errors = quantization_error(histogram, best_low.expand(steps, -1), factors * high, spec, power)
+        errors = quantization_error(histogram, best_low.expand(steps, -1), factors * high, spec, power, reader)
         best_high = factors[errors.argmin(dim=0), 0] * high
-        errors = quantization_error(histogram, factors * low, best_high.expand(steps, -1), spec, power)
+        errors = quantization_error(histogram, factors * low, best_high.expand(steps, -1), spec, power, reader)
         best_low = factors[errors.argmin(dim=0), 0] * low
     return best_low, best_high
 

@@ -13,4 +13,5 @@ REFERENCE = Target(
     activations=TensorSpec(signed=False, symmetric=False, observer="mse"),
     rules=(rules.weighted_inputs, rules.matmul_inputs),
     bits=frozenset({2, 3, 4, 5, 6, 7, 8, 16}),
+    groups=True,
 )

@@ -12,6 +12,7 @@ RKNN = Target(
     name="rknn",
     summary="Rockchip NPUs through RKNN-Toolkit2: int8 activations with zero point, int8 weights per channel, fused activations.",
     weights=TensorSpec(granularity="channel", narrow=True),
+    symmetric_weights_only=True,
     activations=TensorSpec(signed=True, symmetric=False, observer="mse"),
     float_outputs=True,
     rules=(rules.weighted_inputs, rules.matmul_inputs, rules.add_inputs, rules.share_through_same_values),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from yoloquant.errors import RecipeError
+from yoloquant.graph.operators import SAME_VALUES, kind
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.placement import Draft, Kernels, QuantizationPlacement, fitted_to_layer, input_layers, output_layers
 
@@ -27,6 +28,9 @@ class Target:
         activations: likewise.
         rules: applied in order; together they decide which edges are quantized and share.
         bits: widths that the target's file can hold for weights and activations.
+        groups: the runtime takes weights with one scale for each group of input channels.
+        symmetric_weights_only: the runtime takes weights with zero point 0 alone.
+        fixed_ranges: operators whose output the runtime computes on one fixed range, with that range.
         symmetric_activations_only: the runtime takes no zero point but 0.
         float_outputs: the last convolutions stay in float unless the recipe says otherwise: they are one part in a hundred of
             the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
@@ -46,6 +50,9 @@ class Target:
     activations: TensorSpec
     rules: tuple[Rule, ...]
     bits: frozenset[int] = frozenset({8})
+    groups: bool = False
+    fixed_ranges: Mapping[object, tuple[float, float]] = field(default_factory=dict)
+    symmetric_weights_only: bool = False
     symmetric_activations_only: bool = False
     float_outputs: bool = False
     float_inputs: bool = False
@@ -81,6 +88,24 @@ class Target:
                 "set symmetric and signed to true"
             )
 
+    def check_weights(self, spec: TensorSpec, where: str) -> None:
+        """Refuse a spec of weights that the target cannot run.
+
+        Raises:
+            RecipeError: with the reason and what to choose.
+        """
+        self.check(spec, where)
+        if spec.granularity == "group" and not self.groups:
+            raise RecipeError(
+                f"{where}: target {self.name} takes no weights with a scale for each group of input channels: "
+                "set granularity to channel, or choose target reference"
+            )
+        if self.symmetric_weights_only and not (spec.symmetric and spec.signed):
+            raise RecipeError(
+                f"{where}: target {self.name} takes only signed symmetric weights with zero point 0: "
+                "set symmetric and signed to true"
+            )
+
     def place(
         self,
         graph_module: GraphModule,
@@ -108,7 +133,8 @@ class Target:
         draft = Draft(graph_module, ignored, self.kernels)
         for rule in self.rules:
             rule(draft)
-        layers = {node.name: node.meta["layer"] for node in graph_module.graph.nodes}
+        nodes = {node.name: node for node in graph_module.graph.nodes}
+        layers = {name: node.meta["layer"] for name, node in nodes.items()}
         edges: dict = {}
         specs: dict[str, TensorSpec] = {}
         pick = choose or (lambda _layer, _kind, spec: spec)
@@ -118,7 +144,7 @@ class Target:
             layer = layers[edge.consumer]
             spec = pick(layer, "weights", of_inputs if layer in readers_of_image else self.weights)
             if spec is not None:
-                self.check(spec, f"weights of {layers[edge.consumer]}")
+                self.check_weights(spec, f"weights of {layers[edge.consumer]}")
                 name = f"{layers[edge.producer]}_quantizer"
                 specs[name] = fitted_to_layer(graph_module, edge, spec)
                 edges[edge] = name
@@ -128,9 +154,15 @@ class Target:
             if not kept:
                 continue
             # Readers that share a scale must agree; the one that needs most precision decides.
-            specs[name] = max(kept, key=lambda spec: spec.bits)
+            specs[name] = self._with_fixed_range(max(kept, key=lambda spec: spec.bits), [nodes[edge.producer] for edge in group])
             self.check(specs[name], f"activations at {name}")
             if specs[name].granularity != "tensor":
                 raise RecipeError(f"activations at {name}: granularity is tensor for all activations; only weights have others")
             edges.update({edge: name for edge, spec in choices.items() if spec is not None})
         return QuantizationPlacement(edges, specs)
+
+    def _with_fixed_range(self, spec: TensorSpec, producers: list[Node]) -> TensorSpec:
+        """The spec of a quantizer, on the fixed range of what it stands behind, if that has one."""
+        found = {self.fixed_ranges.get(node.target) for node in producers if kind(node) not in SAME_VALUES}
+        fixed = found.pop() if len(found) == 1 else None
+        return spec.with_changes(observer="fixed", options={"low": fixed[0], "high": fixed[1]}) if fixed else spec

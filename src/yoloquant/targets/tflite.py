@@ -18,13 +18,19 @@ def _is_fused(node: Node) -> bool:
 
 # Every tensor is int8 with a zero point, also between a convolution and an activation that is not ReLU; CONCATENATION,
 # MAX_POOL_2D, SLICE, RESHAPE and TRANSPOSE must have one scale and zero point on all sides. SiLU is LOGISTIC and MUL there; the
-# answer of LOGISTIC has the fixed scale 1/256, which lies inside of an activation here.
+# output of LOGISTIC, like that of SOFTMAX, has the fixed scale 1/256 and zero point -128, and that of TANH 1/128 and 0.
 TFLITE = Target(
     name="tflite",
     summary="TensorFlow Lite, full integer: int8 activations with zero point everywhere, int8 weights per channel.",
     weights=TensorSpec(granularity="channel", narrow=True),
+    symmetric_weights_only=True,
     activations=TensorSpec(signed=True, symmetric=False, observer="mse"),
     float_outputs=False,
+    fixed_ranges={
+        aten.softmax.int: (0.0, 255 / 256),
+        aten.sigmoid.default: (0.0, 255 / 256),
+        aten.tanh.default: (-1.0, 127 / 128),
+    },
     kernels=Kernels(merges=_is_fused),
     rules=(
         rules.weighted_inputs,
