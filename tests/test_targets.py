@@ -126,7 +126,7 @@ def test_scales_for_groups_of_channels_are_refused_where_no_kernel_takes_them(ta
 
 @pytest.mark.parametrize("target", ["rknn", "tflite", "tensorrt", "ncnn"])
 def test_weights_with_a_zero_point_are_refused_where_no_kernel_takes_them(target):
-    with pytest.raises(RecipeError, match="signed symmetric (weights|integers) with zero point 0"):
+    with pytest.raises(RecipeError, match=r"signed symmetric (weights|integers) with zero point 0"):
         edges_by_layers(target, choose=with_weights(symmetric=False))
 
 

@@ -2,6 +2,10 @@
 
 Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.2: exactly, by measuring
 layer after layer, each with all layers before it already corrected (appendix D); or fast, from the errors of the weights alone.
+
+Measured errors before an activation are weighed by its squared slope, which makes the correction the least-squares one for the
+activation's output. Unweighed, they are those of the background: far below zero, where errors are large and SiLU makes nothing of
+them, and where an object is the correction then spoils what it should mend (YOLOv8n's detection error rose from 0.036 to 0.325).
 """
 
 from __future__ import annotations
@@ -16,13 +20,15 @@ from yoloquant.analysis.lockstep import lockstep
 from yoloquant.analysis.watch import mean_inputs
 from yoloquant.data.images import to_input
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, channel_axis, group_count, kind
+from yoloquant.graph.operators import WEIGHTED, channel_axis, elementwise, group_count, kind
+from yoloquant.graph.sizes import readers
 from yoloquant.progress import Progress
 from yoloquant.quant.fake_quantize import passing
 from yoloquant.quant.quantized_detector import QuantizedDetector
 
 # Quantization never takes a larger share of a channel's spread, nor adds one; beyond that the channel is noise.
 _LEAST_RATIO, _MOST_RATIO = 0.5, 2.0
+_SMALLEST = 1e-12
 
 
 def correct_biases(detector: QuantizedDetector, images: Tensor, progress: Progress | None = None) -> dict[str, float]:
@@ -116,7 +122,7 @@ def _sweep(detector: QuantizedDetector, images: Tensor, spread: bool, progress: 
             shape[axis] = -1
             # The answer without its bias takes the ratio; the bias then restores the mean.
             quantized[node] = (quantized[node] - before.view(shape)) * ratio.view(shape) + before.view(shape)
-            error = _mean(plain[node] - quantized[node], axis)
+            error = _mean(plain[node] - quantized[node], axis, _importance(node, plain[node]))
             bias.data += error
             quantized[node] = quantized[node] + error.view(shape)
             changes[layer_name(node)] = float(error.abs().max())
@@ -134,8 +140,26 @@ def _others(values: Tensor, axis: int) -> list[int]:
     return [dimension for dimension in range(values.dim()) if dimension != axis]
 
 
-def _mean(values: Tensor, axis: int) -> Tensor:
-    return values.mean(dim=_others(values, axis))
+def _mean(values: Tensor, axis: int, weights: Tensor | None = None) -> Tensor:
+    others = _others(values, axis)
+    if weights is None:
+        return values.mean(dim=others)
+    return (values * weights).sum(dim=others) / weights.sum(dim=others).clamp(min=_SMALLEST)
+
+
+def _importance(node: Node, plain: Tensor) -> Tensor | None:
+    """How much an error of each of a layer's values counts: the squared slope of the activation that alone reads it.
+
+    None where no activation does, and all values count alike.
+    """
+    reading = [reader for call in readers(node) for reader in (readers(call) if kind(call) == "quantizer" else [call])]
+    function = elementwise(reading[0]) if len(set(reading)) == 1 else None
+    if function is None:
+        return None
+    with torch.enable_grad():
+        values = plain.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(values).sum(), values)
+    return slope.square()
 
 
 def _spread(values: Tensor, axis: int) -> Tensor:
