@@ -14,6 +14,7 @@ from torch import nn
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.bias_correction import correct_biases
 from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.analysis.lockstep import lockstep
 from yoloquant.data.images import to_input
 from yoloquant.errors import ExportError, YoloquantError
 from yoloquant.evaluation.file_contents import file_faults
@@ -182,6 +183,25 @@ def test_bias_correction_takes_the_mean_error_away():
     # The float network is untouched.
     for old, new in zip(expected, network(to_input(batch)), strict=True):
         assert torch.equal(old, new)
+
+
+def test_bias_correction_weighs_errors_by_the_squared_slope_of_the_activation():
+    """Normal equation of the least-squares shift at the output of SiLU, whose slope is s + x s (1 - s), s the sigmoid of x."""
+    network = SmallNetwork()
+    network.residual.bn.weight.data *= 20.0
+    choose = lambda _l, tensor, spec: spec.with_changes(bits=3 if tensor == "weights" else 8)  # noqa: E731
+    detector = calibrated("reference", network, choose=choose)
+    batch = images(8)
+    correct_biases(detector, batch)
+    with torch.no_grad():
+        x = network.residual.bn(network.residual.conv(network.down(network.stem(to_input(batch)))))
+    for node, _, quantized in lockstep(detector.network, to_input(batch)):
+        if node.meta["layer"] == "residual.conv" and node.op == "call_function":
+            error = x - quantized[node]
+    slope = x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+    weighed = (slope.square() * error).sum((0, 2, 3)) / slope.square().sum((0, 2, 3))
+    assert weighed.abs().max() < 1e-3
+    assert error.mean((0, 2, 3)).abs().max() > 0.05
 
 
 def test_metadata_survives_and_is_read_by_others():

@@ -123,8 +123,11 @@ def _openvino(model: onnx.ModelProto) -> Iterable[str]:
     for operator in compile_openvino(read_openvino(model.SerializeToString())).get_runtime_model().get_ops():
         facts: Any = operator.get_rt_info()
         if facts["layerType"].value in _MULTIPLYING and facts["primitiveType"].value.upper().endswith("I8"):
-            found += facts["originalLayersNames"].value.split(",")
+            found += [name.removesuffix(_WITHOUT_BIAS) for name in facts["originalLayersNames"].value.split(",")]
     return found
 
+
+# What OpenVINO's reader of ONNX files calls a convolution whose bias it adds as an operator of its own.
+_WITHOUT_BIAS = "/WithoutBiases"
 
 _IN_INTEGERS: dict[str, Callable[[onnx.ModelProto], Iterable[str]]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
