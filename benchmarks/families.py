@@ -1,6 +1,7 @@
 """Real networks of several families, quantized by this project and by its peers: drop of mAP, latency, layers in integers.
 
-`YOLOQUANT_SHARED=... python benchmarks/families.py FOLDER [--networks yolov8n ...] [--stages make accuracy latency]`
+`YOLOQUANT_SHARED=... python benchmarks/families.py FOLDER [--networks yolov8n ...] [--stages make accuracy latency]
+[--tools yoloquant ...]`
 
 Each tool quantizes with the same 128 photographs in a process of its own. Every file is then evaluated on the 634 photographs in
 the runtime that it is for, and timed there in turns with the float file. FOLDER keeps the files and the figures: what is there is
@@ -113,12 +114,13 @@ def quantizer(network: str, target: str) -> Callable[[Path, Path], None]:
     return make
 
 
-def make_all(folder: Path, network: str) -> None:
+def make_all(folder: Path, network: str, tools: list[str]) -> None:
     """Write the files that are not there yet, each in a process of its own, and note how long that took or why it failed."""
     notes = Notes(folder / "made.json")
     for candidate in candidates(network):
         path = folder / candidate.file
-        if path.exists() or (candidate.file in notes.values and candidate.make):
+        wanted = candidate.tool.startswith(("float", *tools))
+        if not wanted or path.exists() or (candidate.file in notes.values and candidate.make):
             continue
         command = [sys.executable, __file__, str(folder.parent), "--child", network, candidate.file]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -255,6 +257,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--networks", nargs="+", default=[*TRAINED, *RANDOM], choices=[*TRAINED, *RANDOM])
     parser.add_argument("--stages", nargs="*", default=["make", "accuracy", "latency"], choices=["make", "accuracy", "latency"])
+    parser.add_argument("--tools", nargs="+", default=[""], help="whose files are made, by how their names begin; all by default")
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -265,7 +268,7 @@ def main() -> None:
         folder = given.folder.resolve() / network
         folder.mkdir(parents=True, exist_ok=True)
         if "make" in given.stages:
-            make_all(folder, network)
+            make_all(folder, network, given.tools)
         if "accuracy" in given.stages:
             evaluate_all(folder, network, given.held_out)
         if "latency" in given.stages:
