@@ -22,10 +22,10 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 def calibration_photographs(count: int | None = None) -> list[Any]:
     """Entries of the train split that the default recipe calibrates on, the first so many of them."""
-    from yoloquant.flows.job import recipe_images
+    from yoloquant.quant.images import images_to_calibrate
     from yoloquant.recipe.recipe import resolve_recipe
 
-    return recipe_images(resolve_recipe("int8"), SHARED / "coco" / "data.yaml", None).calibration[:count]
+    return images_to_calibrate(resolve_recipe("int8").calibration, SHARED / "coco" / "data.yaml", None).calibration[:count]
 
 
 def batches() -> Iterator[np.ndarray]:

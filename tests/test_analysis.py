@@ -23,8 +23,9 @@ from yoloquant.flows.analyze import analyze, write_analysis
 from yoloquant.flows.search import _least, with_layers
 from yoloquant.graph.capture import block_name, capture
 from yoloquant.quant.fake_quantize import State
-from yoloquant.recipe.recipe import Override, Recipe
+from yoloquant.recipe.recipe import Recipe
 from yoloquant.results.analysis import Analysis
+from yoloquant.targets.layer_rules import Override
 from yoloquant.targets.registry import get_target
 
 
@@ -184,7 +185,13 @@ def test_files_of_an_analysis_stand_alone(tmp_path):
     results = sensitivities(detector, error_cost(detector, images(2)), "one", ("both", "weights"))
     statistics = tensor_statistics(detector, [images(2)])
     found = Analysis(
-        "error", "one", tuple(results), tuple(statistics), noise_along(detector, images(1)), ("<mind this>",), Recipe()
+        measure="error",
+        mode="one",
+        sensitivities=tuple(results),
+        statistics=tuple(statistics),
+        noise=noise_along(detector, images(1)),
+        advice=("<mind this>",),
+        recipe=Recipe(),
     )
     write_analysis(found, tmp_path)
     page = (tmp_path / "analysis.html").read_text()

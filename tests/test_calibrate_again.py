@@ -6,6 +6,7 @@ import torch
 from small_networks import SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate, take_ranges
 from yoloquant.quant.fake_quantize import State
+from yoloquant.targets.placement import FloatLayer
 from yoloquant.targets.registry import TARGETS
 
 
@@ -14,7 +15,7 @@ from yoloquant.targets.registry import TARGETS
 def test_taken_ranges_are_those_that_observing_again_finds(target, in_float):
     first = quantized_detector(TARGETS[target])
     calibrate(first, [images(4)])
-    again, anew = (quantized_detector(TARGETS[target], ignored=frozenset({in_float})) for _ in range(2))
+    again, anew = (quantized_detector(TARGETS[target], ignored={in_float: FloatLayer("a test")}) for _ in range(2))
     left = take_ranges(again, first)
     assert left < sum(not quantizer.of_weight for _, quantizer in again.quantizers()) / 2
     calibrate(again, [images(4)] if left else ())

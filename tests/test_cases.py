@@ -38,7 +38,7 @@ class Reached(Exception):
 
 # What follows after data sets are read: minutes for all cases together, so that only slow tests go through it.
 THEN = {
-    "quantize": "yoloquant.flows.quantize._quantize",
+    "quantize": "yoloquant.flows.quantize.begin",
     "analyze": "yoloquant.flows.analyze.quantized_in_memory",
     "search": "yoloquant.flows.search._Search",
 }

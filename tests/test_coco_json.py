@@ -163,7 +163,17 @@ def evaluation_of(dataset, rows):
     figures, _ = coco_figures(truth, rows, ids)
     files = {image["id"]: image["file_name"] for image in truth["images"]}
     table = table_from_rows(rows)
-    return Evaluation(figures, precision_recall(truth, table, ids), {}, len(ids), {}, (), table, files, dataset.coco_ids)
+    return Evaluation(
+        figures=figures,
+        classification=precision_recall(truth, table, ids),
+        per_class={},
+        image_count=len(ids),
+        seconds={},
+        skipped=(),
+        detections=table,
+        file_names=files,
+        coco_ids=dataset.coco_ids,
+    )
 
 
 def test_predictions_are_written_with_the_ids_of_the_annotations(tmp_path):

@@ -10,11 +10,12 @@ from yoloquant.exporting.folder import load_quantized
 from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.flows.analyze import analyze
 from yoloquant.flows.finetune import train_folder
-from yoloquant.flows.job import quantized_in_memory, recipe_images
+from yoloquant.flows.job import quantized_in_memory
 from yoloquant.flows.quantize import quantize
 from yoloquant.flows.search import search
 from yoloquant.flows.train import TrainingOptions, train
 from yoloquant.progress import Silent
+from yoloquant.quant.images import images_to_calibrate
 from yoloquant.recipe.recipe import load_recipe
 
 # All that learns or chooses, each for a moment.
@@ -59,7 +60,7 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("name", families())
 def test_every_algorithm_runs(name, data):
     recipe = load_recipe("int8-mse", [f"algorithms={STEPS}", *FEW, "target=reference", "output_layers=quantized"])
-    images = recipe_images(recipe, data, None)
+    images = images_to_calibrate(recipe.calibration, data, None)
     quantized = quantized_in_memory(small_detector(name), recipe, images, Strict())
     assert {7, 8} == {layer.quantizer.spec.bits for layer in quantized.quantized_weights()}
 

@@ -4,13 +4,16 @@ import json
 
 import pytest
 
+from yoloquant.algorithms.detection_ranges import DetectionRanges
+from yoloquant.algorithms.mixed_precision import MixedPrecision
+from yoloquant.algorithms.reconstruction.step import Reconstruct
 from yoloquant.assets import demo_weights
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import YoloquantError
 from yoloquant.flows.analyze import analyze
 from yoloquant.flows.quantize import quantize
 from yoloquant.flows.search import search
-from yoloquant.recipe.recipe import DetectionRanges, MixedPrecision, Reconstruct, load_recipe, presets
+from yoloquant.recipe.recipe import load_recipe, presets
 from yoloquant.runtime.executed_layers import executed_layers
 
 

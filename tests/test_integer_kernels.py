@@ -11,7 +11,6 @@ from torch import nn
 from small_families import SMALL_FAMILIES, small_detector, small_images
 from small_networks import SIZE, ConvBlock, RowsHead, SmallNetwork, images
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.analysis.layer_figures import float_reasons
 from yoloquant.checking.findings import check_file
 from yoloquant.checking.integer_layers import merged_activation
 from yoloquant.checking.qdq_graph import QdqGraph
@@ -20,7 +19,6 @@ from yoloquant.checkpoint.read import read_detector
 from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.graph.capture import capture, captured
 from yoloquant.quant.quantized_detector import QuantizedDetector, insert_quantizers
-from yoloquant.recipe.recipe import load_recipe
 from yoloquant.runtime.executed_layers import executed_layers
 from yoloquant.targets.registry import get_target
 
@@ -128,8 +126,11 @@ def test_relus_and_a_transposed_convolution_in_one_concat(activation, runtime, t
     # OpenVINO has an integer kernel where the input has no zero point, ONNX Runtime none.
     in_integers = runtime == "openvino" and activation != "silu"
     assert ("up.weight_quantizer" in detector.placement.specs) == in_integers
-    reasons = float_reasons(detector.network, load_recipe("int8-minmax"), get_target(runtime), ())
-    assert ("no integer kernel" if runtime == "onnxruntime" else "never negative") in reasons["up"]
+    if in_integers:
+        assert "up" not in detector.placement.kept_float
+    else:
+        expected = "no integer kernel" if runtime == "onnxruntime" else "never negative"
+        assert expected in detector.placement.kept_float["up"].because
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

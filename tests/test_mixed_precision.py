@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from small_networks import images, quantized_detector
+from yoloquant.algorithms.bit_choice import IN_FLOAT, LayerChoices, choose_bits, float_choices, layer_choices, total_weights
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.algorithms.mixed_precision import IN_FLOAT, LayerChoices, choose_bits, float_choices, layer_choices, total_weights
+from yoloquant.algorithms.mixed_precision import MixedPrecision
 from yoloquant.errors import RecipeError
-from yoloquant.recipe.recipe import MixedPrecision, load_recipe
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.targets.registry import get_target
 
 BITS = (2, 4, 8)

@@ -13,6 +13,7 @@ from yoloquant.algorithms.reconstruction.checkpoints import RegionCheckpoints, s
 from yoloquant.algorithms.reconstruction.fisher import importances
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.reconstruction.regions import UNITS, computing_nodes, find_regions, region_module
+from yoloquant.algorithms.reconstruction.step import Reconstruct
 from yoloquant.analysis.detection_error import detection_error
 from yoloquant.data.images import to_input
 from yoloquant.distributed import checked_device
@@ -20,7 +21,7 @@ from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.graph.capture import capture
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.fake_quantize import FakeQuantize
-from yoloquant.recipe.recipe import Reconstruct, load_recipe
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import get_target
 

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
+from yoloquant.algorithms.keep_float import KeepFloat
 from yoloquant.analysis.detection_error import detection_error, total_error
 from yoloquant.analysis.sensitive_layers import layer_quantizers, most_sensitive_layers
 from yoloquant.errors import RecipeError
 from yoloquant.models.losses.overlap import generalized_iou
 from yoloquant.models.output_formats import Candidates
 from yoloquant.quant.fake_quantize import State
-from yoloquant.recipe.recipe import KeepFloat, load_recipe
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.targets.registry import get_target
 
 coordinate = st.integers(0, 20)

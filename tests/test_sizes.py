@@ -10,6 +10,7 @@ from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.equalize import equalize
 from yoloquant.algorithms.reconstruction.reconstruct import reconstruct
 from yoloquant.algorithms.reconstruction.regions import UNITS, computing_nodes, find_regions, region_module
+from yoloquant.algorithms.reconstruction.step import Reconstruct
 from yoloquant.algorithms.smooth import smooth
 from yoloquant.analysis.costs import noise_along
 from yoloquant.data.images import to_input
@@ -19,7 +20,6 @@ from yoloquant.graph.sizes import is_size
 from yoloquant.models.layer_stack import assemble, settle_norms
 from yoloquant.models.ultralytics.attention import C2PSA, AreaAttention, Attention, PSABlock
 from yoloquant.quant.quantized_detector import QuantizedDetector, insert_quantizers
-from yoloquant.recipe.recipe import Reconstruct
 from yoloquant.report.network_graph import network_drawing
 from yoloquant.targets.placement import input_layers
 from yoloquant.targets.registry import TARGETS, get_target

@@ -18,7 +18,7 @@ from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.exporting.folder import load_quantized, save_quantized
 from yoloquant.flows.finetune import _reference as reference_for
 from yoloquant.flows.finetune import train_folder, training_step
-from yoloquant.flows.job import quantized_in_memory, recipe_images
+from yoloquant.flows.job import quantized_in_memory
 from yoloquant.flows.train import train
 from yoloquant.graph.capture import captured
 from yoloquant.models.activations import swap_activations
@@ -26,6 +26,7 @@ from yoloquant.models.detector import Detector
 from yoloquant.models.registry import build_detector
 from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.progress import Silent
+from yoloquant.quant.images import images_to_calibrate
 from yoloquant.recipe.recipe import load_recipe
 from yoloquant.training.quantized.objectives import FeatureTeacher
 
@@ -60,7 +61,7 @@ def small(names=CLASS_NAMES):
 def write_folder(folder, detector, data, algorithms="[calibrate]"):
     """What `quantize` leaves, but for the file and the report; 3-bit weights leave something to gain."""
     recipe = load_recipe("int8-mse", [f"algorithms={algorithms}", "calibration.images=4", "target=reference", "weights.bits=3"])
-    images = recipe_images(recipe, data, None)
+    images = images_to_calibrate(recipe.calibration, data, None)
     folder.mkdir()
     save_quantized(quantized_in_memory(detector, recipe, images, Silent()), detector, folder / "quantized.safetensors")
     (folder / "recipe.yaml").write_text(recipe.to_yaml())

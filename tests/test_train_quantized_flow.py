@@ -6,12 +6,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from yoloquant.algorithms.detection_ranges import DetectionRanges
+from yoloquant.algorithms.reconstruction.step import Reconstruct
 from yoloquant.assets import demo_weights
 from yoloquant.cli import app
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.flows.quantize import quantize
-from yoloquant.recipe.recipe import DetectionRanges, Reconstruct, load_recipe, presets
+from yoloquant.recipe.recipe import load_recipe, presets
 from yoloquant.training.quantized.step import Train
 
 LABELLED = {"qat-labels", "qat-power-of-two"}

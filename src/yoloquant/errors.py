@@ -1,9 +1,14 @@
-"""The one exception that is meant for users.
+"""The one exception that is meant for users, and the name that a user may have meant.
 
 Everything a user can cause (a bad file, an unknown option, an empty data set) raises `YoloquantError`, whose message is one
 clear sentence that says what is wrong and what to do. The command line prints that sentence and exits with code 2; any
 other exception is a defect of this project and keeps its traceback.
 """
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class YoloquantError(Exception):
@@ -24,3 +29,8 @@ class RecipeError(YoloquantError):
 
 class ExportError(YoloquantError):
     """A network cannot be written to the asked format, or the written file does not answer as the network does."""
+
+
+def nearest(name: str, known: Iterable[str], likeness: float = 0.4) -> str | None:
+    """The known name that is most like a mistyped one, if any is as like as `likeness`, 0..1."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1, likeness)), None)

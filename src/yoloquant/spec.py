@@ -1,14 +1,25 @@
-"""The terms of quantization, defined once: `TensorSpec` says how one tensor becomes integers.
+"""The terms of quantization, defined once: `TensorSpec` says how one tensor becomes integers, `Section` is a part of a recipe.
 
-Only data lives here; no torch, so that recipes and the command line stay light.
+Only data lives here; no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 Granularity = Literal["tensor", "channel", "group"]
+
+# A number of things, of which there must be one at least.
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Options that users write in a recipe: validated, unknown names refused, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ them, and where an object is the correction then spoils what it should mend (YOL
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from yoloquant.algorithms.step import Step, step
 from yoloquant.analysis.lockstep import lockstep
 from yoloquant.analysis.watch import mean_inputs
 from yoloquant.data.images import to_input
@@ -25,6 +27,10 @@ from yoloquant.graph.sizes import readers
 from yoloquant.progress import Progress
 from yoloquant.quant.fake_quantize import passing
 from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.spec import Count
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 # Quantization never takes a larger share of a channel's spread, nor adds one; beyond that the channel is noise.
 _LEAST_RATIO, _MOST_RATIO = 0.5, 2.0
@@ -164,3 +170,37 @@ def _importance(node: Node, plain: Tensor) -> Tensor | None:
 
 def _spread(values: Tensor, axis: int) -> Tensor:
     return values.std(dim=_others(values, axis))
+
+
+@step
+class BiasCorrection(Step):
+    """Correct each layer's bias by the mean error that quantization causes at its output (Nagel et al. 2019, section 4.2).
+
+    "exact" measures layer after layer; "fast" takes the errors of the weights times the mean inputs, in one pass.
+    """
+
+    name: Literal["bias_correction"] = "bias_correction"
+    method: Literal["exact", "fast"] = "exact"
+    images: Count = 32
+
+    def apply(self, job: Job) -> None:
+        """Correct all biases."""
+        with job.reporter.step("Correct biases") as update:
+            if self.method == "exact":
+                correct_biases(job.quantized, job.first_images(self.images), update)
+            else:
+                loader = job.batches(self.images)
+                correct_biases_fast(job.quantized, (batch.images for batch in loader), len(loader), update)
+
+
+@step
+class BatchNormReestimation(Step):
+    """Give each channel of each layer's answer the mean and the spread that it has in the float network."""
+
+    name: Literal["batch_norm_reestimation"] = "batch_norm_reestimation"
+    images: Count = 32
+
+    def apply(self, job: Job) -> None:
+        """Estimate the statistics of all layers again."""
+        with job.reporter.step("Estimate batch norms again") as update:
+            reestimate_batch_norm(job.quantized, job.first_images(self.images), update)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from yoloquant.algorithms.step import Stage, Step, step
 from yoloquant.data.images import to_input
 from yoloquant.errors import YoloquantError
 from yoloquant.graph.operators import elementwise
@@ -16,6 +18,9 @@ from yoloquant.quant.fake_quantize import FakeQuantize, State
 from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.targets.placement import QuantizationPlacement
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 
 def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None) -> None:
@@ -119,3 +124,17 @@ def _check_finite(maps: Iterable[Tensor]) -> None:
                 f"the float network answers NaN or infinity at detection level {level}: check the checkpoint, "
                 "for example with `yoloquant eval`"
             )
+
+
+@step
+class Calibrate(Step):
+    """Run the calibration images and take every range from its observer."""
+
+    name: Literal["calibrate"] = "calibrate"
+    stage: ClassVar[Stage] = Stage.CALIBRATE
+
+    def apply(self, job: Job) -> None:
+        """Place quantizers and calibrate them."""
+        job.place()
+        job.clock.stop("capture")
+        job.calibrate()

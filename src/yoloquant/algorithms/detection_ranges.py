@@ -7,14 +7,21 @@ changing, while the same error elsewhere moves boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor
 from torch.fx import GraphModule
 
+from yoloquant.algorithms.step import Step, step
 from yoloquant.analysis.detection_error import DetectionCost
 from yoloquant.progress import Progress
 from yoloquant.quant.fake_quantize import FakeQuantize
 from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.spec import Count
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 # Power-of-two scales can only be halved or doubled.
 _POWER_OF_TWO = (0.5, 2.0)
@@ -67,3 +74,23 @@ def _best_factor(
             best, least = factor, found
     quantizer.set_parameters(scale * best, zero_point)
     return best, least
+
+
+@step
+class DetectionRanges(Step):
+    """Scale each activation's range by the factor that changes boxes and scores least; powers of two are halved or doubled."""
+
+    name: Literal["detection_ranges"] = "detection_ranges"
+    factors: tuple[Annotated[float, Field(gt=0.0)], ...] = (0.7, 0.85, 1.2, 1.4)
+    images: Count = 8
+
+    def compares_boxes(self) -> bool:
+        """Always."""
+        return True
+
+    def apply(self, job: Job) -> None:
+        """Choose the range of every quantized activation."""
+        images = job.spread_images(self.images)
+        with job.reporter.step("Choose ranges by detections") as update:
+            changed = choose_ranges_by_detections(job.quantized, images, self.factors, update, job.reference)
+        job.reporter.note(f"{len(changed)} activation ranges changed")

@@ -7,14 +7,20 @@ becomes another number in each channel, the caps are kept as constants.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch.fx import GraphModule, Node
 
 from yoloquant.algorithms.channel_scaling import Source, divide_output, multiply_input, parameter, source_of, takes_scaled_input
+from yoloquant.algorithms.step import Stage, Step, step
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
 from yoloquant.graph.sizes import readers
+from yoloquant.spec import Count
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 
 def equalize(graph_module: GraphModule, rounds: int = 20) -> dict[str, str]:
@@ -56,3 +62,17 @@ def _balancing(graph_module: GraphModule, first: Node, second: Node) -> torch.Te
     next_ = following.abs().transpose(0, 1).flatten(1).amax(1)
     usable = (own > 0) & (next_ > 0)
     return torch.where(usable, (own / next_.clamp(min=1e-30)).sqrt(), 1.0).clamp(1e-4, 1e4)
+
+
+@step
+class Equalize(Step):
+    """Before calibration, give the channels of layers in a row the same range, where ReLU, LeakyReLU or ReLU6 stands between."""
+
+    name: Literal["equalize"] = "equalize"
+    rounds: Count = 20
+    stage: ClassVar[Stage] = Stage.PREPARE
+    reads_images: ClassVar[bool] = False
+
+    def apply(self, job: Job) -> None:
+        """Equalise the float network."""
+        equalize(job.reference, self.rounds)

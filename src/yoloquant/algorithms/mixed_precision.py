@@ -1,199 +1,104 @@
-"""Bits for each layer's weights under a budget, so that boxes and scores change least.
-
-One pass measures what each layer alone costs at each width, without labels; an exact solver then chooses. Costs of layers are
-added up, as in HAWQ-V3 (Yao et al. 2021, section 3.4), which solves the same problem by integer programming.
-"""
+"""Mixed precision: bits for each layer's weights under a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
-from torch import Tensor
-from torch.fx import Node
+from pydantic import Field, model_validator
 
-from yoloquant.analysis.detection_error import DetectionCost
-from yoloquant.analysis.sensitivity import sensitivities
-from yoloquant.errors import RecipeError
+from yoloquant.algorithms.bit_choice import (
+    IN_FLOAT,
+    LayerChoices,
+    at_width,
+    choose_bits,
+    float_choices,
+    layer_choices,
+    total_weights,
+)
+from yoloquant.algorithms.step import Stage, Step, step
+from yoloquant.distributed import from_first
+from yoloquant.evaluation.layer_latency import measured_times, runtime_to_time
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import kind
-from yoloquant.progress import Progress
-from yoloquant.quant.fake_quantize import FakeQuantize, passing
-from yoloquant.quant.quantized_detector import QuantizedDetector, QuantizedWeight
-from yoloquant.spec import TensorSpec
+from yoloquant.quant.quantized_detector import QuantizedDetector, weight_bits
+from yoloquant.spec import Count
+from yoloquant.targets.layer_rules import TensorSettings
+from yoloquant.targets.placement import FloatLayer
 
-# The width of a layer that is not quantized.
-IN_FLOAT = 32
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 
-@dataclass(frozen=True)
-class LayerChoices:
-    """One layer at each width.
+@step
+class MixedPrecision(Step):
+    """Choose each layer's weight bits so that boxes and scores change least within a budget; exactly one budget is given.
 
     Attributes:
-        name: layer name.
-        bits: widths that may be chosen.
-        errors: detection error with only this layer's weights quantized, for each width.
-        costs: what each width takes of the budget.
+        bits: widths to choose from.
+        average_bits: budget as the mean width of all weights.
+        weight_bytes: budget as the size of all weights.
+        bit_operations: budget as the sum, over an image's multiplications, of weight bits times activation bits.
+        latency: budget as the time of all layers, as a share of what they take in float, both measured on this machine in the
+            target's runtime; a layer is then either quantized, as the recipe says, or left in float, and `bits` is not asked.
+        images: calibration images that layers are measured on.
     """
 
-    name: str
-    bits: tuple[int, ...]
-    errors: tuple[float, ...]
-    costs: tuple[int, ...]
+    name: Literal["mixed_precision"] = "mixed_precision"
+    bits: tuple[Literal[2, 3, 4, 5, 6, 7, 8], ...] = (4, 8)
+    average_bits: Annotated[float, Field(gt=0.0)] | None = None
+    weight_bytes: Annotated[int, Field(gt=0)] | None = None
+    bit_operations: Annotated[float, Field(gt=0.0)] | None = None
+    latency: Annotated[float, Field(gt=0.0)] | None = None
+    images: Count = 8
 
+    stage: ClassVar[Stage] = Stage.PLACE
 
-def layer_choices(
-    detector: QuantizedDetector,
-    images: Tensor,
-    bits: Sequence[int],
-    unit: str = "weight_bytes",
-    progress: Progress | None = None,
-) -> list[LayerChoices]:
-    """Measure every layer with quantized weights at every width.
+    @model_validator(mode="after")
+    def _one_budget(self) -> MixedPrecision:
+        budgets = (self.average_bits, self.weight_bytes, self.bit_operations, self.latency)
+        if sum(budget is not None for budget in budgets) != 1:
+            raise ValueError("mixed_precision needs exactly one budget: average_bits, weight_bytes, bit_operations or latency")
+        return self
 
-    Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        bits: widths to try.
-        unit: of the budget: "weight_bytes", or "bit_operations" (multiplications of an image, each counted with weight bits
-            times activation bits).
-        progress: called with (measurements done, all).
+    def compares_boxes(self) -> bool:
+        """Always."""
+        return True
 
-    Returns:
-        In the graph's order.
-    """
-    layers = list(detector.quantized_weights())
-    error = DetectionCost(detector, images)
-    found = []
-    with passing([quantizer for _, quantizer in detector.quantizers()]):
-        for number, layer in enumerate(layers):
-            errors = []
-            for index, width in enumerate(bits):
-                with _only_at(detector, layer, width):
-                    errors.append(error())
-                if progress:
-                    progress(number * len(bits) + index + 1, len(layers) * len(bits))
-            costs = tuple(_cost(detector, layer, width, unit) for width in bits)
-            found.append(LayerChoices(layer_name(layer.node), tuple(bits), tuple(errors), costs))
-    return found
+    def apply(self, job: Job) -> None:
+        """Choose bits, and place quantizers once more."""
+        # Of several processes the first one chooses for all.
+        bits = from_first(self._chosen, job)
+        specs = {layer_name(layer.node): layer.quantizer.spec for layer in job.quantized.quantized_weights()}
+        wide = {name: at_width(specs[name], width) for name, width in bits.items() if width != IN_FLOAT}
+        in_float = FloatLayer("mixed_precision left it in float: the budget of latency allows it")
+        job.place_again(
+            keep_float={name: in_float for name, width in bits.items() if width == IN_FLOAT},
+            weights={name: TensorSettings(bits=spec.bits, granularity=spec.granularity) for name, spec in wide.items()},
+        )
 
+    def _chosen(self, job: Job) -> dict[str, int]:
+        layers, budget, unit = self._timed(job) if self.latency is not None else self._sized(job)
+        bits = choose_bits(layers, budget)
+        taken = sum(layer.costs[layer.bits.index(bits[layer.name])] for layer in layers)
+        counts = ", ".join(f"{list(bits.values()).count(width)} layers at {width} bit" for width in sorted(set(bits.values())))
+        job.reporter.note(f"{counts}: {taken:,} {unit.replace('_', ' ')} of {budget:,.0f}")
+        return bits
 
-def float_choices(
-    detector: QuantizedDetector,
-    images: Tensor,
-    times: Mapping[str, tuple[float, float]],
-    progress: Progress | None = None,
-) -> list[LayerChoices]:
-    """Every layer either quantized as it is, or in float, for a budget of time.
+    def _timed(self, job: Job) -> tuple[list[LayerChoices], float, str]:
+        """Layers in integers or in float, the budget, and its unit."""
+        images, names = job.spread_images(self.images), list(weight_bits(job.quantized))
+        times = measured_times(job.detector, job.quantized, runtime_to_time(job.target.name), names, job.reporter)
+        with job.reporter.step("Measure each layer") as update:
+            layers = float_choices(job.quantized, images, times, update)
+        return layers, (self.latency or 0.0) * sum(layer.costs[-1] for layer in layers), "hundredths of a millisecond"
 
-    Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        times: layer name -> milliseconds in integers, milliseconds in float.
-        progress: called with (measurements done, all).
+    def _sized(self, job: Job) -> tuple[list[LayerChoices], float, str]:
+        """Layers at each width, the budget, and its unit."""
+        unit = "bit_operations" if self.bit_operations is not None else "weight_bytes"
+        images = job.spread_images(self.images)
+        with job.reporter.step("Measure each layer at each width") as update:
+            layers = layer_choices(job.quantized, images, self.bits, unit, update)
+        return layers, self._budget(job.quantized), unit
 
-    Returns:
-        In the graph's order; costs are in hundredths of a millisecond, and bits those of the layer's weight, or 32.
-    """
-    bits = {layer_name(layer.node): layer.quantizer.spec.bits for layer in detector.quantized_weights()}
-    cost = DetectionCost(detector, images)
-    errors = {result.name: result.cost for result in sensitivities(detector, lambda _: cost(), progress=progress)}
-    return [
-        LayerChoices(name, (width, IN_FLOAT), (errors[name], 0.0), (round(100 * times[name][0]), round(100 * times[name][1])))
-        for name, width in bits.items()
-    ]
-
-
-def choose_bits(layers: Sequence[LayerChoices], budget: float) -> dict[str, int]:
-    """The choice of least summed error within a budget; exact.
-
-    Dynamic programming over the Pareto front of (cost, error): a partial choice that costs no less and errs no less than another
-    can never be part of a better whole.
-
-    Args:
-        layers: what each width costs.
-        budget: in the costs' unit.
-
-    Returns:
-        Layer name -> bits.
-
-    Raises:
-        RecipeError: even the cheapest widths cost more than the budget.
-    """
-    least = sum(min(layer.costs) for layer in layers)
-    if least > budget:
-        raise RecipeError(f"the budget of {budget:,.0f} cannot be met: with the fewest bits everywhere it takes {least:,.0f}")
-    costs, errors = np.zeros(1), np.zeros(1)
-    rest = np.cumsum([0, *(min(layer.costs) for layer in reversed(layers))])[::-1]
-    steps: list[tuple[np.ndarray, np.ndarray]] = []
-    for index, layer in enumerate(layers):
-        all_costs = (costs[:, None] + np.array(layer.costs)[None]).ravel()
-        all_errors = (errors[:, None] + np.array(layer.errors)[None]).ravel()
-        origin = np.repeat(np.arange(len(costs)), len(layer.bits))
-        choice = np.tile(np.arange(len(layer.bits)), len(costs))
-        order = np.lexsort((all_errors, all_costs))
-        order = order[all_costs[order] + rest[index + 1] <= budget]
-        # Sorted by cost, a choice stays if it errs less than all cheaper ones.
-        best_before = np.minimum.accumulate(np.concatenate([[np.inf], all_errors[order][:-1]]))
-        order = order[all_errors[order] < best_before]
-        costs, errors = all_costs[order], all_errors[order]
-        steps.append((origin[order], choice[order]))
-    position, chosen = int(np.argmin(errors)), {}
-    for layer, (origin, choice) in zip(reversed(layers), reversed(steps), strict=True):
-        chosen[layer.name] = layer.bits[choice[position]]
-        position = int(origin[position])
-    return {layer.name: chosen[layer.name] for layer in layers}
-
-
-def total_weights(detector: QuantizedDetector) -> int:
-    """Number of all quantized weights."""
-    return sum(layer.weight.numel() for layer in detector.quantized_weights())
-
-
-def at_width(spec: TensorSpec, bits: int) -> TensorSpec:
-    """A weight spec with other bits; from 8 on, groups become channels: they exist for few bits, and runtimes want no others."""
-    changes = {"granularity": "channel", "group_size": 0} if spec.granularity == "group" and bits >= 8 else {}
-    return spec.with_changes(bits=bits, **changes)
-
-
-@contextmanager
-def _only_at(detector: QuantizedDetector, layer: QuantizedWeight, bits: int) -> Iterator[None]:
-    """Let one layer's weight be quantized with `bits`, in a network whose quantizers pass."""
-    other = FakeQuantize(at_width(layer.quantizer.spec, bits), layer.quantizer.name)
-    other.observe(layer.weight.detach())
-    other.freeze_observer()
-    parent, _, leaf = layer.path.rpartition(".")
-    owner = detector.network.get_submodule(parent)
-    setattr(owner, leaf, other)
-    try:
-        yield
-    finally:
-        setattr(owner, leaf, layer.quantizer)
-
-
-def _cost(detector: QuantizedDetector, layer: QuantizedWeight, bits: int, unit: str) -> int:
-    if unit == "weight_bytes":
-        return -(-layer.weight.numel() * bits // 8)
-    return multiplications(layer.node, layer.weight) * bits * _activation_bits(detector, layer.node)
-
-
-def multiplications(node: Node, weight: Tensor) -> int:
-    """Multiplications of a weighted layer for one image."""
-    if kind(node) == "conv_transpose":
-        places = node.args[0].meta["val"][0].numel() // weight.shape[0]  # type: ignore[union-attr]
-        return int(places * weight.numel())
-    outputs = node.meta["val"][0].numel()
-    # Every output value is a sum over one output channel's weights, whatever the number of groups.
-    return int(outputs * (weight.numel() // weight.shape[0]))
-
-
-def _activation_bits(detector: QuantizedDetector, node: Node) -> int:
-    source = node.args[0]
-    if isinstance(source, Node) and kind(source) == "quantizer":
-        quantizer = detector.network.get_submodule(str(source.target))
-        assert isinstance(quantizer, FakeQuantize)
-        return quantizer.spec.bits
-    return 32
+    def _budget(self, quantized: QuantizedDetector) -> float:
+        """The budget of weights or operations."""
+        return self.bit_operations or self.weight_bytes or (self.average_bits or 0.0) * total_weights(quantized) / 8.0

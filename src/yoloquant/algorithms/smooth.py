@@ -7,19 +7,25 @@ behind SiLU and other activations, of which none could, a multiplication by one 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from yoloquant.algorithms.channel_scaling import divide_output, multiply_input, parameter, source_of, takes_scaled_input
+from yoloquant.algorithms.step import Stage, Step, step
 from yoloquant.analysis.watch import watch
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.channel_constants import multiply_channels
 from yoloquant.graph.operators import channel_axis
 from yoloquant.graph.sizes import readers
 from yoloquant.progress import Progress
+from yoloquant.spec import Count
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 
 def smooth(
@@ -87,3 +93,29 @@ def _scale(reach: Tensor, weights: list[Tensor], alpha: float) -> Tensor:
     usable = (reach > 0) & (strength > 0)
     scale = reach.clamp(min=1e-12).pow(alpha) / strength.clamp(min=1e-12).pow(1.0 - alpha)
     return torch.where(usable, scale, 1.0).clamp(1e-4, 1e4)
+
+
+@step
+class Smooth(Step):
+    """Before calibration, move outlier channels of activations into the weights that read them (SmoothQuant).
+
+    Attributes:
+        alpha: share of the difference between channels that moves, 0..1.
+        least_gain: where no layer before can take up the scale, a multiplication is put in only if the largest channel reaches so
+            many times as far as the median one.
+        images: calibration images that activations are watched on.
+    """
+
+    name: Literal["smooth"] = "smooth"
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    least_gain: Annotated[float, Field(ge=1.0)] = 4.0
+    images: Count = 32
+    stage: ClassVar[Stage] = Stage.PREPARE
+
+    def apply(self, job: Job) -> None:
+        """Smooth the float network's activations."""
+        loader = job.batches(self.images)
+        with job.reporter.step("Smooth activations") as update:
+            batches = (batch.images for batch in loader)
+            smoothed = smooth(job.reference, batches, self.alpha, self.least_gain, len(loader), update)
+        job.reporter.note(f"{len(smoothed)} activations smoothed")

@@ -8,11 +8,13 @@ costs all the others. So each weight counts with the mean square of its input: t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from yoloquant.algorithms.step import Step, step
 from yoloquant.analysis.watch import mean_inputs
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import group_count, kind
@@ -23,6 +25,10 @@ from yoloquant.quant.histogram import SortedValues
 from yoloquant.quant.observers import rows
 from yoloquant.quant.qparams import scale_and_zero_point
 from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.spec import Count
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 # Ranges tried, and the smallest: an outlier may be a thousand times as large as the other weights.
 _STEPS, _LEAST = 200, 0.001
@@ -73,3 +79,17 @@ def _per_weight(power: Tensor, weight: Tensor, groups: int) -> Tensor:
     by_group = power.view(groups, inputs).repeat_interleave(outputs // groups, dim=0)
     by_group = by_group + 1e-12 * power.mean().clamp(min=torch.finfo(torch.float32).tiny)
     return by_group.view(outputs, inputs, *(1,) * (weight.dim() - 2)).expand_as(weight).contiguous()
+
+
+@step
+class WeightRanges(Step):
+    """Choose weight ranges by the squared error at each layer's output: cures outliers of re-parameterised weights."""
+
+    name: Literal["weight_ranges"] = "weight_ranges"
+    images: Count = 32
+
+    def apply(self, job: Job) -> None:
+        """Choose the range of every quantized weight."""
+        loader = job.batches(self.images)
+        with job.reporter.step("Choose weight ranges") as update:
+            choose_weight_ranges(job.quantized, (batch.images for batch in loader), len(loader), update)

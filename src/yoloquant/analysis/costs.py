@@ -16,7 +16,6 @@ from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.fake_quantize import passing
 from yoloquant.quant.quantized_detector import QuantizedDetector
-from yoloquant.recipe.recipe import Recipe
 from yoloquant.runtime.torch_runner import TorchRunner
 
 
@@ -26,9 +25,8 @@ def error_cost(detector: QuantizedDetector, pictures: torch.Tensor) -> Measure:
     return lambda _: cost()
 
 
-def map_cost(detector: QuantizedDetector, dataset: DetectionDataset, recipe: Recipe) -> Measure:
+def map_cost(detector: QuantizedDetector, dataset: DetectionDataset, options: EvaluationSettings) -> Measure:
     """mAP50-95, percent, lost against the detector with all quantizers passing."""
-    options = EvaluationSettings(**recipe.evaluation.model_dump())
     runner = TorchRunner(detector)
     with passing([quantizer for _, quantizer in detector.quantizers()]):
         plain = evaluate(runner, dataset, options).map50_95

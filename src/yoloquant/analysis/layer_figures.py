@@ -9,16 +9,12 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from yoloquant.analysis.sensitive_layers import SensitiveLayer
 from yoloquant.analysis.tensor_statistics import TensorStatistics
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
-from yoloquant.recipe.recipe import Recipe
-from yoloquant.targets.placement import input_layers, output_layers
-from yoloquant.targets.target import Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerFigures:
     """A convolution or linear layer.
 
@@ -94,14 +90,14 @@ def layer_figures(
         name = layer_name(node)
         found.append(
             LayerFigures(
-                name,
-                kind(node),
-                tuple(int(size) for size in weight.meta["val"].shape),
-                f"int{own.bits}" if own else "float",
-                "" if own else reasons.get(name, ""),
-                own,
-                known.get(_quantizer_name(source)),
-                noise.get(name),
+                name=name,
+                kind=kind(node),
+                shape=tuple(int(size) for size in weight.meta["val"].shape),
+                precision=f"int{own.bits}" if own else "float",
+                reason="" if own else reasons.get(name, ""),
+                weight=own,
+                input=known.get(_quantizer_name(source)),
+                signal_to_noise=noise.get(name),
             )
         )
     return found
@@ -110,38 +106,3 @@ def layer_figures(
 def _quantizer_name(node: Node) -> str:
     """Name of the quantizer that a node is, as statistics have it; empty for other nodes."""
     return str(node.target).removesuffix("_quantizer") if kind(node) == "quantizer" else ""
-
-
-def float_reasons(network: GraphModule, recipe: Recipe, target: Target, kept: Iterable[SensitiveLayer]) -> dict[str, str]:
-    """Why each weighted layer would be left in float, of those that recipe, target or `keep_float` leave out.
-
-    Args:
-        network: captured, with or without quantizers.
-        recipe: that was followed.
-        target: of the recipe.
-        kept: layers that step `keep_float` chose.
-    """
-    kinds = {node.meta["layer"]: kind(node) for node in network.graph.nodes if node.op == "call_function"}
-    first, last = input_layers(network), output_layers(network)
-    ignored = recipe.ignored(kinds)
-    gains = {layer.name: layer.gain for layer in kept}
-    outputs = target.float_outputs if recipe.output_layers is None else recipe.output_layers == "float"
-    who = f"target {target.name}" if recipe.output_layers is None else "the recipe"
-
-    def reason(name: str) -> str:
-        if name in gains:
-            return f"keep_float chose it: it makes {gains[name]:.0%} of the error"
-        if name in ignored:
-            return "the recipe's ignore names it"
-        if outputs and name in last:
-            return f"{who} leaves the last layers in float"
-        places = {place for place, names in (("@first", first), ("@last", last)) if name in names}
-        if recipe.choose(name, kinds[name], "weights", target.weights, places) is None:
-            return "the recipe gives its weight 32 bits"
-        if kinds[name] not in target.kernels.layers:
-            return f"target {target.name} has no integer kernel for it"
-        if kinds[name] in target.kernels.at_lowest:
-            return f"target {target.name} has an integer kernel for it only where its input is never negative"
-        return f"target {target.name} places no quantizer on it"
-
-    return {name: reason(name) for name, found in kinds.items() if found in WEIGHTED}

@@ -41,7 +41,7 @@ _EXTREMES = frozenset({"minmax", "absmax", "average", "moving_average"})
 FiveNumbers = tuple[float, float, float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorStatistics:
     """One quantized tensor, as the float network has it.
 
@@ -208,28 +208,28 @@ class _Tally:
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
         channels = self.channels[max(self.channels, key=lambda node: len(self.channels[node][0]))]
         return TensorStatistics(
-            quantizer.name.removesuffix("_quantizer"),
-            quantizer.of_weight,
-            str(spec),
-            spec.bits,
-            spec.observer,
-            (float(scale.min()), float(scale.max())),
-            low,
-            high,
-            range_low,
-            range_high,
-            self.clipped / self.total,
-            self.zeros / max(self.nonzero, 1.0),
-            float(10.0 * torch.log10(torch.tensor(max(self.signal, 1e-30) / noise))),
-            max(0.0, min(1.0, bulk)),
-            outliers,
-            levels,
-            tuple(counts[first:last].tolist()),
-            tuple(edge[first : last + 1].tolist()),
-            tuple(_rebinned(self.after, edge[first : last + 1])),
-            _as_numbers(channels[0]),
-            _as_numbers(channels[1]),
-            self.answers,
+            name=quantizer.name.removesuffix("_quantizer"),
+            is_weight=quantizer.of_weight,
+            spec=str(spec),
+            bits=spec.bits,
+            observer=spec.observer,
+            scales=(float(scale.min()), float(scale.max())),
+            low=low,
+            high=high,
+            range_low=range_low,
+            range_high=range_high,
+            clipped=self.clipped / self.total,
+            zeros=self.zeros / max(self.nonzero, 1.0),
+            signal_to_noise=float(10.0 * torch.log10(torch.tensor(max(self.signal, 1e-30) / noise))),
+            bulk=max(0.0, min(1.0, bulk)),
+            outlier_channels=outliers,
+            median_levels=levels,
+            counts=tuple(counts[first:last].tolist()),
+            edges=tuple(edge[first : last + 1].tolist()),
+            quantized_counts=tuple(_rebinned(self.after, edge[first : last + 1])),
+            channels=_as_numbers(channels[0]),
+            quantized_channels=_as_numbers(channels[1]),
+            answers=self.answers,
         )
 
 

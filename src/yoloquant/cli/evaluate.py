@@ -61,14 +61,14 @@ def evaluate_command(
     runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
     tell_branch(runner.branch)
     settings = EvaluationSettings(
-        confidence,
-        iou,
-        max_detections,
-        batch_size,
-        (image_size, image_size) if image_size else None,
-        rectangular,
-        workers,
-        limit,
+        confidence=confidence,
+        iou=iou,
+        max_detections=max_detections,
+        batch_size=batch_size,
+        image_size=(image_size, image_size) if image_size else None,
+        rectangular=rectangular,
+        workers=workers,
+        limit=limit,
     )
     check_image_size(runner, settings)
     with RichReporter().step(f"Evaluate in {runner.name}") as update:

@@ -48,12 +48,13 @@ def export(
     from yoloquant.checkpoint.read import read_detector
     from yoloquant.errors import ExportError
     from yoloquant.exporting.calibration_cache import write_calibration_cache
-    from yoloquant.exporting.folder import load_quantized, recipe_of
+    from yoloquant.exporting.folder import load_quantized
     from yoloquant.exporting.nms import NmsOptions, add_nms_to_file
     from yoloquant.exporting.onnx_export import export_onnx
     from yoloquant.files.outputs import refuse_inputs, reserved
     from yoloquant.files.writing import checked_file, replaced_whole
     from yoloquant.models.branches import check_branch, choose_branch
+    from yoloquant.recipe.recipe import recipe_of
 
     checked_file(output)
     refuse_inputs([output, calibration_cache], [model])

@@ -36,7 +36,7 @@ def search(
     from yoloquant.files.outputs import refuse_inputs, reserved
     from yoloquant.files.writing import checked_file, write_text
     from yoloquant.flows.deliver import checked_output
-    from yoloquant.flows.quantize import quantize
+    from yoloquant.flows.search import deliver_found
     from yoloquant.flows.search import search as run
     from yoloquant.recipe.recipe import file_of
     from yoloquant.report.search_page import write_search_page
@@ -74,9 +74,7 @@ def search(
     reached = f"{found.found_map:.2f} of the float model's {found.float_map:.2f} mAP50-95"
     OUT.print(f"{reached}, in {found.evaluations} evaluations", markup=False)
     if model_folder is not None:
-        quantize(
-            model, data, recipe=found.recipe, output=model_folder, calibration=calibration, annotations=annotations, branch=branch
-        )
+        deliver_found(found, model, data, model_folder, calibration=calibration, annotations=annotations, branch=branch)
         OUT.print(f"the model is in {model_folder}", markup=False)
     how = f": `yoloquant quantize ... --recipe {output}` makes the model" if model_folder is None else ""
     OUT.print(f"written to {output} and {page}{how}", markup=False)

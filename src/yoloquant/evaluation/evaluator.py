@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.ground_truth import CocoIds
@@ -26,6 +27,7 @@ from yoloquant.files.writing import write_text
 from yoloquant.models.detector import check_input_size
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
+from yoloquant.spec import Count, Section
 
 # Outputs of the network that wait for suppression at most.
 WAITING_OUTPUTS = 2
@@ -34,7 +36,7 @@ WAITING_OUTPUTS = 2
 LEAST_STRIDE = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """How detections are made and counted.
 
@@ -61,7 +63,20 @@ class EvaluationSettings:
     class_agnostic: bool = False
 
 
-@dataclass(frozen=True)
+class EvaluationOptions(Section):
+    """Thresholds of evaluation; the defaults are those of YOLOv5's own validation for COCO."""
+
+    confidence: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.001
+    iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+    max_detections: Count = 300
+    batch_size: Count = 8
+
+    def settings(self, limit: int | None = None) -> EvaluationSettings:
+        """How to evaluate with these thresholds, on the first `limit` images or on all of them."""
+        return EvaluationSettings(**self.model_dump(), limit=limit)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What was measured.
 
@@ -191,15 +206,15 @@ def evaluate(
     figures, per_class = coco_figures(truth, detections.rows(), image_ids)
     names = {category["id"]: category["name"] for category in truth["categories"]}
     return Evaluation(
-        figures,
-        precision_recall(truth, detections, image_ids),
-        {names[category]: values for category, values in per_class.items()},
-        len(image_ids),
-        {"total": time.perf_counter() - started, "run": run_seconds},
-        tuple(loader.skipped),
-        detections,
-        {image["id"]: image["file_name"] for image in truth["images"]},
-        dataset.coco_ids,
+        figures=figures,
+        classification=precision_recall(truth, detections, image_ids),
+        per_class={names[category]: values for category, values in per_class.items()},
+        image_count=len(image_ids),
+        seconds={"total": time.perf_counter() - started, "run": run_seconds},
+        skipped=tuple(loader.skipped),
+        detections=detections,
+        file_names={image["id"]: image["file_name"] for image in truth["images"]},
+        coco_ids=dataset.coco_ids,
     )
 
 

@@ -21,7 +21,6 @@ from yoloquant.graph.channel_constants import constants, put_back
 from yoloquant.models.detector import Detector
 from yoloquant.quant.fake_quantize import FakeQuantize, State
 from yoloquant.quant.quantized_detector import QuantizedDetector, quantized_from
-from yoloquant.recipe.recipe import Recipe, load_recipe
 from yoloquant.targets.placement import QuantizationPlacement
 
 FORMAT = "yoloquant.quantized.1"
@@ -55,19 +54,6 @@ def check_quantized_folder(folder: Path) -> None:
     """
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder} is no quantized folder: it has no {WEIGHTS}; make one with `yoloquant quantize`")
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe that a quantized folder was made by.
-
-    Raises:
-        CheckpointError: the folder has none.
-    """
-    if not (folder / RECIPE).is_file():
-        raise CheckpointError(
-            f"{folder} has no {RECIPE}: take the whole folder that `yoloquant quantize` wrote, or quantize again"
-        )
-    return load_recipe(folder / RECIPE)
 
 
 def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDetector:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from yoloquant.analysis.costs import noise_along
-from yoloquant.analysis.layer_figures import float_reasons, layer_figures
+from yoloquant.analysis.layer_figures import layer_figures
 from yoloquant.analysis.tensor_statistics import tensor_statistics
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.exporting.folder import METRICS
@@ -20,7 +20,6 @@ from yoloquant.files.writing import replaced_whole
 from yoloquant.progress import Clock, Reporter
 from yoloquant.quant.images import spread_images
 from yoloquant.results.quantization import QuantizationResult
-from yoloquant.targets.registry import get_target
 
 # Calibration images that the report's figures of layers and tensors are taken from.
 REPORT_IMAGES = 4
@@ -90,11 +89,11 @@ def _with_figures(
     result: QuantizationResult, reference: Mapping[str, torch.Tensor] | None, entries: list[ImageEntry], tell: Reporter
 ) -> QuantizationResult:
     """The result with figures of every layer and tensor, from a few calibration images."""
-    detector, recipe = result.detector, result.recipe
+    detector = result.detector
     images = spread_images(detector, entries, REPORT_IMAGES)
     with tell.step("Gather statistics") as update:
         statistics = tensor_statistics(detector, iter(images.split(1)), len(images), update, reference)
-    reasons = float_reasons(detector.network, recipe, get_target(recipe.target), result.float_layers)
+    reasons = {name: layer.because for name, layer in detector.placement.kept_float.items()}
     layers = layer_figures(detector.network, statistics, noise_along(detector, images[:2], reference), reasons)
     return replace(result, layers=tuple(layers), statistics=tuple(statistics))
 

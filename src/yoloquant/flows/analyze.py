@@ -20,10 +20,10 @@ from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import labelled_split
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.writing import checked_own_folder, write_rows, write_text
-from yoloquant.flows.job import quantized_in_memory, recipe_images, tell_branch
+from yoloquant.flows.job import quantized_in_memory, tell_branch
 from yoloquant.models.detector import Detector, digest_of
 from yoloquant.progress import Reporter, Silent
-from yoloquant.quant.images import spread_images
+from yoloquant.quant.images import images_to_calibrate, spread_images
 from yoloquant.recipe.recipe import Recipe, file_of, resolve_recipe
 from yoloquant.results.analysis import Analysis
 from yoloquant.results.quantization import versions
@@ -81,7 +81,7 @@ def analyze(
     get_target(settings.target)
     detector = to_detector(model, branch=branch)
     tell_branch(detector, reporter or Silent())
-    source = recipe_images(settings, data, calibration)
+    source = images_to_calibrate(settings.calibration, data, calibration)
     dataset = None
     if measure == "map":
         if data is None:
@@ -91,7 +91,11 @@ def analyze(
         tell.note(sentence)
     entries, quantized = source.calibration, quantized_in_memory(detector, settings, source, tell)
     pictures = spread_images(quantized, entries, images)
-    cost = error_cost(quantized, pictures) if dataset is None else map_cost(quantized, _smaller(dataset, fast), settings)
+    cost = (
+        error_cost(quantized, pictures)
+        if dataset is None
+        else map_cost(quantized, _smaller(dataset, fast), settings.evaluation.settings())
+    )
     truth = None if dataset is None else dataset_contents(dataset)
     key = digest_of(detector, settings.to_yaml(), measure, images, fast, contents_of(entries), truth, sorted(versions().items()))
     # Only now: whatever cannot be used was told, and left nothing behind.
@@ -106,13 +110,13 @@ def analyze(
         with tell.step("Gather statistics") as update:
             statistics = tensor_statistics(quantized, iter(pictures.split(1)), len(pictures), update)
         found = Analysis(
-            measure,
-            mode,
-            tuple(results),
-            tuple(statistics),
-            noise_along(quantized, pictures[:2]),
-            _advice(results, statistics),
-            settings,
+            measure=measure,
+            mode=mode,
+            sensitivities=tuple(results),
+            statistics=tuple(statistics),
+            noise=noise_along(quantized, pictures[:2]),
+            advice=_advice(results, statistics),
+            recipe=settings,
         )
         if folder and writes:
             write_analysis(found, folder)

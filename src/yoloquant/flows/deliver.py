@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from yoloquant.algorithms.job import Job
 from yoloquant.algorithms.reconstruction.checkpoints import is_state
-from yoloquant.analysis.sensitive_layers import SensitiveLayer
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.distributed import process_number
 from yoloquant.errors import YoloquantError
-from yoloquant.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
+from yoloquant.evaluation.evaluator import Evaluation, evaluate
 from yoloquant.evaluation.latency import Latency, measure_latency
 from yoloquant.evaluation.parity import Parity, check_parity, require_parity
 from yoloquant.exporting.folder import FILES, MODEL, RECIPE, WEIGHTS, save_quantized
@@ -25,8 +23,7 @@ from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.files.outputs import put_in_place, working_folder
 from yoloquant.files.writing import checked_replaceable_folder
 from yoloquant.flows.add_report import add_report, write_metrics
-from yoloquant.models.detector import Detector
-from yoloquant.progress import Clock, Reporter
+from yoloquant.progress import Reporter
 from yoloquant.quant.images import first_images
 from yoloquant.quant.quantized_detector import QuantizedDetector, quantized_layer_count
 from yoloquant.recipe.recipe import Recipe
@@ -42,33 +39,8 @@ from yoloquant.targets.target import Target
 PARITY_IMAGES = 4
 
 
-@dataclass(frozen=True)
-class Made:
-    """A quantized detector, and what it was made from.
-
-    Attributes:
-        quantized: calibrated, trained.
-        detector: the float detector; one of the same architecture where `has_float` is false.
-        recipe: that was followed.
-        entries: images that were observed.
-        layer_count: layers with weights, quantized or not.
-        reference: the float weights, by name, as they were quantized; none if they are not known.
-        in_float: layers that were found to cost most.
-        has_float: the float detector's weights are known, so that it can be measured, too.
-    """
-
-    quantized: QuantizedDetector
-    detector: Detector
-    recipe: Recipe
-    entries: list[ImageEntry]
-    layer_count: int
-    reference: Mapping[str, torch.Tensor] | None
-    in_float: tuple[SensitiveLayer, ...] = ()
-    has_float: bool = True
-
-
-@dataclass(frozen=True)
-class Wanted:
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
     """What to do with a quantized detector.
 
     Attributes:
@@ -126,7 +98,7 @@ def _remove_states(partial: Path) -> None:
         partial.rmdir()
 
 
-def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> QuantizationResult:
+def deliver(job: Job, recipe: Recipe, wanted: Delivery) -> QuantizationResult:
     """Export, verify, measure and write.
 
     Of several processes each has files of its own to evaluate its share of the images with; the first one times and writes, and
@@ -135,61 +107,60 @@ def finish(made: Made, wanted: Wanted, tell: Reporter, clock: Clock) -> Quantiza
     Raises:
         YoloquantError: the exported file is not right in the target's runtime.
     """
-    quantized, recipe, folder = made.quantized, made.recipe, wanted.folder
+    quantized, folder, tell, clock = job.quantized, wanted.folder, job.reporter, job.clock
     target, runtimes = get_target(recipe.target), installed(wanted.runtimes)
     # Beside the output, so that the finished folder is moved into place in one step; of several processes the first writes it.
     with working_folder(folder if process_number() == 0 else None) as scratch:
         work = scratch / "output"
         work.mkdir()
         # Only measuring compares with the float network's file.
-        float_file = scratch / "float.onnx" if made.has_float and wanted.measure else None
+        float_file = scratch / "float.onnx" if job.has_float and wanted.measure else None
         with tell.step("Export") as update:
             export_onnx(quantized, work / MODEL, target=target.name)
             update(1, 2)
             if float_file is not None:
-                export_onnx(made.detector, float_file)
+                export_onnx(job.detector, float_file)
             update(2, 2)
         clock.stop("export")
-        parity = _verify(quantized, work / MODEL, made.entries, target, runtimes, tell)
+        parity = _verify(quantized, work / MODEL, job.images.calibration, target, runtimes, tell)
         executed = executed_where_installed(work / MODEL, target.name)
-        for note in integer_notes(quantized, target, made.layer_count, executed):
+        for note in integer_notes(quantized, target, job.layer_count, executed):
             tell.note(note)
         clock.stop("verify")
-        rows = _measure(made, wanted, float_file, work / MODEL, runtimes, tell) if wanted.measure else []
+        rows = _measure(job, recipe, wanted, float_file, work / MODEL, runtimes) if wanted.measure else []
         clock.stop("measure")
         if wanted.nms is not None:
             add_nms_to_file(work / MODEL, wanted.nms, tensorrt=target.name == "tensorrt")
         result = QuantizationResult(
-            quantized,
-            recipe,
-            tuple(rows),
-            tuple(parity),
-            made.in_float,
-            len(made.entries),
-            quantized_layer_count(quantized),
-            made.layer_count,
-            clock.seconds,
-            folder if process_number() == 0 else None,
+            detector=quantized,
+            recipe=recipe,
+            rows=tuple(rows),
+            parity=tuple(parity),
+            calibration_count=len(job.images.calibration),
+            quantized_layers=quantized_layer_count(quantized),
+            layer_count=job.layer_count,
+            seconds=clock.seconds,
+            output=folder if process_number() == 0 else None,
             commands=wanted.commands,
             analysis=wanted.analysis,
             executed=executed,
         )
         if result.output is not None:
-            _complete(result, made, work, tell)
+            _complete(result, job, work)
     if result.output is not None and wanted.report:
-        result = add_report(result, made.reference, made.entries, wanted.dataset, wanted.plots, tell, clock)
+        result = add_report(result, job.float_weights, job.images.calibration, wanted.dataset, wanted.plots, tell, clock)
     return result
 
 
-def _complete(result: QuantizationResult, made: Made, work: Path, tell: Reporter) -> None:
+def _complete(result: QuantizationResult, job: Job, work: Path) -> None:
     """Complete the folder `work`, which holds the verified file, and move it into place."""
     assert result.output is not None
-    save_quantized(result.detector, made.detector, work / WEIGHTS)
+    save_quantized(result.detector, job.detector, work / WEIGHTS)
     (work / RECIPE).write_text(result.recipe.to_yaml(), encoding="utf-8")
     write_metrics(result, work)
     left = put_in_place(work, result.output)
     if left is not None:
-        tell.note(left)
+        job.reporter.note(left)
     _remove_states(partial_folder(result.output))
 
 
@@ -227,14 +198,14 @@ def _verify(
 
 
 def _measure(
-    made: Made, wanted: Wanted, float_file: Path | None, file: Path, runtimes: tuple[str, ...], tell: Reporter
+    job: Job, recipe: Recipe, wanted: Delivery, float_file: Path | None, file: Path, runtimes: tuple[str, ...]
 ) -> list[Row]:
     """Evaluate and time float and quantized models in torch and in the runtimes that run the target's files."""
-    quantized, recipe, dataset = made.quantized, made.recipe, wanted.dataset
+    quantized, dataset, tell = job.quantized, wanted.dataset, job.reporter
     label = precision_label(quantized)
     runners: dict[tuple[str, str], tuple[Runner, Path | None]] = {}
     if float_file is not None:
-        runners["float", "torch"] = (TorchRunner(made.detector), None)
+        runners["float", "torch"] = (TorchRunner(job.detector), None)
     runners[label, "torch"] = (TorchRunner(quantized), None)
     for name in get_target(recipe.target).runtimes:
         if name in runtimes:
@@ -242,7 +213,7 @@ def _measure(
                 runners["float", name] = (open_onnx(float_file, name), float_file)
             runners[label, name] = (open_onnx(file, name), file)
     evaluations: dict[tuple[str, str], Evaluation] = {}
-    settings = EvaluationSettings(**recipe.evaluation.model_dump(), limit=wanted.limit)
+    settings = recipe.evaluation.settings(wanted.limit)
     for key, (runner, _) in runners.items() if dataset is not None else ():
         with tell.step(f"Evaluate {key[0]} in {key[1]}") as update:
             assert dataset is not None
@@ -254,7 +225,13 @@ def _measure(
         with tell.step("Measure latency") as update:
             latency = measure_latency({"/".join(key): runner for key, (runner, _) in runners.items()}, progress=update)
     rows = [
-        Row(*key, evaluations.get(key), latency.get("/".join(key)), path.stat().st_size if path else None)
+        Row(
+            model=key[0],
+            runtime=key[1],
+            evaluation=evaluations.get(key),
+            latency=latency.get("/".join(key)),
+            file_size=path.stat().st_size if path else None,
+        )
         for key, (_, path) in runners.items()
     ]
     for runner, _ in runners.values():
@@ -279,6 +256,18 @@ def integer_notes(detector: QuantizedDetector, target: Target, layer_count: int,
     notes = [
         f"target {target.name}: {count} of {layer_count} weighted layers in integers{source}, {activations} activation scales"
     ]
+    notes += float_notes(detector)
     if executed is not None and executed.in_vain:
         notes.append(f"{target.name} runs in float although quantized: {', '.join(executed.in_vain)}; `yoloquant check` says why")
     return notes
+
+
+def float_notes(detector: QuantizedDetector, shown: int = 4) -> list[str]:
+    """Why weighted layers stay in float: a line for each reason, with the first few layers."""
+    by_reason: dict[str, list[str]] = {}
+    for name, layer in detector.placement.kept_float.items():
+        by_reason.setdefault(layer.because, []).append(name)
+    return [
+        f"in float: {', '.join(names[:shown])}{f' and {len(names) - shown} more' if len(names) > shown else ''}: {reason}"
+        for reason, names in by_reason.items()
+    ]

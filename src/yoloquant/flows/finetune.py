@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from torch.fx import GraphModule
 
-from yoloquant.algorithms.equalize import equalize
-from yoloquant.analysis.sensitive_layers import SensitiveLayer
+from yoloquant.algorithms.job import Job
+from yoloquant.algorithms.step import Stage
 from yoloquant.checkpoint.open import to_detector
 from yoloquant.checkpoint.safetensors_file import CUSTOM
 from yoloquant.data.dataset import DetectionDataset, load_dataset
@@ -22,22 +21,20 @@ from yoloquant.data.sample import sample_images
 from yoloquant.distributed import checked_device, process_group, process_number
 from yoloquant.errors import CheckpointError, DataError, RecipeError
 from yoloquant.evaluation.evaluator import check_classes
-from yoloquant.exporting.folder import METRICS, load_with_architecture, recipe_of
+from yoloquant.exporting.folder import load_with_architecture
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.reading import parse_setting, reason_of
-from yoloquant.flows.deliver import Made, Wanted, checked_output, finish, partial_folder
-from yoloquant.flows.job import compares_boxes
+from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
 from yoloquant.graph.capture import captured, copy_graph
-from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
-from yoloquant.progress import Clock, Reporter, Silent
+from yoloquant.progress import Reporter, Silent
+from yoloquant.quant.images import CalibrationImages
 from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.quantized_detector import QuantizedDetector
-from yoloquant.recipe.recipe import Equalize, Recipe, Smooth
+from yoloquant.recipe.recipe import Recipe, recipe_of
 from yoloquant.results.quantization import QuantizationResult
 from yoloquant.training.hyperparameters import Hyperparameters, hyperparameters_for
-from yoloquant.training.quantized.run import train_quantized
 from yoloquant.training.quantized.step import Train
 
 # Hyperparameters of float training that do nothing here, and what does.
@@ -109,31 +106,41 @@ def train_folder(
     step = training_step({**(settings or {}), **parsed}, quantized, recipe, given is not None)
     detector = architecture if given is None else replace(given, input_size=architecture.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
-    reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
+    reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized)
     training, validation = load_dataset(data, "train"), _validation(data, tell) if measure else None
     for dataset, has_labels in ((training, step.teacher == "labels"), (validation, True)):
         if dataset is not None and has_labels:
             check_classes(quantized.names, dataset)
     entries = list(training.images) if step.images is None else sample_images(training.images, step.images)
-    same_scales = given is not None and not _is_smoothed(recipe)
-    wanted = Wanted(folder, validation, measure, limit, runtimes, report=report, commands=_commands(model, data, output, teacher))
+    wanted = Delivery(
+        folder=folder,
+        dataset=validation,
+        measure=measure,
+        limit=limit,
+        runtimes=runtimes,
+        report=report,
+        commands=_commands(model, data, output, teacher),
+    )
+    followed = recipe.model_copy(update={"algorithms": (*recipe.algorithms, step)})
     with reserved(folder), process_group(device) as own_device:
-        tell = tell if process_number() == 0 else Silent()
-        clock = Clock()
-        train_quantized(quantized, reference, step, entries, partial_folder(folder), tell, own_device, remember=same_scales)
-        fit_biases(quantized)
-        clock.stop(step.name)
-        made = Made(
-            quantized,
-            detector,
-            recipe.model_copy(update={"algorithms": (*recipe.algorithms, step)}),
-            entries,
-            sum(kind(node) in WEIGHTED for node in quantized.network.graph.nodes),
-            dict(reference.named_parameters()) if same_scales else None,
-            _layers_in_float(source),
+        job = Job(
+            detector=detector,
+            reference=reference,
+            rules=recipe,
+            images=CalibrationImages(tuple(entries), entries, recipe.calibration.seed),
+            reporter=tell if process_number() == 0 else Silent(),
+            device=own_device,
+            partial=partial_folder(folder),
             has_float=given is not None,
+            reference_matches=given is not None and not _is_smoothed(recipe),
         )
-        return finish(made, wanted, tell, clock)
+        job.quantized = quantized
+        if job.reference_matches:
+            _prepare_again(recipe, job)
+        step.apply(job)
+        fit_biases(quantized)
+        job.clock.stop(step.name)
+        return deliver(job, followed, wanted)
 
 
 def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -> Train:
@@ -170,7 +177,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recip
         raise RecipeError(f"teacher {step.teacher} needs the float network: name its checkpoint with --teacher")
     if step.teacher in ("features", "both") and _is_smoothed(recipe):
         raise RecipeError("step smooth scaled the folder's channels, so that features cannot be compared: set teacher=detections")
-    if compares_boxes(step) and quantized.head.suppresses:
+    if step.compares_boxes() and quantized.head.suppresses:
         raise RecipeError("the file's head suppresses boxes, so that they cannot be compared: set teacher=features")
     return step
 
@@ -186,11 +193,18 @@ def _teaching(quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -
 
 def _is_smoothed(recipe: Recipe) -> bool:
     """Channels were scaled by what images showed, which weights alone do not tell."""
-    return any(isinstance(step, Smooth) for step in recipe.algorithms)
+    return any(step.stage is Stage.PREPARE and step.reads_images for step in recipe.algorithms)
 
 
-def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) -> GraphModule:
-    """The float network with its channels scaled as the folder's were, where that can be known.
+def _prepare_again(recipe: Recipe, job: Job) -> None:
+    """Scale the channels of the float network as those of the folder were, by weights alone."""
+    for step in recipe.algorithms:
+        if step.stage is Stage.PREPARE:
+            step.apply(job)
+
+
+def _reference(teacher: Detector, quantized: QuantizedDetector) -> GraphModule:
+    """The float network, captured.
 
     Raises:
         CheckpointError: it is not the network that the folder was made from.
@@ -212,10 +226,6 @@ def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) 
         raise CheckpointError(
             "the teacher is of another architecture than the folder: name the checkpoint that the folder was made from"
         )
-    if not _is_smoothed(recipe):
-        for step in recipe.algorithms:
-            if isinstance(step, Equalize):
-                equalize(network, step.rounds)
     return network
 
 
@@ -230,15 +240,6 @@ def _validation(data: str | Path, tell: Reporter) -> DetectionDataset | None:
         tell.note(f"nothing will be evaluated: {error}")
         return None
     return dataset
-
-
-def _layers_in_float(folder: Path) -> tuple[SensitiveLayer, ...]:
-    """What step `keep_float` of an earlier run left in float, for the report."""
-    try:
-        found = json.loads((folder / METRICS).read_text(encoding="utf-8"))["float_layers"]
-        return tuple(SensitiveLayer(name, gain) for name, gain in found.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ()
 
 
 def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,16 @@ from yoloquant.evaluation.evaluator import check_classes
 from yoloquant.exporting.folder import RECIPE
 from yoloquant.exporting.nms import NmsOptions
 from yoloquant.files.outputs import refuse_inputs, reserved
-from yoloquant.flows.deliver import Made, Wanted, checked_output, finish, partial_folder
-from yoloquant.flows.job import RecipeImages, place, prepare, recipe_images, run_algorithms, tell_branch
+from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
+from yoloquant.flows.job import begin, follow, tell_branch
 from yoloquant.models.detector import Detector, at_size
 from yoloquant.models.preprocessing import Preprocessing
-from yoloquant.progress import Clock, Reporter, Silent
+from yoloquant.progress import Reporter, Silent
+from yoloquant.quant.images import images_to_calibrate
 from yoloquant.recipe.recipe import Recipe, file_of, replaced_target, resolve_recipe
 from yoloquant.report.formats import check_format
 from yoloquant.results.quantization import QuantizationResult
 from yoloquant.targets.registry import get_target
-from yoloquant.targets.target import Target
 
 
 def quantize(
@@ -95,57 +96,47 @@ def quantize(
         )
     ranking = None if analysis is None else _read_analysis(Path(analysis))
     check_format(plots)
-    chosen = get_target(settings.target)
+    get_target(settings.target)
     checked_device(device)
     detector = to_detector(model, preprocessing, branch)
     tell_branch(detector, tell)
     if input_size is not None:
         detector = at_size(detector, (input_size, input_size) if isinstance(input_size, int) else input_size)
-    images = recipe_images(settings, data, calibration)
+    images = images_to_calibrate(settings.calibration, data, calibration)
     dataset = load_dataset(data, "val", annotations=annotations) if data is not None and measure else None
     if dataset is not None:
         check_classes(detector.names, dataset)
         _check_labels(dataset)
     for sentence in (*images.problems, *(dataset.problem_sentences() if dataset else ())):
         tell.note(sentence)
-    wanted = Wanted(
-        folder,
-        dataset,
-        measure,
-        limit,
-        runtimes,
-        nms,
-        report,
-        plots,
-        _commands(model, data, settings, output, calibration, annotations, limit, input_size, preprocessing, branch)
+    wanted = Delivery(
+        folder=folder,
+        dataset=dataset,
+        measure=measure,
+        limit=limit,
+        runtimes=runtimes,
+        nms=nms,
+        report=report,
+        plots=plots,
+        commands=commands_to_repeat(
+            model,
+            settings,
+            output,
+            {"data": data, "calibration": calibration, "annotations": annotations},
+            limit=limit,
+            image_size=max(input_size) if isinstance(input_size, tuple) else input_size,
+            images=preprocessing.words() if preprocessing else None,
+            branch=branch,
+        )
         if commands is None
         else commands,
-        ranking,
+        analysis=ranking,
     )
     with reserved(folder), process_group(device) as own_device:
         own_tell = tell if process_number() == 0 else Silent()
-        return _quantize(detector, settings, chosen, images, wanted, own_device, own_tell)
-
-
-def _quantize(
-    detector: Detector,
-    recipe: Recipe,
-    target: Target,
-    images: RecipeImages,
-    wanted: Wanted,
-    device: str,
-    tell: Reporter,
-) -> QuantizationResult:
-    """All that takes long."""
-    clock = Clock()
-    partial = None if wanted.folder is None else partial_folder(wanted.folder)
-    reference = prepare(detector, recipe, images.calibration, tell)
-    quantized, layer_count = place(detector, reference, recipe, target)
-    clock.stop("capture")
-    quantized, in_float = run_algorithms(quantized, detector, reference, recipe, target, images, partial, tell, clock, device)
-    weights = dict(reference.named_parameters())
-    made = Made(quantized, detector, recipe, images.calibration, layer_count, weights, tuple(in_float))
-    return finish(made, wanted, tell, clock)
+        partial = None if folder is None else partial_folder(folder)
+        job = begin(detector, settings, images, own_tell, device=own_device, partial=partial)
+        return deliver(follow(settings, job), settings, wanted)
 
 
 def _check_labels(dataset: DetectionDataset) -> None:
@@ -156,34 +147,35 @@ def _check_labels(dataset: DetectionDataset) -> None:
         raise DataError(f"{error}; --no-evaluate quantizes without labels") from error
 
 
-def _commands(
+def commands_to_repeat(
     model: Any,
-    data: str | Path | None,
     recipe: Recipe,
     output: str | Path | None,
-    calibration: str | Path | None,
-    annotations: str | Path | None,
-    limit: int | None,
-    input_size: int | tuple[int, int] | None,
-    preprocessing: Preprocessing | None,
-    branch: str | None,
+    sources: Mapping[str, str | Path | None],
+    **options: Any,
 ) -> tuple[str, ...]:
-    """What to type to do it again, to evaluate the folder, and to see what each layer costs; none for objects in memory."""
-    if not isinstance(model, str | Path) or output is None or data is None:
+    """What to type to do it again, to evaluate the folder, and to see what each layer costs; none for objects in memory.
+
+    Args:
+        model: Model file.
+        recipe: Recipe that was followed.
+        output: Folder that was written.
+        sources: `data`, `calibration` and `annotations`, as options.
+        options: Further options of the command `quantize`, `branch` and `limit` among them.
+    """
+    if not isinstance(model, str | Path) or output is None or sources["data"] is None:
         return ()
 
     def command(name: str, subject: str | Path, **options: Any) -> str:
         given = [(f"--{option.replace('_', '-')}", str(value)) for option, value in options.items() if value is not None]
         return shlex.join(["yoloquant", name, str(subject), *(word for pair in given for word in pair)])
 
-    images = preprocessing.words() if preprocessing else None
-    side = max(input_size) if isinstance(input_size, tuple) else input_size
-    sources = {"data": data, "calibration": calibration, "annotations": annotations}
     chosen = {"recipe": Path(output) / RECIPE, "output": f"{output}-again"}
+    labelled = {name: sources[name] for name in ("data", "annotations")}
     return (
-        command("quantize", model, **sources, **chosen, limit=limit, image_size=side, images=images, branch=branch),
-        command("eval", output, data=data, annotations=annotations, limit=limit),
-        command("analyze", model, **sources, target=recipe.target, branch=branch),
+        command("quantize", model, **sources, **chosen, **options),
+        command("eval", output, **labelled, limit=options.get("limit")),
+        command("analyze", model, **sources, target=recipe.target, branch=options.get("branch")),
     )
 
 

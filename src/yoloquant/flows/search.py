@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from yoloquant.algorithms.job import Job
 from yoloquant.analysis.costs import error_cost
 from yoloquant.analysis.sensitivity import ranked_layers, sensitivities
 from yoloquant.checkpoint.open import to_detector
 from yoloquant.data.contents import contents_of, dataset_contents
-from yoloquant.data.dataset import DetectionDataset
+from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.errors import DataError, YoloquantError
-from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate, labelled_split
+from yoloquant.evaluation.evaluator import evaluate, labelled_split
 from yoloquant.evaluation.layer_latency import can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.writing import checked_file, write_text
-from yoloquant.flows.job import RecipeImages, quantized_in_memory, recipe_images, tell_branch
+from yoloquant.flows.deliver import Delivery, checked_output, deliver
+from yoloquant.flows.job import begin, follow, tell_branch
+from yoloquant.flows.quantize import commands_to_repeat
 from yoloquant.models.detector import Detector, digest_of
 from yoloquant.progress import Reporter, Silent
-from yoloquant.quant.images import spread_images
+from yoloquant.quant.images import CalibrationImages, images_to_calibrate, spread_images
 from yoloquant.quant.quantized_detector import QuantizedDetector
-from yoloquant.recipe.recipe import Override, Recipe, TensorSettings, file_of, resolve_recipe
-from yoloquant.results.quantization import versions
+from yoloquant.recipe.recipe import Recipe, file_of, resolve_recipe
+from yoloquant.results.quantization import QuantizationResult, versions
 from yoloquant.results.search import SearchResult
 from yoloquant.runtime.torch_runner import TorchRunner
+from yoloquant.targets.layer_rules import TensorSettings
 from yoloquant.targets.registry import get_target
 
 RECORD_FORMAT = "yoloquant.search.1"
@@ -93,7 +96,7 @@ def search(
         start = start.model_copy(update={"output_layers": "quantized"})
     detector = to_detector(model, branch=branch)
     tell_branch(detector, reporter or Silent())
-    drawn = recipe_images(start, data, calibration)
+    drawn = images_to_calibrate(start.calibration, data, calibration)
     dataset = labelled_split(detector.names, data, annotations)
     if not dataset.ground_truth["annotations"]:
         raise DataError(f"{data} has no boxes to measure mAP with")
@@ -131,7 +134,7 @@ class _Search:
         self,
         detector: Detector,
         start: Recipe,
-        drawn: RecipeImages,
+        drawn: CalibrationImages,
         dataset: DetectionDataset,
         known: _Known,
         tell: Reporter,
@@ -139,9 +142,9 @@ class _Search:
     ) -> None:
         self.detector, self.start, self.drawn, self.dataset = detector, start, drawn, dataset
         self.known, self.tell, self.raise_bits = known, tell, raise_bits
-        self.options = EvaluationSettings(**start.evaluation.model_dump())
+        self.options = start.evaluation.settings()
         self.ranking: list[str] = []
-        self.made: dict[int, QuantizedDetector] = {}
+        self.jobs: dict[int, Job] = {}
 
     def measured(self, name: str, runner: Callable[[], TorchRunner]) -> float:
         """mAP50-95, measured once."""
@@ -174,9 +177,10 @@ class _Search:
 
     def with_changed(self, count: int) -> QuantizedDetector:
         """The detector with the first layers changed, made once."""
-        if count not in self.made:
-            self.made[count] = quantized_in_memory(self.detector, self.changed(count), self.drawn, self.tell)
-        return self.made[count]
+        if count not in self.jobs:
+            recipe = self.changed(count)
+            self.jobs[count] = follow(recipe, begin(self.detector, recipe, self.drawn, self.tell))
+        return self.jobs[count].quantized
 
     def reached(self, count: int) -> float:
         """mAP50-95 with the first layers changed."""
@@ -189,34 +193,60 @@ class _Search:
             for name, value in self.known.values.items()
             if name != "float" and value.layers == tuple(self.ranking[: int(name.split()[0])])
         }
+        # Made again, where an earlier search measured it.
+        self.with_changed(count)
         found = SearchResult(
-            self.changed(count),
-            self.with_changed(count),
-            tuple(self.ranking[:count]),
-            self.raise_bits,
-            goal,
-            plain,
-            self.reached(count),
-            dict(sorted(curve.items())),
-            len(curve) + 1,
+            recipe=self.changed(count),
+            job=self.jobs[count],
+            layers=tuple(self.ranking[:count]),
+            raise_bits=self.raise_bits,
+            goal=goal,
+            float_map=plain,
+            found_map=self.reached(count),
+            curve=dict(sorted(curve.items())),
+            evaluations=len(curve) + 1,
         )
         if not can_be_timed(self.start.target):
             return found
-        files: dict[str, Detector | QuantizedDetector] = {str(number): made for number, made in sorted(self.made.items())}
+        files: dict[str, Detector | QuantizedDetector] = {str(number): job.quantized for number, job in sorted(self.jobs.items())}
         times = whole_latency({"float": self.detector, **files}, self.start.target, self.tell)
         latency = {int(name): value for name, value in times.items() if name != "float"}
         return replace(found, runtime=self.start.target, latency=latency, float_latency=times["float"])
 
 
+def deliver_found(
+    found: SearchResult,
+    model: Any,
+    data: str | Path,
+    output: Path,
+    *,
+    calibration: str | Path | None = None,
+    annotations: str | Path | None = None,
+    branch: str | None = None,
+) -> QuantizationResult:
+    """Export, verify, measure and write the detector that a search found, as `quantize` would with the recipe.
+
+    Raises:
+        YoloquantError: The folder cannot be written, or the exported file is not right in the target's runtime.
+    """
+    sources = {"data": data, "calibration": calibration, "annotations": annotations}
+    folder = checked_output(output)
+    wanted = Delivery(
+        folder=folder,
+        dataset=load_dataset(data, "val", annotations=annotations),
+        commands=commands_to_repeat(model, found.recipe, output, sources, branch=branch),
+    )
+    with reserved(folder):
+        return deliver(found.job, found.recipe, wanted)
+
+
 def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:
     """The recipe with some layers in float, or with more weight bits."""
-    names = [glob.escape(name) for name in layers]
     if bits is None:
-        return recipe.model_copy(update={"ignore": (*recipe.ignore, *names)})
+        return recipe.with_layers(in_float=layers)
     # Wider weights do without groups, which exist for few bits.
     settings = TensorSettings.model_validate({"bits": bits, "granularity": "channel"})
-    changes = tuple(Override(match=name, weights=settings) for name in names)
-    return recipe.model_copy(update={"overrides": (*recipe.overrides, *changes)})
+    return recipe.with_layers(weights=dict.fromkeys(layers, settings))
 
 
 def _least(most: int, holds: Callable[[int], bool], first: int = 0) -> int | None:

@@ -10,7 +10,7 @@ from yoloquant.analysis.tensor_statistics import TensorStatistics
 from yoloquant.recipe.recipe import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Analysis:
     """What was found.
 

@@ -19,7 +19,7 @@ from yoloquant.recipe.recipe import Recipe
 from yoloquant.runtime.executed_layers import Executed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the result table.
 
@@ -48,7 +48,7 @@ class Row:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QuantizationResult:
     """What `quantize` did.
 
@@ -57,7 +57,6 @@ class QuantizationResult:
         recipe: that was followed.
         rows: of the result table, float first.
         parity: agreement of the exported file with torch, by runtime.
-        float_layers: that were found to cost most and stay in float; beside those that target and recipe leave out.
         calibration_count: images that were observed.
         quantized_layers: convolutions and linear layers with quantized weights.
         layer_count: all of them.
@@ -74,7 +73,6 @@ class QuantizationResult:
     recipe: Recipe
     rows: tuple[Row, ...]
     parity: tuple[Parity, ...]
-    float_layers: tuple[SensitiveLayer, ...]
     calibration_count: int
     quantized_layers: int
     layer_count: int
@@ -85,6 +83,11 @@ class QuantizationResult:
     commands: tuple[str, ...] = ()
     analysis: dict[str, Any] | None = None
     executed: Executed | None = None
+
+    @property
+    def float_layers(self) -> tuple[SensitiveLayer, ...]:
+        """Layers that were found to cost most and stay in float, next to those that target and recipe leave out."""
+        return tuple(SensitiveLayer(name, gain) for name, gain in self.detector.placement.gains.items())
 
     @property
     def integer_layers(self) -> int:

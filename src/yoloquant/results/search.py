@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from yoloquant.algorithms.job import Job
 from yoloquant.evaluation.latency import Latency
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.recipe.recipe import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """What a search found.
 
     Attributes:
         recipe: that reaches the goal; its `ignore` or `overrides` name the layers.
-        detector: that it makes.
+        job: Job that followed the recipe, with the detector that it makes.
         layers: that were changed, the costliest first.
         raise_bits: what they were changed to; none for float.
         goal: mAP50-95 that was to be reached, percent.
@@ -29,7 +30,7 @@ class SearchResult:
     """
 
     recipe: Recipe
-    detector: QuantizedDetector
+    job: Job
     layers: tuple[str, ...]
     raise_bits: int | None
     goal: float
@@ -40,6 +41,11 @@ class SearchResult:
     runtime: str | None = None
     latency: dict[int, Latency] = field(default_factory=dict)
     float_latency: Latency | None = None
+
+    @property
+    def detector(self) -> QuantizedDetector:
+        """The quantized detector that reaches the goal."""
+        return self.job.quantized
 
     def ratio(self, count: int) -> float | None:
         """Latency with so many changed layers as a share of float's, by medians."""

@@ -25,30 +25,61 @@ class Edge(NamedTuple):
     position: int
 
 
+class FloatLayer(NamedTuple):
+    """Why a weighted layer stays in float.
+
+    Attributes:
+        because: Who decided it and for what reason, as a clause.
+        gain: Share of the whole detection error that goes with it, 0..1, where the step `keep_float` measured it.
+    """
+
+    because: str
+    gain: float | None = None
+
+
 @dataclass(frozen=True)
 class QuantizationPlacement:
-    """Which edges are quantized, how, and which share a quantizer.
+    """Which edges are quantized, how, which share a quantizer, and why the weights of other layers are not.
 
     Attributes:
         edges: edge -> name of its quantizer; edges with the same name share one scale.
         specs: quantizer name -> how it quantizes.
+        kept_float: Weighted layer with a weight in float -> why.
     """
 
     edges: dict[Edge, str]
     specs: dict[str, TensorSpec]
+    kept_float: dict[str, FloatLayer] = field(default_factory=dict)
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """Layer that step `keep_float` chose -> share of the detection error that goes with it, in the order of the choice."""
+        return {name: layer.gain for name, layer in self.kept_float.items() if layer.gain is not None}
+
+    def explain(self, layer: str) -> str:
+        """How a layer's weight is quantized, or why it is in float, in a few words.
+
+        Raises:
+            KeyError: The network has no weighted layer of that name.
+        """
+        if layer in self.kept_float:
+            return f"float: {self.kept_float[layer].because}"
+        return str(self.specs[f"{layer}.weight_quantizer"])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "edges": [[*edge, name] for edge, name in self.edges.items()],
             "specs": {name: spec.to_dict() for name, spec in self.specs.items()},
+            "kept_float": {name: list(layer) for name, layer in self.kept_float.items()},
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantizationPlacement:
         """The inverse of `to_dict`."""
         edges = {Edge(str(p), str(c), int(i)): str(name) for p, c, i, name in values["edges"]}
-        return cls(edges, {name: TensorSpec(**spec) for name, spec in values["specs"].items()})
+        kept_float = {name: FloatLayer(*layer) for name, layer in values.get("kept_float", {}).items()}
+        return cls(edges, {name: TensorSpec(**spec) for name, spec in values["specs"].items()}, kept_float)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,17 @@ from torch.fx import GraphModule, Node
 from yoloquant.errors import RecipeError
 from yoloquant.graph.operators import SAME_VALUES, kind
 from yoloquant.spec import TensorSpec
-from yoloquant.targets.placement import Draft, Kernels, QuantizationPlacement, fitted_to_layer, input_layers, output_layers
+from yoloquant.targets.placement import (
+    Draft,
+    Edge,
+    FloatLayer,
+    Kernels,
+    QuantizationPlacement,
+    fitted_to_layer,
+    input_layers,
+    output_layers,
+    weighted_layers,
+)
 
 Rule = Callable[[Draft], None]
 # Layer name and tensor kind ("weights" or "activations") and the target's own spec -> the spec to use, or none for float.
@@ -110,7 +120,7 @@ class Target:
         self,
         graph_module: GraphModule,
         choose: SpecChooser | None = None,
-        ignored: frozenset[str] = frozenset(),
+        ignored: Mapping[str, FloatLayer] | None = None,
         float_outputs: bool | None = None,
         float_inputs: bool | None = None,
     ) -> QuantizationPlacement:
@@ -119,23 +129,21 @@ class Target:
         Args:
             graph_module: from `yoloquant.graph.capture.capture`.
             choose: changes the spec of single layers; the target's own specs without it.
-            ignored: layer names that stay in float.
+            ignored: Layers that stay in float, and why.
             float_outputs: leave the last convolutions in float; the target's own choice without.
             float_inputs: leave those that read the image in float; likewise.
 
         Raises:
             RecipeError: the recipe asks for what the target cannot run.
         """
-        if self.float_outputs if float_outputs is None else float_outputs:
-            ignored |= output_layers(graph_module)
-        if self.float_inputs if float_inputs is None else float_inputs:
-            ignored |= input_layers(graph_module)
-        draft = Draft(graph_module, ignored, self.kernels)
+        ends = self._ends_in_float(graph_module, float_outputs, float_inputs)
+        in_float = {**ends, **(ignored or {})}
+        draft = Draft(graph_module, frozenset(in_float), self.kernels)
         for rule in self.rules:
             rule(draft)
         nodes = {node.name: node for node in graph_module.graph.nodes}
         layers = {name: node.meta["layer"] for name, node in nodes.items()}
-        edges: dict = {}
+        edges: dict[Edge, str] = {}
         specs: dict[str, TensorSpec] = {}
         pick = choose or (lambda _layer, _kind, spec: spec)
         of_inputs = self.weights.with_changes(bits=self.input_weight_bits or self.weights.bits)
@@ -143,11 +151,14 @@ class Target:
         for edge in sorted(draft.weights):
             layer = layers[edge.consumer]
             spec = pick(layer, "weights", of_inputs if layer in readers_of_image else self.weights)
-            if spec is not None:
-                self.check_weights(spec, f"weights of {layers[edge.consumer]}")
+            if spec is None:
+                in_float.setdefault(layer, FloatLayer("the recipe gives its weight 32 bits"))
+            else:
+                self.check_weights(spec, f"weights of {layer}")
                 name = f"{layers[edge.producer]}_quantizer"
                 specs[name] = fitted_to_layer(graph_module, edge, spec)
                 edges[edge] = name
+        quantized = {edge.consumer for edge in edges}
         for name, group in draft.groups().items():
             choices = {edge: pick(layers[edge.consumer], "activations", self.activations) for edge in group}
             kept = [spec for spec in choices.values() if spec is not None]
@@ -159,7 +170,33 @@ class Target:
             if specs[name].granularity != "tensor":
                 raise RecipeError(f"activations at {name}: granularity is tensor for all activations; only weights have others")
             edges.update({edge: name for edge, spec in choices.items() if spec is not None})
-        return QuantizationPlacement(edges, specs)
+        left = {name: node for name, node in weighted_layers(graph_module).items() if node.name not in quantized}
+        reasons = {name: in_float.get(name) or self._unplaced(kind(node)) for name, node in left.items()}
+        # Those that were ranked keep their order.
+        ranked = [name for name in in_float if name in reasons and in_float[name].gain is not None]
+        return QuantizationPlacement(edges, specs, {name: reasons[name] for name in (*ranked, *reasons)})
+
+    def _ends_in_float(
+        self, graph_module: GraphModule, float_outputs: bool | None, float_inputs: bool | None
+    ) -> dict[str, FloatLayer]:
+        """The first and the last weighted layers, where they stay in float."""
+        found: dict[str, FloatLayer] = {}
+        for place, chosen, own, layers in (
+            ("last", float_outputs, self.float_outputs, output_layers),
+            ("first", float_inputs, self.float_inputs, input_layers),
+        ):
+            if own if chosen is None else chosen:
+                who = f"target {self.name}" if chosen is None else "the recipe"
+                found.update(dict.fromkeys(layers(graph_module), FloatLayer(f"{who} leaves the {place} layers in float")))
+        return found
+
+    def _unplaced(self, layer_kind: str) -> FloatLayer:
+        """Why no rule quantizes the weight of a layer."""
+        if layer_kind not in self.kernels.layers:
+            return FloatLayer(f"target {self.name} has no integer kernel for it")
+        if layer_kind in self.kernels.at_lowest:
+            return FloatLayer(f"target {self.name} has an integer kernel for it only where its input is never negative")
+        return FloatLayer(f"target {self.name} places no quantizer on it")
 
     def _with_fixed_range(self, spec: TensorSpec, producers: list[Node]) -> TensorSpec:
         """The spec of a quantizer, on the fixed range of what it stands behind, if that has one."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from yoloquant.errors import RecipeError
+from yoloquant.errors import RecipeError, nearest
 from yoloquant.files.reading import parse_setting, reason_of
 
 
@@ -116,7 +115,7 @@ def hyperparameters_for(family: str, overrides: Iterable[str] = (), **changes: A
         first = error.errors()[0]
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, Hyperparameters.model_fields, 1, 0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(Hyperparameters.model_fields)}"
+            near = nearest(name, Hyperparameters.model_fields)
+            hint = f"did you mean {near!r}?" if near else f"choose from {', '.join(Hyperparameters.model_fields)}"
             raise RecipeError(f"there is no hyperparameter {name!r}: {hint}") from error
         raise RecipeError(f"hyperparameter {name}: {reason_of(first)}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from torch.fx import GraphModule
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.fake_quantize import FakeQuantize
 from yoloquant.quant.qparams import SMALLEST_SCALE
-from yoloquant.recipe.recipe import Reconstruct
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.reconstruction.step import Reconstruct
 
 # Values of all inputs and outputs of a step, at most: early layers have large maps, of which one image shows enough.
 STEP_VALUES = 1 << 22

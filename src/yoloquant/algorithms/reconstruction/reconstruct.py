@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from yoloquant.analysis.detection_error import detection_error
 from yoloquant.data.images import to_input
 from yoloquant.distributed import on_device
 from yoloquant.quant.quantized_detector import QuantizedDetector
-from yoloquant.recipe.recipe import Reconstruct
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.reconstruction.step import Reconstruct
 
 # (region number, regions, name, share of the region's iterations done, loss as a share of its start)
 Progress = Callable[[int, int, str, float, float], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ from yoloquant.training.hyperparameters import Hyperparameters, hyperparameters_
 from yoloquant.training.loader import TrainingLoader, open_samples
 from yoloquant.training.losses import loss_for
 from yoloquant.training.quantized.objectives import BothTeachers, DetectionTeacher, FeatureTeacher, LabelObjective, Objective
-from yoloquant.training.quantized.step import Train
+
+if TYPE_CHECKING:
+    from yoloquant.training.quantized.step import Train
 from yoloquant.training.quantized.trainable import remember_float
 from yoloquant.training.quantized.trainer import QuantizedTraining, TrainResult
 

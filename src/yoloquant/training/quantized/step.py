@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from yoloquant.algorithms.step import Step, step
+from yoloquant.spec import Count
+from yoloquant.training.quantized.run import train_quantized
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
 
 Rate = Annotated[float, Field(gt=0.0)]
 
 
-class Train(BaseModel):
+@step
+class Train(Step):
     """Train the quantized network; it never ends worse than it began, as images that it does not train on judge it.
 
     Attributes:
@@ -52,16 +60,14 @@ class Train(BaseModel):
         seed: of the order of images and their augmentation.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: Literal["train"] = "train"
     images: Annotated[int, Field(ge=4)] | None = None
-    epochs: Annotated[int, Field(ge=1)] = 8
-    batches: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    epochs: Count = 8
+    batches: Count | None = None
+    batch_size: Count = 8
     size: Annotated[int, Field(ge=32)] | None = None
     teacher: Literal["detections", "features", "both", "labels"] = "both"
-    stride: Annotated[int, Field(ge=1)] = 1
+    stride: Count = 1
     detection_share: Annotated[float, Field(gt=0.0)] = 0.3
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: Rate | dict[Annotated[int, Field(ge=0)], Rate] = 2e-5
@@ -78,8 +84,8 @@ class Train(BaseModel):
     damping: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     gradient_clip: Rate = 10.0
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    judge_images: Annotated[int, Field(ge=1)] = 24
-    judge_every: Annotated[int, Field(ge=1)] = 1
+    judge_images: Count = 24
+    judge_every: Count = 1
     least_gain: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     recoveries: Annotated[int, Field(ge=0)] = 6
     augmentation: dict[str, float] = Field(default_factory=dict)
@@ -98,3 +104,20 @@ class Train(BaseModel):
         if not isinstance(self.rate, dict):
             return self.rate
         return self.rate[max(start for start in self.rate if start <= epoch)]
+
+    def compares_boxes(self) -> bool:
+        """Where the float network's boxes teach."""
+        return self.teacher in ("detections", "both")
+
+    def apply(self, job: Job) -> None:
+        """Train the quantized network."""
+        train_quantized(
+            job.quantized,
+            job.reference,
+            self,
+            job.images.sample(self.images),
+            job.partial,
+            job.reporter,
+            job.device,
+            remember=job.reference_matches,
+        )

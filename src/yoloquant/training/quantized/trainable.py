@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from yoloquant.quant.arithmetic import expand_parameter
 from yoloquant.quant.fake_quantize import FakeQuantize
 from yoloquant.quant.learned import ClippingScale, LearnedScale, ObservedScale, TangentWeight, TrainedQuantization
 from yoloquant.quant.quantized_detector import QuantizedDetector
-from yoloquant.training.quantized.step import Train
+
+if TYPE_CHECKING:
+    from yoloquant.training.quantized.step import Train
 
 # How far from the middle of its step a weight may begin, in steps; half a step would round it to the next integer.
 _REACH = 0.45

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from yoloquant.training.quantized.guard import Fault, Guard
 from yoloquant.training.quantized.objectives import Objective
 from yoloquant.training.quantized.oscillation import Oscillations, damp
 from yoloquant.training.quantized.relative_rates import RelativeSteps
-from yoloquant.training.quantized.step import Train
+
+if TYPE_CHECKING:
+    from yoloquant.training.quantized.step import Train
 from yoloquant.training.quantized.trainable import TrainedParts, begin_training, finish_training
 from yoloquant.training.run_state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from yoloquant.training.schedule import decay

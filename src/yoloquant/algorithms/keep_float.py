@@ -1,0 +1,52 @@
+"""Keep the layers in float whose quantization costs most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from yoloquant.algorithms.step import Stage, Step, step
+from yoloquant.analysis.sensitive_layers import SensitiveLayer, most_sensitive_layers
+from yoloquant.distributed import from_first
+from yoloquant.spec import Count
+from yoloquant.targets.placement import FloatLayer
+
+if TYPE_CHECKING:
+    from yoloquant.algorithms.job import Job
+
+
+@step
+class KeepFloat(Step):
+    """Keep in float the few layers whose quantization changes boxes and scores most, found on calibration images.
+
+    At most `layers`, the target's own number by default, and each must make at least the share `least_gain` of the whole error.
+    """
+
+    name: Literal["keep_float"] = "keep_float"
+    layers: Annotated[int, Field(ge=0)] | None = None
+    least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    images: Count = 12
+    stage: ClassVar[Stage] = Stage.PLACE
+
+    def compares_boxes(self) -> bool:
+        """Always."""
+        return True
+
+    def apply(self, job: Job) -> None:
+        """Find the layers, and place quantizers once more without them."""
+        most = job.target.costly_layers if self.layers is None else self.layers
+        # Of several processes the first one chooses for all.
+        layers = from_first(self._find, job, most) if most else []
+        if layers:
+            because = "keep_float chose it: it makes {:.0%} of the error"
+            job.place_again(keep_float={layer.name: FloatLayer(because.format(layer.gain), layer.gain) for layer in layers})
+
+    def _find(self, job: Job, most: int) -> list[SensitiveLayer]:
+        images = job.spread_images(self.images)
+        with job.reporter.step("Find the layers that cost most") as update:
+            layers = most_sensitive_layers(job.quantized, images, most, self.least_gain, update)
+        if layers:
+            named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
+            job.reporter.note(f"kept in float: {named}")
+        return layers
