@@ -10,9 +10,9 @@ import pkgutil
 from abc import abstractmethod
 from enum import IntEnum
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from yoloquant.environment import plug_ins
 from yoloquant.spec import Section
 
 if TYPE_CHECKING:
@@ -75,6 +75,5 @@ def all_steps() -> dict[str, type[Step]]:
     for home in _HOMES:
         for module in pkgutil.walk_packages(import_module(home).__path__, f"{home}."):
             import_module(module.name)
-    for entry in entry_points(group="yoloquant.steps"):
-        entry.load()
+    plug_ins("yoloquant.steps")
     return dict(sorted(STEPS.items(), key=lambda item: (item[1].stage, item[0])))

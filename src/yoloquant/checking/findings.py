@@ -99,7 +99,7 @@ def float_layers(graph: QdqGraph, target: Target) -> Iterator[Finding]:
 
 def conversions_before_activations(graph: QdqGraph, target: Target) -> Iterator[Finding]:
     """Q/DQ between a layer and its activation, where the runtime would fuse the two."""
-    if target.name not in ("tensorrt", "openvino"):
+    if not target.fuses_activations:
         return
     for node in graph.weighted():
         for quantizer in graph.quantizers_behind(node.output[0]):
@@ -118,7 +118,7 @@ def conversions_inside_activations(graph: QdqGraph, target: Target) -> Iterator[
 
     TensorFlow Lite has no SiLU, there it must be so (LiteRT's 8-bit specification, LOGISTIC).
     """
-    if target.name == "tflite":
+    if not target.has_silu:
         return
     for node in graph.nodes:
         if node.op_type not in ("Sigmoid", "HardSigmoid"):
@@ -221,7 +221,7 @@ def refused_types(graph: QdqGraph, target: Target) -> Iterator[Finding]:
             )
         if target.symmetric_activations_only and scale.dtype.startswith("uint"):
             yield Finding("unsigned", label, f"{label} quantizes to {scale.dtype}, and {target.name} takes signed integers only")
-        if target.name == "openvino" and scale.dtype == "int8" and node.op_type == "QuantizeLinear":
+        if target.unsigned_activations and scale.dtype == "int8" and node.op_type == "QuantizeLinear":
             sentence = (
                 f"{label} quantizes activations to int8, with which OpenVINO on CPU answers wrongly on some graphs: use uint8"
             )
@@ -230,7 +230,7 @@ def refused_types(graph: QdqGraph, target: Target) -> Iterator[Finding]:
 
 def quantized_biases(graph: QdqGraph, target: Target) -> Iterator[Finding]:
     """Biases behind a DequantizeLinear, which TensorRT refuses."""
-    if target.name != "tensorrt":
+    if not target.float_biases:
         return
     for node in graph.nodes:
         if (

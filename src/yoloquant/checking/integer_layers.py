@@ -37,7 +37,7 @@ def why_in_float(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> Findi
             "keep its weight in float"
         )
         return Finding("no-integer-kernel", label, sentence, fixable=True)
-    return _why_not_in_onnxruntime(graph, node) if target.name == "onnxruntime" else None
+    return _why_not_behind(graph, node) if target.needs_output_quantizer else None
 
 
 def _is_input_quantized(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> bool:
@@ -54,7 +54,7 @@ def _is_needed_before(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> 
     before = graph.producers.get(quantizer.input[0]) if quantizer is not None else None
     if before is not None and before.op_type in ("Relu", "Clip"):
         before = graph.producers.get(before.input[0])
-    return target.name == "onnxruntime" and before is not None and before.op_type in _KINDS
+    return target.needs_output_quantizer and before is not None and before.op_type in _KINDS
 
 
 def _has_zero_point(graph: QdqGraph, node: onnx.NodeProto) -> bool:
@@ -62,7 +62,7 @@ def _has_zero_point(graph: QdqGraph, node: onnx.NodeProto) -> bool:
     return scale is not None and bool(scale.zero_point.any())
 
 
-def _why_not_in_onnxruntime(graph: QdqGraph, node: onnx.NodeProto) -> Finding | None:
+def _why_not_behind(graph: QdqGraph, node: onnx.NodeProto) -> Finding | None:
     """ONNX Runtime wants one QuantizeLinear behind a layer, which takes up a Relu or Clip that changes none of its integers.
 
     int8 activations are for Arm there (session option `session.qdqisint8allowed`), but for values with one reader, which it turns

@@ -55,6 +55,7 @@ def export(
     from yoloquant.files.writing import checked_file, replaced_whole
     from yoloquant.models.branches import check_branch, choose_branch
     from yoloquant.recipe.recipe import recipe_of
+    from yoloquant.targets.registry import get_target
 
     checked_file(output)
     refuse_inputs([output, calibration_cache], [model])
@@ -69,14 +70,15 @@ def export(
             check_branch(detector.head.branch, branch)
         else:
             detector = choose_branch(read_detector(model), branch)
-        target = recipe_of(model).target if model.is_dir() else "float"
-        export_onnx(detector, file, target=target, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
+        target = get_target(recipe_of(model).target) if model.is_dir() else None
+        name = target.name if target is not None else "float"
+        export_onnx(detector, file, target=name, input_size=size, dynamic_batch=dynamic_batch, opset=opset)
         if nms:
             options = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic)
-            add_nms_to_file(file, options, tensorrt=target == "tensorrt")
+            add_nms_to_file(file, options, tensorrt=target is not None and target.nms == "tensorrt")
         if calibration_cache is not None:
             write_calibration_cache(file, file, calibration_cache)
     tell_branch(detector.head.branch)
     OUT.print(f"written to {output}", markup=False)
-    if target == "tensorrt":
+    if target is not None and target.builds_engine:
         tell_trtexec(output, calibration_cache)

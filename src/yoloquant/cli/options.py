@@ -18,7 +18,7 @@ app = typer.Typer(
     name="yoloquant",
     help="Quantize YOLO detectors for integer runtimes, and see what it costs and where.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
@@ -28,7 +28,18 @@ Exportable = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensor
 Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
 Annotations = Annotated[Path | None, typer.Option(help="COCO JSON with the ground truth of the val split.")]
 TargetName = Annotated[str | None, typer.Option(help="Deployment target; see `yoloquant targets`.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.")]
+
+
+def _complete_setting(incomplete: str) -> list[str]:
+    from yoloquant.recipe.overrides import complete
+
+    return complete(incomplete)
+
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.", autocompletion=_complete_setting),
+]
 RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime, openvino or tensorrt.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
 Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]

@@ -15,6 +15,7 @@ def tell_result(result: QuantizationResult, output: Path) -> None:
     """What was made, and where."""
     from yoloquant.cli.tables import result_table
     from yoloquant.exporting.folder import FILES
+    from yoloquant.targets.registry import get_target
 
     for parity in result.parity:
         if parity.agrees:
@@ -22,7 +23,7 @@ def tell_result(result: QuantizationResult, output: Path) -> None:
     if result.rows:
         OUT.print(result_table(result.rows))
     OUT.print(f"written to {output}: {', '.join(name for name in FILES if (output / name).exists())}", markup=False)
-    if result.recipe.target == "tensorrt":
+    if get_target(result.recipe.target).builds_engine:
         tell_trtexec(output / "model.onnx")
 
 

@@ -130,7 +130,7 @@ def deliver(job: Job, recipe: Recipe, wanted: Delivery) -> QuantizationResult:
         rows = _measure(job, recipe, wanted, float_file, work / MODEL, runtimes) if wanted.measure else []
         clock.stop("measure")
         if wanted.nms is not None:
-            add_nms_to_file(work / MODEL, wanted.nms, tensorrt=target.name == "tensorrt")
+            add_nms_to_file(work / MODEL, wanted.nms, tensorrt=target.nms == "tensorrt")
         result = QuantizationResult(
             detector=quantized,
             recipe=recipe,

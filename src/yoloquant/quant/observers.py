@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yoloquant.environment import plug_ins
 from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.quant import ranges
 from yoloquant.quant.aciq import aciq
@@ -480,3 +481,7 @@ class AnalyticClipping(HistogramObserver):
     def range(self) -> tuple[Tensor, Tensor]:
         """The range."""
         return aciq(self.distribution, self.spec, self.distribution_name)
+
+
+# At the end, since plug-ins import the decorator.
+plug_ins("yoloquant.observers")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from yoloquant.errors import RecipeError
 from yoloquant.files.reading import parse_setting
@@ -49,3 +53,23 @@ def long_form(step: Any) -> Any:
             raise ValueError(f"algorithm {name} takes its options by name, as {{images: 32}}, not {options!r}")
         return {"name": name, **(options or {})}
     return step
+
+
+def complete(typed: str) -> list[str]:
+    """Beginnings `key.path=` that continue what was typed of a `--set`, for completion in a shell."""
+    from yoloquant.recipe.recipe import ALGORITHMS, Recipe
+
+    paths = list(_paths("", Recipe.model_fields))
+    for name, step in ALGORITHMS.items():
+        paths += [f"algorithms.{name}.{key}" for key in step.model_fields if key != "name"]
+    return [f"{path}=" for path in paths if path.startswith(typed)]
+
+
+def _paths(prefix: str, fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    """Paths of values, those of sections instead of the sections themselves."""
+    for key, field in fields.items():
+        section = field.default
+        if isinstance(section, BaseModel):
+            yield from _paths(f"{prefix}{key}.", type(section).model_fields)
+        else:
+            yield f"{prefix}{key}"

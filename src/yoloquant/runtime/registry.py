@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yoloquant.checkpoint.onnx_metadata import read_metadata
+from yoloquant.environment import plug_ins
 from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.models.onnx.metadata import ModelMetadata
 
@@ -60,6 +61,7 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime("onnxruntime", _onnxruntime),
     "openvino": Runtime("openvino", _openvino),
     "tensorrt": Runtime("tensorrt", _tensorrt, needs_gpu=True),
+    **plug_ins("yoloquant.runtimes"),
 }
 
 

@@ -23,6 +23,8 @@ OPENVINO = Target(
     float_outputs=False,
     costly_layers=0,
     carries_integers=True,
+    fuses_activations=True,
+    unsigned_activations=True,
     # Its transposed convolutions are in integers where the input has no zero point, and in float with a pair in vain elsewhere.
     kernels=Kernels(at_lowest=frozenset({"conv_transpose"})),
     # The products of attention stay in float, for the reason that `onnxruntime.py` gives.

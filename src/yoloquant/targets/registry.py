@@ -1,7 +1,8 @@
-"""Targets by name."""
+"""Targets by name: those that are listed here, and those of installed plug-ins."""
 
 from __future__ import annotations
 
+from yoloquant.environment import plug_ins
 from yoloquant.errors import RecipeError
 from yoloquant.targets.ncnn import NCNN
 from yoloquant.targets.npu_pow2 import NPU_POW2
@@ -16,7 +17,7 @@ from yoloquant.targets.tensorrt import TENSORRT
 from yoloquant.targets.tflite import TFLITE
 
 _ALL = (ONNXRUNTIME, OPENVINO, TENSORRT, NCNN, RKNN, TFLITE, NPU_POW2, NPU_POW2_ZERO_POINT, NPU_SHIFT, REFERENCE)
-TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
+TARGETS: dict[str, Target] = {target.name: target for target in (*_ALL, *plug_ins("yoloquant.targets").values())}
 
 
 def get_target(name: str) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch.fx import GraphModule, Node
 
@@ -49,6 +50,13 @@ class Target:
         costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
         carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
         fused_silu: files hold SiLU as the one contrib operator of ONNX Runtime.
+        fuses_activations: The runtime computes an activation within the layer before it, whatever the activation is.
+        has_silu: The runtime may compute SiLU as one activation; without, Q/DQ stands around its sigmoid.
+        needs_output_quantizer: A layer runs in integers only where one QuantizeLinear reads its output.
+        unsigned_activations: Signed activations are computed wrongly on some graphs.
+        float_biases: Biases must not be quantized.
+        nms: Operator of non-maximum suppression that files get, see `yoloquant.exporting.nms`.
+        builds_engine: The file is built into an engine by `trtexec`, on the machine that runs it.
         kernels: what the runtime computes in integers, and what it wants of scales for it.
         runtimes: names of runtimes that run the exported file here.
         sources: where the runtime's makers say so.
@@ -70,6 +78,13 @@ class Target:
     costly_layers: int = 3
     carries_integers: bool = False
     fused_silu: bool = False
+    fuses_activations: bool = False
+    has_silu: bool = True
+    needs_output_quantizer: bool = False
+    unsigned_activations: bool = False
+    float_biases: bool = False
+    nms: Literal["standard", "tensorrt"] = "standard"
+    builds_engine: bool = False
     kernels: Kernels = field(default_factory=Kernels)
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     sources: tuple[str, ...] = ()

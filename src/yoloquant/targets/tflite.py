@@ -31,6 +31,7 @@ TFLITE = Target(
         aten.sigmoid.default: (0.0, 255 / 256),
         aten.tanh.default: (-1.0, 127 / 128),
     },
+    has_silu=False,
     kernels=Kernels(merges=_is_fused),
     rules=(
         rules.weighted_inputs,
