@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent.parent
 
 USE = """
 import sys
-from small_families import small_detector
+from yoloquant.assets import demo_weights
 from yoloquant.flows.quantize import quantize
 from yoloquant.progress import Silent
 from yoloquant.recipe.recipe import ALGORITHMS, load_recipe
@@ -30,14 +30,14 @@ assert "shrink" in ALGORITHMS and "sample" in TARGETS and "another" in RUNTIMES
 recipe = load_recipe("int8", ["algorithms=[calibrate, {shrink: {factor: 0.25}}]", "calibration.images=2"], target="sample")
 assert load_recipe(None, ["algorithms=[calibrate, shrink]"]).algorithms[1].factor == 0.5
 data, output = sys.argv[1:]
-quantize(small_detector("yolov5"), data, recipe=recipe, output=output, measure=False, report=False, reporter=Notes())
+quantize(demo_weights(), data, recipe=recipe, output=output, measure=False, report=False, reporter=Notes())
 print(open_model(output, "another").name)
 """
 
 
 def test_a_package_adds_a_step_a_target_an_observer_and_a_runtime(tmp_path):
-    data = write_generated_dataset(tmp_path / "set", train=2, val=1, size=64)
-    paths = [str(TESTS), str(TESTS / "plugin"), os.environ.get("PYTHONPATH", "")]
+    data = write_generated_dataset(tmp_path / "set", train=2, val=1, size=96)
+    paths = [str(TESTS / "plugin"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-c", USE, str(data), str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
