@@ -272,9 +272,9 @@ sys.path.insert(0, {tests!r})
 import torch
 from test_analysis import detector_with_coarse
 from small_networks import images
-from yoloquant.algorithms.sensitivity import Record, sensitivities
+from yoloquant.analysis.sensitivity import Record, sensitivities
 from yoloquant.analysis import error_cost
-from yoloquant.processes import process_group, process_number
+from yoloquant.distributed import process_group, process_number
 torch.set_num_threads(1)
 detector = detector_with_coarse()
 with process_group("cpu"):

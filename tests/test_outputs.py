@@ -146,7 +146,7 @@ def test_what_a_killed_run_set_aside_comes_back(tmp_path):
 
 HOLD = """
 import sys, time
-from yoloquant.outputs import reserved, working_folder
+from yoloquant.files.outputs import reserved, working_folder
 from pathlib import Path
 with reserved(Path(sys.argv[1])), working_folder(Path(sys.argv[1])):
     print("held", flush=True)

@@ -19,7 +19,7 @@ from torch.fx import GraphModule, Node
 
 from yoloquant.algorithms.step import Step, step
 from yoloquant.analysis.lockstep import lockstep
-from yoloquant.analysis.watch import mean_inputs
+from yoloquant.analysis.mean_inputs import mean_inputs
 from yoloquant.data.images import to_input
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, channel_axis, elementwise, group_count, kind

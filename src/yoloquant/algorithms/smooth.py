@@ -16,9 +16,9 @@ from torch.fx import GraphModule, Node
 
 from yoloquant.algorithms.channel_scaling import divide_output, multiply_input, parameter, source_of, takes_scaled_input
 from yoloquant.algorithms.step import Stage, Step, step
-from yoloquant.analysis.watch import watch
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.channel_constants import multiply_channels
+from yoloquant.graph.interpret import observe
 from yoloquant.graph.operators import channel_axis
 from yoloquant.graph.sizes import readers
 from yoloquant.progress import Progress
@@ -57,7 +57,7 @@ def smooth(
             found = value.abs().transpose(0, channel_axis(node)).flatten(1).amax(1)
             reaches[node] = torch.maximum(reaches[node], found) if node in reaches else found
 
-    watch(graph_module, batches, look, total, progress)
+    observe(graph_module, batches, look, total, progress)
     smoothed = {}
     for value, reach in reaches.items():
         gain = float(reach.max() / reach.median().clamp(min=1e-12))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from yoloquant.algorithms.step import Step, step
-from yoloquant.analysis.watch import mean_inputs
+from yoloquant.analysis.mean_inputs import mean_inputs
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import group_count, kind
 from yoloquant.progress import Progress

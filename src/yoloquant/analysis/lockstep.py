@@ -8,18 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_arg
 
+from yoloquant.graph.interpret import compute
 from yoloquant.quant.fake_quantize import FakeQuantize
-
-
-class _OneNode(Interpreter):
-    """Runs single nodes in an environment that the caller owns."""
-
-    def evaluate(self, node: Node, env: dict[Node, Any]) -> Any:
-        arguments = map_arg(node.args, lambda n: env[n])
-        keywords = map_arg(node.kwargs, lambda n: env[n])
-        return getattr(self, node.op)(node.target, arguments, keywords)
 
 
 def lockstep(
@@ -38,7 +29,7 @@ def lockstep(
     Yields:
         After each computing node: the node, the float environment, the quantized environment.
     """
-    runner = _OneNode(network, garbage_collect_values=False)
+    runner = Interpreter(network, garbage_collect_values=False)
     plain: dict[Node, Any] = {}
     quantized: dict[Node, Any] = {}
     last_reader: dict[Node, Node] = {}
@@ -53,8 +44,8 @@ def lockstep(
             if node.op == "output":
                 return
             is_quantizer = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), FakeQuantize)
-            plain[node] = plain[node.args[0]] if is_quantizer else runner.evaluate(node, plain)
-            quantized[node] = plain[node] if node.op == "get_attr" else runner.evaluate(node, quantized)
+            plain[node] = plain[node.args[0]] if is_quantizer else compute(runner, node, plain)
+            quantized[node] = plain[node] if node.op == "get_attr" else compute(runner, node, quantized)
             if reference and node.op == "get_attr":
                 # Statistics of a BatchNorm that could not be folded are not parameters, and never changed.
                 plain[node] = reference.get(str(node.target), plain[node])

@@ -8,16 +8,18 @@ each by itself takes a pass for each, and what is measured is mostly chance: the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter
+from torch.fx import GraphModule, Node
 
 from yoloquant.analysis.detection_error import LEAST_SCORE, LEAST_WEIGHT
 from yoloquant.data.images import to_input
+from yoloquant.graph.interpret import COMPUTE, Observed
+from yoloquant.graph.operators import kind
 from yoloquant.models.detector import Head
 from yoloquant.models.output_formats import Candidates
 from yoloquant.progress import Progress
@@ -48,7 +50,7 @@ def noise_costs(detector: QuantizedDetector, images: Tensor, progress: Progress 
     """
     quantizers = dict(detector.quantizers())
     squares = dict.fromkeys(quantizers, 0.0)
-    noisy = _Noisy(detector.network, squares)
+    noisy = _noisy(detector.network, squares)
     signs = torch.Generator().manual_seed(0)
     with _constant_parameters(detector.network):
         for count, image in enumerate(images, start=1):
@@ -94,20 +96,17 @@ def _prominence(expected: Tensor) -> Tensor:
     return distance.square() / spread.square()
 
 
-class _Noisy(Interpreter):
-    """Runs a network whose quantizers add up the squares of what their noise does."""
+def _noisy(network: GraphModule, squares: dict[str, float]) -> Observed:
+    """A network whose quantizers add up the squares of what their noise does."""
+    # Something to derive for, where a quantizer reads the image or a weight.
+    derived = torch.zeros((), requires_grad=True)
 
-    def __init__(self, network: GraphModule, squares: dict[str, float]) -> None:
-        super().__init__(network)
-        self._squares = squares
-        # Something to derive for, where a quantizer reads the image or a weight.
-        self._derived = torch.zeros((), requires_grad=True)
+    def instead(node: Node, env: Mapping[Node, Any]) -> Any:
+        if kind(node) != "quantizer":
+            return COMPUTE
+        return _Noise.apply(env[node.all_input_nodes[0]], derived, network.get_submodule(str(node.target)), squares)
 
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        module = self.fetch_attr(target)
-        if isinstance(module, FakeQuantize):
-            return _Noise.apply(*args, self._derived, module, self._squares)
-        return super().call_module(target, args, kwargs)
+    return Observed(network, instead=instead)
 
 
 class _Noise(torch.autograd.Function):

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Node
 
-from yoloquant.data.images import to_input
+from yoloquant.graph.interpret import COMPUTE, observe
 from yoloquant.graph.operators import kind
 from yoloquant.progress import Progress
 from yoloquant.quant.arithmetic import expand_parameter
@@ -260,29 +260,6 @@ def _rebinned(histogram: Histogram, edges: Tensor) -> list[float]:
     return torch.zeros(len(edges) - 1, dtype=torch.float64).index_add_(0, index, histogram.counts[0, used]).tolist()
 
 
-class _Watching(Interpreter):
-    """Runs the float network and shows every quantizer's input to its tally."""
-
-    def __init__(self, network: GraphModule, tallies: dict[str, _Tally], reference: Mapping[str, Tensor]) -> None:
-        super().__init__(network)
-        self.tallies, self.reference = tallies, reference
-        self.weights_seen = False
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.reference[target] if target in self.reference else super().get_attr(target, args, kwargs)
-
-    def run_node(self, n: Node) -> Any:
-        if kind(n) == "quantizer":
-            source = n.args[0]
-            assert isinstance(source, Node)
-            if source.op != "get_attr":
-                self.tallies[str(n.target)].see(self.env[source], source)
-            elif not self.weights_seen:
-                self.tallies[str(n.target)].see(self.env[source], source, super().get_attr(source.target, (), {}))
-            return self.env[source]
-        return super().run_node(n)
-
-
 def tensor_statistics(
     detector: QuantizedDetector,
     batches: Iterable[Tensor],
@@ -312,11 +289,27 @@ def tensor_statistics(
             axis = quantizer.spec.axis if is_weight else (value.dim() - 1 if value is not None and value.dim() == 3 else 1)
             answers = any(kind(user) == "output" for user in node.users)
             tallies[str(node.target)] = _Tally(quantizer, axis, answers)
-    watcher = _Watching(detector.network, tallies, reference or {})
-    with torch.no_grad():
-        for count, images in enumerate(batches, start=1):
-            watcher.run(to_input(images))
-            watcher.weights_seen = True
-            if progress:
-                progress(count, max(total, count))
+    known, done = reference or {}, 0
+
+    def instead(node: Node, env: Mapping[Node, Any]) -> Any:
+        """Float weights, and quantizers that only show what they read."""
+        if node.op == "get_attr":
+            return known.get(str(node.target), COMPUTE)
+        if kind(node) != "quantizer":
+            return COMPUTE
+        source = node.all_input_nodes[0]
+        if source.op != "get_attr":
+            tallies[str(node.target)].see(env[source], source)
+        elif done == 0:
+            own = detector.network.get_parameter(str(source.target))
+            tallies[str(node.target)].see(env[source], source, own)
+        return env[source]
+
+    def count(batches_done: int, all_batches: int) -> None:
+        nonlocal done
+        done = batches_done
+        if progress:
+            progress(batches_done, all_batches)
+
+    observe(detector.network, batches, total=total, progress=count, instead=instead)
     return [tally.result() for tally in tallies.values() if tally.total]

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from yoloquant.checking.qdq_graph import QdqGraph
 from yoloquant.evaluation.file_contents import Place, activation_places, layer_in_file
 from yoloquant.graph.capture import layer_name
+from yoloquant.graph.interpret import Observed
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.quant.quantized_detector import QuantizedDetector
 
@@ -66,7 +67,7 @@ def compare_layers(detector: QuantizedDetector, path: Path, image: np.ndarray) -
     model, producers = graph.model, graph.producers
     places = [place for place in activation_places(detector) if _quantizer_of(producers, place.name) is not None]
     last = _last_float_layers(detector)
-    expected = _Recorder(detector, places, last).recorded(image)
+    expected = _recorded(detector, places, last, image)
     integers = {place.name: producers[place.name].input[0] for place in places}
     in_file = {layer_name(node): layer_in_file(detector.network, graph, node) for node in last}
     floats = {name: node.output[0] for name, node in in_file.items() if node is not None}
@@ -99,33 +100,23 @@ def _last_float_layers(detector: QuantizedDetector) -> list[Node]:
     return [node for node in detector.network.graph.nodes if node in found]
 
 
-class _Recorder(Interpreter):
-    """Runs a quantized network and keeps the integers of its activations, and the outputs of some layers."""
+def _recorded(detector: QuantizedDetector, places: list[Place], layers: list[Node], image: np.ndarray) -> dict[str, np.ndarray]:
+    """Integers of activations by place, as the file's type holds them, and float outputs by layer."""
+    at = {place.call: place for place in places}
+    values: dict[str, np.ndarray] = {}
 
-    def __init__(self, detector: QuantizedDetector, places: list[Place], layers: list[Node]) -> None:
-        super().__init__(detector.network)
-        self._places = {place.call: place for place in places}
-        self._layers = set(layers)
-        self._values: dict[str, np.ndarray] = {}
-
-    def recorded(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Integers by place, as the file's type holds them, and float outputs by layer."""
-        with torch.inference_mode():
-            self.run(torch.from_numpy(image))
-        return self._values
-
-    def run_node(self, n: Node) -> Any:
-        """Run one node."""
-        value = super().run_node(n)
-        if n in self._places:
-            place = self._places[n]
-            spec, quantizer = place.quantizer.spec, place.quantizer
+    def look(node: Node, value: Any) -> None:
+        if node in at:
+            spec, quantizer = at[node].quantizer.spec, at[node].quantizer
             integers = (value / quantizer.scale).round_() + quantizer.zero_point
             kinds = (np.int8, np.int16) if spec.quant_min < 0 else (np.uint8, np.uint16)
-            self._values[place.name] = integers.numpy().astype(kinds[spec.bits > 8])
-        elif n in self._layers:
-            self._values[layer_name(n)] = value.numpy()
-        return value
+            values[at[node].name] = integers.numpy().astype(kinds[spec.bits > 8])
+        elif node in layers:
+            values[layer_name(node)] = value.numpy()
+
+    with torch.inference_mode():
+        Observed(detector.network, look).run(torch.from_numpy(image))
+    return values
 
 
 def _cut(

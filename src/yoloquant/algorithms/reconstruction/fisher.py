@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from yoloquant.analysis.detection_error import detection_error
 from yoloquant.data.images import to_input
+from yoloquant.graph.interpret import Observed
 from yoloquant.quant.quantized_detector import QuantizedDetector
 
 
@@ -32,22 +33,6 @@ class Importance:
     def of(self, numbers: Tensor) -> Tensor:
         """Weights for the images of these numbers; they broadcast against the node's values."""
         return self.places[numbers] * self.channels
-
-
-class _Recording(Interpreter):
-    """Runs a network and keeps the values of some nodes, with their gradients."""
-
-    def __init__(self, network: GraphModule, wanted: set[Node]) -> None:
-        super().__init__(network)
-        self.wanted = wanted
-        self.kept: dict[str, Tensor] = {}
-
-    def run_node(self, n: Node) -> object:
-        answer = super().run_node(n)
-        if n in self.wanted and isinstance(answer, Tensor):
-            answer.retain_grad()
-            self.kept[n.name] = answer
-        return answer
 
 
 def importances(
@@ -74,17 +59,24 @@ def importances(
     """
     squares: dict[str, list[Tensor]] = {}
     channels: dict[str, Tensor] = {}
-    runner = _Recording(detector.network, set(nodes))
+    wanted, kept = set(nodes), dict[str, Tensor]()
+
+    def keep(node: Node, value: object) -> None:
+        if node in wanted and isinstance(value, Tensor):
+            value.retain_grad()
+            kept[node.name] = value
+
+    runner = Observed(detector.network, keep)
     for image in images:
         x = to_input(image[None], device)
         with torch.no_grad():
             expected = detector.head.candidates(list(reference(x)))
-        runner.kept.clear()
+        kept.clear()
         with torch.enable_grad():
             answer = detector.head.candidates(list(runner.run(x.requires_grad_(True))))
             boxes, scores = detection_error(expected, answer)
             (boxes + scores).backward()
-        for name, value in runner.kept.items():
+        for name, value in kept.items():
             if value.grad is None:
                 continue
             square = value.grad.square()

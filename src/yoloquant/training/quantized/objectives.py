@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from yoloquant.algorithms.reconstruction.regions import find_regions
 from yoloquant.analysis.detection_error import detection_error
 from yoloquant.distributed import process_count, sum_over_processes
+from yoloquant.graph.interpret import Observed
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.training.amp import in_float32
 from yoloquant.training.float.protocols import Loss
@@ -61,8 +63,8 @@ class FeatureTeacher:
     def __init__(self, detector: QuantizedDetector, reference: GraphModule, stride: int = 1) -> None:
         """Compare every `stride`-th top-level block and the last before the head."""
         self.blocks = block_outputs(reference, stride)
-        self._student = _Recording(detector.network, self.blocks)
-        self._teacher = _Recording(reference, self.blocks)
+        self._student = _recording(detector.network, self.blocks)
+        self._teacher = _recording(reference, self.blocks)
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean of the blocks' errors, each as a share of the block's mean square."""
@@ -71,8 +73,8 @@ class FeatureTeacher:
     def values(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What the student and what the float network answers at the blocks, and then as raw maps."""
         with torch.no_grad():
-            expected = self._teacher.values(images)
-        return self._student.values(images), expected
+            expected = self._teacher(images)
+        return self._student(images), expected
 
     def compare(self, found: list[Tensor], expected: list[Tensor]) -> Tensor:
         """Mean of the blocks' errors."""
@@ -121,21 +123,19 @@ def block_outputs(reference: GraphModule, stride: int) -> list[str]:
     return [node.name for index, node in enumerate(blocks) if index % stride == 0 or index == len(blocks) - 1]
 
 
-class _Recording(Interpreter):
-    """Runs a network, and answers with the values of some nodes and then its own."""
+def _recording(network: GraphModule, names: list[str]) -> Callable[[Tensor], list[Tensor]]:
+    """Images -> the values of some nodes, and then the network's outputs."""
+    kept: dict[str, Tensor] = {}
 
-    def __init__(self, network: GraphModule, names: list[str]) -> None:
-        super().__init__(network)
-        self._names = names
-        self._kept: dict[str, Tensor] = {}
+    def keep(node: Node, value: Any) -> None:
+        if node.name in names:
+            kept[node.name] = value
 
-    def run_node(self, n: Node) -> Any:
-        answer = super().run_node(n)
-        if n.name in self._names:
-            self._kept[n.name] = answer
-        return answer
+    runner = Observed(network, keep)
 
-    def values(self, images: Tensor) -> list[Tensor]:
-        self._kept.clear()
-        maps = self.run(images)
-        return in_float32([*(self._kept[name] for name in self._names), *maps])
+    def values(images: Tensor) -> list[Tensor]:
+        kept.clear()
+        maps = runner.run(images)
+        return in_float32([*(kept[name] for name in names), *maps])
+
+    return values

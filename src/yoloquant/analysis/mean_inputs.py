@@ -1,43 +1,16 @@
-"""Run images through a captured network and look at its values on the way."""
+"""Means of the inputs of layers over images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
-from yoloquant.data.images import to_input
+from yoloquant.graph.interpret import observe
 from yoloquant.graph.operators import kind
 from yoloquant.progress import Progress
-
-# A node and what it answers.
-Look = Callable[[Node, Any], None]
-
-
-def watch(network: GraphModule, batches: Iterable[Tensor], look: Look, total: int = 0, progress: Progress | None = None) -> int:
-    """Run batches without gradients and show every node's answer.
-
-    Args:
-        network: captured, with quantizers in any state or without.
-        batches: images, uint8 `(N, 3, H, W)`, RGB.
-        look: called with every node and its answer.
-        total: number of batches, for `progress`.
-        progress: called with (batches done, total).
-
-    Returns:
-        How many batches there were.
-    """
-    runner = _Watching(network, look)
-    count = 0
-    with torch.no_grad():
-        for count, images in enumerate(batches, start=1):
-            runner.run(to_input(images))
-            if progress:
-                progress(count, max(total, count))
-    return count
 
 
 def mean_inputs(
@@ -67,16 +40,5 @@ def mean_inputs(
                 mean = of(value).mean(dim=[axis for axis in range(value.dim()) if axis != channel])
                 sums[reader] = sums[reader] + mean if reader in sums else mean
 
-    count = watch(network, batches, look, total, progress)
+    count = observe(network, batches, look, total, progress)
     return {node: found / count for node, found in sums.items()}
-
-
-class _Watching(Interpreter):
-    def __init__(self, network: GraphModule, look: Look) -> None:
-        super().__init__(network)
-        self._look = look
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        self._look(n, value)
-        return value
