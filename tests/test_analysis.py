@@ -273,7 +273,7 @@ import torch
 from test_analysis import detector_with_coarse
 from small_networks import images
 from yoloquant.analysis.sensitivity import Record, sensitivities
-from yoloquant.analysis import error_cost
+from yoloquant.analysis.costs import error_cost
 from yoloquant.distributed import process_group, process_number
 torch.set_num_threads(1)
 detector = detector_with_coarse()
