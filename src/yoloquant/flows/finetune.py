@@ -106,7 +106,7 @@ def train_folder(
     step = training_step({**(settings or {}), **parsed}, quantized, recipe, given is not None)
     detector = architecture if given is None else replace(given, input_size=architecture.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
-    reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized)
+    reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
     training, validation = load_dataset(data, "train"), _validation(data, tell) if measure else None
     for dataset, has_labels in ((training, step.teacher == "labels"), (validation, True)):
         if dataset is not None and has_labels:
@@ -135,8 +135,6 @@ def train_folder(
             reference_matches=given is not None and not _is_smoothed(recipe),
         )
         job.quantized = quantized
-        if job.reference_matches:
-            _prepare_again(recipe, job)
         step.apply(job)
         fit_biases(quantized)
         job.clock.stop(step.name)
@@ -196,15 +194,8 @@ def _is_smoothed(recipe: Recipe) -> bool:
     return any(step.stage is Stage.PREPARE and step.reads_images for step in recipe.algorithms)
 
 
-def _prepare_again(recipe: Recipe, job: Job) -> None:
-    """Scale the channels of the float network as those of the folder were, by weights alone."""
-    for step in recipe.algorithms:
-        if step.stage is Stage.PREPARE:
-            step.apply(job)
-
-
-def _reference(teacher: Detector, quantized: QuantizedDetector) -> GraphModule:
-    """The float network, captured.
+def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) -> GraphModule:
+    """The float network, its channels scaled as the folder's were where weights alone decide that.
 
     Raises:
         CheckpointError: it is not the network that the folder was made from.
@@ -226,6 +217,11 @@ def _reference(teacher: Detector, quantized: QuantizedDetector) -> GraphModule:
         raise CheckpointError(
             "the teacher is of another architecture than the folder: name the checkpoint that the folder was made from"
         )
+    # Without images: steps that read some scaled channels as nobody knows here.
+    job = Job(detector=teacher, reference=network, rules=recipe, images=CalibrationImages((), [], 0), reporter=Silent())
+    for step in () if _is_smoothed(recipe) else recipe.algorithms:
+        if step.stage is Stage.PREPARE:
+            step.apply(job)
     return network
 
 
