@@ -19,7 +19,7 @@ from rich.table import Table
 from yoloquant import quantize, read_detector
 from yoloquant.cli.console import RichReporter
 from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
-from yoloquant.flows.finetune import train_folder
+from yoloquant.flows.finetune import finetune
 from yoloquant.flows.train import BEST, TrainingOptions, train
 from yoloquant.models.registry import build_detector
 from yoloquant.results.quantization import QuantizationResult
@@ -110,7 +110,7 @@ def trained(run: Run, data: Path, folder: Path, amp: bool, seed: int) -> Path:
 def row(run: Run, path: Path, data: Path, folder: Path) -> list[str]:
     """One line of the table; INT8 is quantized, trained and evaluated here, in ONNX Runtime."""
     result = quantize(path, data, target="onnxruntime", output=folder / "int8")
-    taught = train_folder(folder / "int8", data, folder / "trained-int8", teacher=path, settings=TRAINING)
+    taught = finetune(folder / "int8", data, folder / "trained-int8", teacher=path, settings=TRAINING)
     plain, integer, trained_integer = (
         _score(one, precision) for one, precision in ((result, "float"), (result, "int8"), (taught, "int8"))
     )

@@ -9,7 +9,7 @@ from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.flows.analyze import analyze
-from yoloquant.flows.finetune import train_folder
+from yoloquant.flows.finetune import finetune
 from yoloquant.flows.job import quantized_in_memory
 from yoloquant.flows.quantize import quantize
 from yoloquant.flows.search import search
@@ -74,7 +74,7 @@ def test_a_folder_is_made_with_its_report_and_taught_on_and_exported(name, data,
     assert all(parity.agrees for parity in result.parity)
     assert {"report.html", "layers.csv", "plots"} <= {path.name for path in (tmp_path / "out").iterdir()}
     step = {"epochs": 1, "batch_size": 4, "judge_images": 4}
-    taught = train_folder(tmp_path / "out", data, tmp_path / "taught", teacher=small_detector(name), settings=step, **options)
+    taught = finetune(tmp_path / "out", data, tmp_path / "taught", teacher=small_detector(name), settings=step, **options)
     assert all(parity.agrees for parity in taught.parity)
     export_onnx(load_quantized(tmp_path / "taught"), tmp_path / "again.onnx", target="onnxruntime", dynamic_batch=name != "yolox")
     for path in (tmp_path / "out" / "model.onnx", tmp_path / "again.onnx"):

@@ -17,7 +17,7 @@ from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
 from yoloquant.errors import RecipeError, YoloquantError
 from yoloquant.exporting.folder import load_quantized, save_quantized
 from yoloquant.flows.finetune import _reference as reference_for
-from yoloquant.flows.finetune import train_folder, training_step
+from yoloquant.flows.finetune import finetune, training_step
 from yoloquant.flows.job import quantized_in_memory
 from yoloquant.flows.train import train
 from yoloquant.graph.capture import captured
@@ -113,7 +113,7 @@ def test_any_images_do_where_the_float_network_teaches(data, tmp_path):
     shutil.copytree(data.parent / "images" / "train", pictures)
     overrides = ["teacher=features"]
     options = {"settings": SHORT, "overrides": overrides, "runtimes": ("onnxruntime",), "report": False}
-    result = train_folder(folder, pictures, tmp_path / "run", teacher=own_detector(), **options)
+    result = finetune(folder, pictures, tmp_path / "run", teacher=own_detector(), **options)
     assert result.recipe.algorithms[-1].teacher == "features"
     assert all(row.evaluation is None and row.latency for row in result.rows)
     assert all(parity.agrees for parity in result.parity)
@@ -124,7 +124,7 @@ def test_any_images_do_where_the_float_network_teaches(data, tmp_path):
             float(FeatureTeacher(load_quantized(place, own_detector()), reference)(x, x)) for place in (folder, tmp_path / "run")
         )
     assert after < before
-    again = train_folder(tmp_path / "run", data, tmp_path / "again", teacher=own_detector(), settings=SHORT, **PLAIN)
+    again = finetune(tmp_path / "run", data, tmp_path / "again", teacher=own_detector(), settings=SHORT, **PLAIN)
     assert [step.name for step in again.recipe.algorithms] == ["calibrate", "train", "train"]
 
 
@@ -149,10 +149,10 @@ def test_an_interrupted_run_goes_on(data, tmp_path):
     folder = write_folder(tmp_path / "out", own_detector(), data)
     options = {"teacher": own_detector(), "settings": SHORT, **PLAIN}
     with pytest.raises(KeyboardInterrupt):
-        train_folder(folder, data, tmp_path / "run", reporter=Interrupting(4), **options)
+        finetune(folder, data, tmp_path / "run", reporter=Interrupting(4), **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run.partial"]
     rest = Interrupting(None)
-    train_folder(folder, data, tmp_path / "run", reporter=rest, **options)
+    finetune(folder, data, tmp_path / "run", reporter=rest, **options)
     assert rest.steps == [3, 4, 5, 6, 7, 8]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
@@ -169,10 +169,10 @@ def test_an_equalised_folder_is_taught_by_an_equalised_network(data, tmp_path):
 
 def test_a_smoothed_folder_is_taught_by_boxes_and_scores_alone(data, tmp_path):
     folder = write_folder(tmp_path / "out", own_detector(), data, "[smooth: {images: 2}, calibrate]")
-    result = train_folder(folder, data, tmp_path / "run", teacher=own_detector(), settings=SHORT, **PLAIN)
+    result = finetune(folder, data, tmp_path / "run", teacher=own_detector(), settings=SHORT, **PLAIN)
     assert result.recipe.algorithms[-1].teacher == "detections"
     with pytest.raises(YoloquantError, match="set teacher=detections"):
-        train_folder(folder, data, tmp_path / "no", teacher=own_detector(), settings={"teacher": "both"}, **PLAIN)
+        finetune(folder, data, tmp_path / "no", teacher=own_detector(), settings={"teacher": "both"}, **PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def other_anchors():
 
 
 def test_folders_and_float_detectors_are_told_apart(folder, data, tmp_path):
-    with pytest.raises(YoloquantError, match="train_folder"):
+    with pytest.raises(YoloquantError, match="finetune"):
         train(folder, data, tmp_path / "run")
     answer = CliRunner().invoke(
         app, ["train", "yolov5n", "--data", str(data), "--teacher", "x.pt", "--output", str(tmp_path / "run")]
@@ -222,11 +222,11 @@ def test_folders_and_float_detectors_are_told_apart(folder, data, tmp_path):
     )
     assert "see --evaluate-every" in str(answer.exception)
     with pytest.raises(YoloquantError, match="is no quantized folder"):
-        train_folder(tmp_path, data, tmp_path / "run")
+        finetune(tmp_path, data, tmp_path / "run")
     other = write_generated_dataset(tmp_path / "other", train=3, val=1, size=SIZE)
     other.write_text(other.read_text().replace("names:", "names: [a]\nold:"))
     with pytest.raises(YoloquantError, match="classes but the data set has 1"):
-        train_folder(folder, other, tmp_path / "run")
+        finetune(folder, other, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,10 @@ Check = Callable[[QdqGraph, Target], Iterator[Finding]]
 def check_file(path: str | Path, target: str) -> CheckResult:
     """Check a file for a target.
 
+    Args:
+        path: ONNX file with Q/DQ, of any tool.
+        target: Deployment target, a key of `yoloquant.targets.registry.TARGETS`.
+
     Raises:
         CheckpointError: the file is no ONNX file.
         RecipeError: there is no such target.

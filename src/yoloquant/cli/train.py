@@ -95,7 +95,7 @@ _STEP_SETTINGS = {
 
 
 def _train_folder(context: typer.Context) -> None:
-    from yoloquant.flows.finetune import train_folder
+    from yoloquant.flows.finetune import finetune
 
     options = context.params
     given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
@@ -106,7 +106,7 @@ def _train_folder(context: typer.Context) -> None:
             f"{', '.join(unusable)}: for float training alone; {options['model']} is a quantized folder: change its training "
             "with --set, and give the same command again to go on with an interrupted run"
         )
-    result = train_folder(
+    result = finetune(
         options["model"],
         options["data"],
         options["output"],

@@ -53,7 +53,7 @@ _OTHERWISE = {
 }
 
 
-def train_folder(
+def finetune(
     model: str | Path,
     data: str | Path,
     output: str | Path,

@@ -186,7 +186,7 @@ def starting_detector(model: str | Path | Detector, names: Sequence[str], image_
     elif Path(model).is_file():
         detector = read_detector(model)
     elif Path(model).is_dir():
-        raise CheckpointError(f"{model} is a folder: quantized ones are trained by yoloquant.flows.finetune.train_folder")
+        raise CheckpointError(f"{model} is a folder: quantized ones are trained by yoloquant.finetune")
     else:
         raise CheckpointError(f"there is no file {model} and no architecture of this name: {', '.join(ARCHITECTURES)}")
     side = image_size or max(detector.input_size)
