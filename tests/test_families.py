@@ -9,7 +9,7 @@ from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.checkpoint.read import detector_from_checkpoint, read_detector
 from yoloquant.checkpoint.recognise import build_head, family_of
 from yoloquant.checkpoint.safetensors_file import load_detector, save_detector
-from yoloquant.checkpoint.unpickler import record_class
+from yoloquant.checkpoint.unpickler import Record
 from yoloquant.data.images import to_input
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
@@ -89,7 +89,7 @@ def test_int8_keeps_the_signal_and_the_file_answers_alike(shared, name, target, 
 
 def record(path, children=None, **state):
     """An inert module, as the unpickler leaves it."""
-    made = record_class(path)()
+    made = Record(path)
     made.state = {"_modules": children or {}, "_parameters": {}, "_buffers": {}, **state}
     return made
 

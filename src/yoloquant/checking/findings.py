@@ -12,7 +12,7 @@ import onnx
 from yoloquant.checking.finding import Finding
 from yoloquant.checking.integer_layers import is_at_lowest, runs_in_integers, why_in_float
 from yoloquant.checking.qdq_graph import ACTIVATIONS, SAME_VALUES, WEIGHTED, QdqGraph, Scale
-from yoloquant.checkpoint.onnx_checks import open_detector_file
+from yoloquant.checkpoint.onnx_checks import onnx_parsed, open_detector_file
 from yoloquant.targets.registry import get_target
 from yoloquant.targets.target import Target
 
@@ -65,7 +65,8 @@ def check_file(path: str | Path, target: str) -> CheckResult:
         CheckpointError: the file is no ONNX file.
         RecipeError: there is no such target.
     """
-    return check_graph(QdqGraph(open_detector_file(Path(path))), get_target(target))
+    with onnx_parsed(Path(path)):
+        return check_graph(QdqGraph(open_detector_file(Path(path))), get_target(target))
 
 
 def check_graph(graph: QdqGraph, target: Target) -> CheckResult:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yoloquant.checkpoint.read import detector_from_checkpoint
 from yoloquant.checkpoint.safetensors_file import CUSTOM
-from yoloquant.checkpoint.unpickler import Record, record_class
+from yoloquant.checkpoint.unpickler import Record
 from yoloquant.errors import CheckpointError
 from yoloquant.models.detector import Detector, Head
 from yoloquant.models.output_formats import LAYOUTS
@@ -45,7 +45,7 @@ def _is_wrapper(network: nn.Module) -> bool:
 
 def _record(module: nn.Module) -> Record:
     """A live module as the inert record that reading its pickle gives."""
-    record = record_class(f"{type(module).__module__}.{type(module).__qualname__}")()
+    record = Record(f"{type(module).__module__}.{type(module).__qualname__}")
     record.state = dict(vars(module))
     record.state["_modules"] = {name: None if child is None else _record(child) for name, child in module._modules.items()}
     for kind in ("_parameters", "_buffers"):

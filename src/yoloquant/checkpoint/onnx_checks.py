@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import onnx
@@ -10,8 +11,14 @@ from onnx import TensorProto
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import parsed
 
 DETECTION = "detect"
+
+
+def onnx_parsed(path: Path | bytes) -> AbstractContextManager[None]:
+    """The boundary that every reader of an ONNX file works inside of, see `yoloquant.files.reading.parsed`."""
+    return parsed("the model in memory" if isinstance(path, bytes) else path, CheckpointError, "export it again")
 
 
 def load_onnx(path: Path | bytes) -> onnx.ModelProto:
@@ -21,12 +28,12 @@ def load_onnx(path: Path | bytes) -> onnx.ModelProto:
         CheckpointError: it is missing, no ONNX model, has no graph, or its weights lie in a file that is lost.
     """
     name = "the model in memory" if isinstance(path, bytes) else str(path)
-    try:
-        model = onnx.load_model_from_string(path) if isinstance(path, bytes) else onnx.load(str(path), load_external_data=False)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {name}") from error
-    except (DecodeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{name} is not an ONNX model, or is damaged: export it again") from error
+    with onnx_parsed(path):
+        try:
+            content = path if isinstance(path, bytes) else path.read_bytes()
+            model = onnx.load_model_from_string(content)
+        except (DecodeError, ValueError) as error:
+            raise CheckpointError(f"{name} is not an ONNX model, or is damaged: export it again") from error
     if not model.graph.node or not model.graph.input or not model.graph.output:
         raise CheckpointError(f"{name} is not an ONNX model, or is damaged: its graph is empty")
     _load_weights(model, path, name)
@@ -57,9 +64,10 @@ def open_detector_file(path: Path | bytes) -> onnx.ModelProto:
     """
     model = load_onnx(path)
     try:
-        check_task(properties_of(model))
-        check_images(image_input(model.graph))
-        check_channels(properties_of(model))
+        with onnx_parsed(path):
+            check_task(properties_of(model))
+            check_images(image_input(model.graph))
+            check_channels(properties_of(model))
     except CheckpointError as error:
         raise CheckpointError(f"{'the model in memory' if isinstance(path, bytes) else path} cannot be read: {error}") from error
     return model
@@ -124,7 +132,7 @@ def check_channels(properties: dict[str, str]) -> None:
         CheckpointError: they name another number.
     """
     count = properties.get("channels", "3")
-    if count.isdigit() and count != "3":
+    if count.isdecimal() and len(count) < 6 and count != "3":
         raise CheckpointError(channels_refused(int(count)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 
 from yoloquant.checkpoint.onnx_branch import branch_in
-from yoloquant.checkpoint.onnx_checks import image_input, open_detector_file, properties_of, shape_of
+from yoloquant.checkpoint.onnx_checks import image_input, onnx_parsed, open_detector_file, properties_of, shape_of
 from yoloquant.checkpoint.output_axes import read_axes
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import describe
@@ -19,7 +18,7 @@ from yoloquant.models.detector import Head
 from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.grid_head import BatchRowsHead, GridHead, JoinedMapsHead, RawAnchorsHead
 from yoloquant.models.onnx.cut import constants_of, find_cut
-from yoloquant.models.onnx.metadata import ModelMetadata, names_of
+from yoloquant.models.onnx.metadata import ModelMetadata, literal, names_of
 from yoloquant.models.preprocessing import PLAIN, Preprocessing
 from yoloquant.models.yolov5.network import AnchorHead
 
@@ -39,6 +38,8 @@ _NO_DECODING = frozenset(
 _SELECTING = frozenset({"TopK", "NonMaxSuppression"})
 # Side of the images where a file leaves it free and names none, pixels.
 DEFAULT_SIZE = 640
+# Pixels that no image for a detector comes near.
+_LARGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,16 @@ def read_metadata(path: Path | bytes) -> ModelMetadata:
         CheckpointError: the file is damaged, no detector's, or takes no images as detectors do.
     """
     model = open_detector_file(path)
-    own = ModelMetadata.from_properties(properties_of(model))
-    if own is not None:
-        return own
     try:
-        facts = foreign_facts(model)
+        with onnx_parsed(path):
+            own = ModelMetadata.from_properties(properties_of(model))
+            return own if own is not None else _foreign_metadata(model)
     except CheckpointError as error:
         raise CheckpointError(f"{'the model in memory' if isinstance(path, bytes) else path} cannot be read: {error}") from error
+
+
+def _foreign_metadata(model: onnx.ModelProto) -> ModelMetadata:
+    facts = foreign_facts(model)
     return ModelMetadata(
         facts.names,
         facts.strides,
@@ -135,17 +139,17 @@ def fixed_size(images: onnx.ValueInfoProto) -> tuple[int, int] | None:
 
 def _size_in(properties: dict[str, str]) -> tuple[int, int] | None:
     """Height and width that ultralytics' exporter writes as `imgsz`; none if absent or unreadable."""
-    try:
-        height, width = ast.literal_eval(properties["imgsz"])
-    except (KeyError, ValueError, SyntaxError, TypeError):
+    sides = literal(properties.get("imgsz", ""))
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(type(side) is int for side in sides):
         return None
-    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
+    height, width = sides
+    return (height, width) if min(sides) > 0 and max(sides) <= _LARGEST_SIDE else None
 
 
 def _named_strides(properties: dict[str, str]) -> tuple[int, ...]:
     """Strides of the levels, of which files name the largest."""
     largest = properties.get("stride", "")
-    if largest.isdigit() and int(largest) not in (0, _STRIDES[-1]):
+    if largest.isdecimal() and len(largest) < 6 and int(largest) not in (0, _STRIDES[-1]):
         return (*_STRIDES, 64) if largest == "64" else (int(largest),)
     return _STRIDES
 

@@ -11,10 +11,11 @@ import yoloquant.models.families  # noqa: F401  (registers the modules that file
 from yoloquant.checkpoint.onnx_checks import channels_refused
 from yoloquant.checkpoint.read_onnx import read_onnx
 from yoloquant.checkpoint.recognise import build_head, family_of, head_record
-from yoloquant.checkpoint.records import describe_record, is_module, unwrapped
+from yoloquant.checkpoint.records import check_modules, describe_record, is_module, unwrapped
 from yoloquant.checkpoint.safetensors_file import load_detector
 from yoloquant.checkpoint.unpickler import Record, read_pickle, to_number
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import is_file, parsed
 from yoloquant.models.architecture import CLASSES, build, canonical
 from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
@@ -35,15 +36,18 @@ def read_detector(path: str | Path, preprocessing: Preprocessing | None = None) 
         CheckpointError: the file cannot be read, is no supported detector, or is a quantized folder.
     """
     path = Path(path)
-    if (path / QUANTIZED).is_file():
+    if is_file(path / QUANTIZED):
         raise CheckpointError(f"{path} is already quantized: give the float checkpoint that it was made from")
-    if path.suffix == ".safetensors":
-        return load_detector(path)
-    if path.suffix == ".onnx":
-        return read_onnx(path, preprocessing)
-    if preprocessing is not None:
-        raise CheckpointError(f"{path} is a checkpoint, whose images are known: only ONNX files take other ones")
-    return detector_from_checkpoint(read_pickle(path), path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: give the checkpoint file in it")
+    with parsed(path, CheckpointError, "download or save it again"):
+        if path.suffix == ".safetensors":
+            return load_detector(path)
+        if path.suffix == ".onnx":
+            return read_onnx(path, preprocessing)
+        if preprocessing is not None:
+            raise CheckpointError(f"{path} is a checkpoint, whose images are known: only ONNX files take other ones")
+        return detector_from_checkpoint(read_pickle(path), path)
 
 
 def detector_from_checkpoint(content: Any, path: Path) -> Detector:
@@ -55,6 +59,7 @@ def detector_from_checkpoint(content: Any, path: Path) -> Detector:
     record = _model_record(content, path)
     try:
         # The head first: a network for another task should be told so, not which of its layers is unknown.
+        check_modules(record)
         last = head_record(record)
         if canonical(last.path) not in CLASSES:
             raise CheckpointError(f"it ends in a {last.path}, not in a detection head: only detectors are supported")

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from yoloquant.checkpoint.onnx_branch import branch_in
-from yoloquant.checkpoint.onnx_checks import image_input, open_detector_file
+from yoloquant.checkpoint.onnx_checks import image_input, onnx_parsed, open_detector_file
 from yoloquant.checkpoint.onnx_constants import fold_constants, widen
 from yoloquant.checkpoint.onnx_metadata import fixed_size, foreign_facts
 from yoloquant.errors import CheckpointError
@@ -46,7 +46,8 @@ def read_onnx(path: Path, preprocessing: Preprocessing | None = None) -> Detecto
     """
     model = open_detector_file(path)
     try:
-        return _detector(model, preprocessing)
+        with onnx_parsed(path):
+            return _detector(model, preprocessing)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 

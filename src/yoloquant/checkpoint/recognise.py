@@ -51,7 +51,10 @@ def head_record(network: Record) -> Record:
     layers = children.get("model")
     if not is_module(layers) or not layers.state["_modules"]:
         raise CheckpointError("it holds a network without layers: the checkpoint is damaged")
-    return list(layers.state["_modules"].values())[-1]
+    last = list(layers.state["_modules"].values())[-1]
+    if not is_module(last):
+        raise CheckpointError("the last layer of its network is none: the checkpoint is damaged")
+    return last
 
 
 def family_of(network: Record) -> str:

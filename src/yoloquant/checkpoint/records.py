@@ -10,10 +10,32 @@ from yoloquant.checkpoint.unpickler import Record, to_number
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import CLASSES, POSITION_FIELDS, Description, canonical, fields_of
 
+# Levels of modules in each other, and modules, that no detector comes near.
+_DEEPEST, _MOST_MODULES = 50, 20_000
+# Numbers of a tensor that is a setting.
+_LONGEST_SETTING = 4096
+
 
 def is_module(value: Any) -> bool:
     """The record is a pickled `nn.Module`."""
     return isinstance(value, Record) and isinstance(value.state.get("_modules"), dict)
+
+
+def check_modules(record: Record) -> None:
+    """Make sure that a network is a tree of modules that can be walked.
+
+    Raises:
+        CheckpointError: It is very deep, has very many modules, or holds itself.
+    """
+    waiting = [(record, 0)]
+    count = 0
+    while waiting:
+        module, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST_MODULES:
+            what = f"hold each other more than {_DEEPEST} deep, or are more than {_MOST_MODULES}"
+            raise CheckpointError(f"its modules {what}: the checkpoint is damaged")
+        waiting += [(child, depth + 1) for child in module.state["_modules"].values() if is_module(child)]
 
 
 def describe_record(record: Record, path: str = "") -> Description:
@@ -73,5 +95,5 @@ def _plain(value: Any) -> Any:
     """Settings as JSON values; tensors of several numbers become lists."""
     value = to_number(value)
     if isinstance(value, Tensor):
-        return value.tolist()
+        return value.tolist() if value.numel() <= _LONGEST_SETTING else None
     return list(value) if isinstance(value, tuple) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 import yoloquant.models.families  # noqa: F401  (registers the modules that files may hold)
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import parsed
 from yoloquant.models.architecture import Description, build, describe
 from yoloquant.models.detector import Detector, Head
 from yoloquant.models.preprocessing import Preprocessing
@@ -73,14 +75,13 @@ def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, torch.
     Raises:
         CheckpointError: it is missing, damaged, or of another format.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file, or is damaged") from error
+    with parsed(path, CheckpointError, "copy or make it again"):
+        try:
+            with safe_open(str(path), "pt") as file:
+                metadata = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a safetensors file, or is damaged") from error
     if metadata.get("format") != expected_format:
         raise CheckpointError(f"{path} is a safetensors file, but not one of the kind {expected_format} that yoloquant writes")
     return tensors, metadata
@@ -93,11 +94,29 @@ def load_detector(path: Path) -> Detector:
         CheckpointError: the file is missing, damaged, or of another format.
     """
     tensors, metadata = read_safetensors(path, FORMAT)
-    try:
-        detector = detector_from_facts(json.loads(metadata["detector"]))
+    with parsed(path, CheckpointError, "its description and its weights do not fit together"):
+        facts = json.loads(metadata["detector"])
+        check_declared(facts, path)
+        detector = detector_from_facts(facts)
         own = detector.network.state_dict()
         detector.network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: its description and its weights do not fit together") from error
-    detector.network.eval()
-    return detector
+        detector.network.eval()
+        return detector
+
+
+def check_declared(facts: dict[str, Any], path: Path) -> None:
+    """Make sure that a description asks for no more memory than the file's own tensors come near.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    waiting = [facts["network"], facts["head"]]
+    numbers = 0
+    while waiting:
+        module = waiting.pop()
+        if module is not None:
+            numbers += sum(math.prod(shape) for shape, *_ in module["tensors"].values())
+            waiting += module["children"].values()
+    # Constants of the head are not in the file.
+    if numbers > (16 << 20) + 8 * path.stat().st_size:
+        raise CheckpointError(f"{path} is damaged: its description asks for far more tensors than it holds")

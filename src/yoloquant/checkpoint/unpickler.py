@@ -1,14 +1,13 @@
 """Read a torch `.pt` file without executing anything in it.
 
 A checkpoint of the YOLO repositories is a pickle of whole modules, and a pickle is a program. Here that program can only build
-inert values: every class it names becomes a `Record` (its name and its state), tensors are views of the file's storages, and
-whatever is not on the allow-list is refused by name before anything is made of it.
+inert values (see `opcodes`): every object becomes a `Record` (the name of its class and its state), tensors are copies of the
+file's storages, and whatever is not on the allow-list is refused by name before anything is made of it.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
+import math
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -18,12 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yoloquant.checkpoint.opcodes import Global, Interpreter, checked_key
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import parsed
 
 # No official detector's file comes near these; a file that declares more is an attack or no checkpoint.
 LARGEST_TOTAL = 8 << 30
-LARGEST_PICKLE = 64 << 20
+LARGEST_PICKLE = 32 << 20
 LARGEST_RATIO = 200
+# Bytes that unpacked entries, and tensors, may take whatever the file's size is, and for each of its bytes: half precision in
+# the file, compression, and several tensors of one storage are common.
+_FREE, _MOST_OF_FILE = 64 << 20, 16
+_MOST_AXES = 16
+_TENSOR = "torch._utils._rebuild_tensor_v2"
 
 STORAGE_TYPES = {
     "DoubleStorage": torch.float64,
@@ -44,62 +50,49 @@ class Record:
 
     Attributes:
         path: `module.name` of the class that the pickle names.
-        arguments: what its constructor would have been called with.
-        state: its attributes.
+        state: Its attributes.
     """
 
-    path = ""
-
-    def __new__(cls, *arguments: Any, **_keywords: Any) -> Record:
-        """Keep the arguments; run nothing."""
-        record = object.__new__(cls)
-        record.arguments = arguments
-        record.state = {}
-        return record
-
-    arguments: tuple[Any, ...]
-    state: dict[str, Any]
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep the state; run nothing."""
-        self.state = state if isinstance(state, dict) else {"state": state}
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Dictionaries of a named class."""
-        self.state[key] = value
-
-    def append(self, value: Any) -> None:
-        """Lists of a named class; their items are not needed."""
-
-    def extend(self, values: Any) -> None:
-        """Lists of a named class; their items are not needed."""
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.state: dict[Any, Any] = {}
 
 
-def record_class(path: str) -> type[Record]:
-    """The class of records that stand for one class of the pickle."""
-    return type("Record", (Record,), {"path": path})
+class _Budget:
+    """Bytes that tensors may still take; a file's own size decides how many."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def take(self, size: int) -> None:
+        """Count what a tensor takes.
+
+        Raises:
+            CheckpointError: It is more than a file of this size can need.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise CheckpointError("the checkpoint's tensors are many times larger than the file: it is refused")
 
 
-class _StorageType:
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: Any) -> Tensor:
-    needed = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
-    if not isinstance(storage, Tensor) or offset < 0 or min((*size, *stride), default=0) < 0:
+def _rebuild_tensor(budget: _Budget, storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> Tensor:
+    numbers = (offset, *size, *stride) if type(size) is tuple and type(stride) is tuple else ()
+    is_shape = len(numbers) == 1 + 2 * len(size) and all(type(number) is int and 0 <= number < 1 << 48 for number in numbers)
+    if not isinstance(storage, Tensor) or not is_shape or len(size) > _MOST_AXES:
         raise CheckpointError("a tensor in the checkpoint has an impossible shape: the file is damaged")
+    needed = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
     if 0 not in size and needed > storage.numel():
         raise CheckpointError("a tensor in the checkpoint is larger than its data: the file is damaged")
+    budget.take(math.prod(size) * storage.element_size())
     return torch.as_strided(storage, size, stride, offset).clone()
 
 
-def _rebuild_parameter(data: Tensor, *_rest: Any) -> Tensor:
+def _rebuild_parameter(data: Any, *_rest: Any) -> Any:
     return data
 
 
-def _rebuild_array(_subtype: Any, _shape: Any, _code: Any) -> Record:
-    return record_class("numpy.ndarray")()
+def _rebuild_array(*_arguments: Any) -> Record:
+    return Record("numpy.ndarray")
 
 
 def _encode(text: Any, _encoding: Any = "latin1") -> bytes:
@@ -112,23 +105,32 @@ def _bound_method(owner: Any, name: Any) -> Record:
     """What a fused module replaced its `forward` by; nothing is looked up, since which forward runs is decided here."""
     if not isinstance(owner, Record) or not isinstance(name, str):
         raise CheckpointError("the checkpoint asks for an attribute of something that is no layer: it is refused")
-    return record_class("builtins.method")()
+    return Record("builtins.method")
+
+
+def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    if not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
+        raise CheckpointError("the checkpoint holds a dictionary that is none: the file is damaged")
+    return OrderedDict((checked_key(key), value) for key, value in items)
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return {checked_key(item) for item in items}
 
 
 # Things of Python, numpy and torch that official files hold beside their modules. All answer with inert values.
 _FUNCTIONS: dict[str, Any] = {
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "numpy.core.multiarray._reconstruct": _rebuild_array,
     "numpy._core.multiarray._reconstruct": _rebuild_array,
     "_codecs.encode": _encode,
     "__builtin__.getattr": _bound_method,
     "builtins.getattr": _bound_method,
-    "collections.OrderedDict": OrderedDict,
-    "__builtin__.set": set,
-    "builtins.set": set,
-    "__builtin__.frozenset": frozenset,
-    "builtins.frozenset": frozenset,
+    "collections.OrderedDict": _ordered,
+    "__builtin__.set": _set,
+    "builtins.set": _set,
+    "__builtin__.frozenset": lambda items=(): frozenset(_set(items)),
+    "builtins.frozenset": lambda items=(): frozenset(_set(items)),
     "torch.Size": tuple,
 }
 _INERT = frozenset(
@@ -177,32 +179,51 @@ _MODULE_PACKAGES = (
 _LOSS_PACKAGES = ("utils.loss.", "ultralytics.utils.loss.", "ultralytics.yolo.utils.loss.", "yolov6.models.losses.")
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, storages: dict[str, Tensor], archive: _Archive) -> None:
-        super().__init__(io.BytesIO(data), encoding="latin1")
-        self._storages = storages
-        self._archive = archive
+class _Reader:
+    """What the names and references in a checkpoint's pickle stand for."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        path = f"{module}.{name}"
-        if path in _FUNCTIONS:
-            return _FUNCTIONS[path]
-        if module == "torch" and name in STORAGE_TYPES:
-            return _StorageType(STORAGE_TYPES[name])
+    def __init__(self, archive: _Archive) -> None:
+        self._archive = archive
+        self._storages: dict[str, Tensor] = {}
+        self._budget = _Budget(_FREE + _MOST_OF_FILE * archive.size)
+
+    def read(self, data: bytes) -> Any:
+        return Interpreter(self._call, self._build, self._storage, self._resolve).run(data)
+
+    def _resolve(self, name: Global) -> Global:
+        """The same, if it may stand in a checkpoint."""
+        path = name.path
+        is_storage = name.module == "torch" and name.name in STORAGE_TYPES
         # A class is a plain name in a plain module: "models.common" must not smuggle "os.system" in by dots.
-        is_module = path.startswith((*_MODULE_PACKAGES, *_LOSS_PACKAGES)) and "." not in name and name.isidentifier()
-        if path in _INERT or is_module:
-            return record_class(path)
+        is_class = "." not in name.name and name.name.isidentifier()
+        is_module = path.startswith((*_MODULE_PACKAGES, *_LOSS_PACKAGES)) and is_class
+        if path in _FUNCTIONS or path == _TENSOR or path in _INERT or is_storage or is_module:
+            return name
         raise CheckpointError(
             f"the checkpoint names {path}, which is not on the list of what a detector's file may hold: it is refused"
         )
 
-    def persistent_load(self, key: Any) -> Tensor:
-        if not (isinstance(key, tuple) and len(key) == 5 and key[0] == "storage" and isinstance(key[1], _StorageType)):
+    def _call(self, name: Global, arguments: tuple[Any, ...]) -> Any:
+        if name.path == _TENSOR:
+            return _rebuild_tensor(self._budget, *arguments)
+        function = _FUNCTIONS.get(name.path)
+        return Record(name.path) if function is None else function(*arguments)
+
+    def _build(self, target: Any, state: Any) -> None:
+        if isinstance(target, Record):
+            target.state.update(state if isinstance(state, dict) else {"state": state})
+        elif type(target) not in (OrderedDict, set):
+            # Ordered dictionaries of torch carry metadata, which nothing here needs.
+            raise CheckpointError(f"the checkpoint gives attributes to a {type(target).__name__}: the file is damaged")
+
+    def _storage(self, key: Any) -> Tensor:
+        is_storage = type(key) is tuple and len(key) == 5 and key[0] == "storage" and isinstance(key[1], Global)
+        dtype = STORAGE_TYPES.get(key[1].name) if is_storage and key[1].module == "torch" else None
+        if dtype is None or not isinstance(key[2], str | int):
             raise CheckpointError("the checkpoint refers to storage in an unknown way: the file is damaged or too new")
         name = str(key[2])
         if name not in self._storages:
-            self._storages[name] = self._archive.storage(name, key[1].dtype)
+            self._storages[name] = self._archive.storage(name, dtype)
         return self._storages[name]
 
 
@@ -210,7 +231,7 @@ class _Archive:
     """The zip file that torch.save writes."""
 
     def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
-        self._path, self._file = path, file
+        self._path, self._file, self.size = path, file, path.stat().st_size
         names = file.namelist()
         pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
@@ -228,7 +249,8 @@ class _Archive:
         total = sum(entry.file_size for entry in entries)
         inflated = any(entry.file_size > LARGEST_RATIO * max(entry.compress_size, 4096) for entry in entries)
         pickle_size = self._file.getinfo(self._pickle).file_size
-        if total > LARGEST_TOTAL or inflated or pickle_size > LARGEST_PICKLE:
+        largest = min(LARGEST_TOTAL, _FREE + _MOST_OF_FILE * self.size)
+        if total > largest or inflated or pickle_size > LARGEST_PICKLE:
             raise CheckpointError(
                 f"{self._path} would unpack to {total / (1 << 20):.0f} MiB, far more than a checkpoint of its size can hold: "
                 "it is refused as a zip bomb"
@@ -254,19 +276,12 @@ def read_pickle(path: Path) -> Any:
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder: give the checkpoint file in it")
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    try:
+    with parsed(path, CheckpointError, "download or save it again"):
         if not zipfile.is_zipfile(path):
             raise CheckpointError(_not_a_zip(path))
         with zipfile.ZipFile(path) as file:
             archive = _Archive(path, file)
-            return _Unpickler(archive.read_pickle(), {}, archive).load()
-    except CheckpointError:
-        raise
-    except Exception as error:
-        # A damaged pickle or zip can raise nearly anything; whatever it is, the file cannot be read.
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}): download or save it again") from error
+            return _Reader(archive).read(archive.read_pickle())
 
 
 def _not_a_zip(path: Path) -> str:

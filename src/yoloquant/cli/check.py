@@ -26,7 +26,7 @@ def check(
 
     from yoloquant.checking.findings import check_file
     from yoloquant.checking.repair import repair
-    from yoloquant.checkpoint.onnx_checks import open_detector_file
+    from yoloquant.checkpoint.onnx_checks import onnx_parsed, open_detector_file
     from yoloquant.cli.tables import findings_table
     from yoloquant.files.outputs import refuse_inputs
     from yoloquant.files.writing import checked_file, replaced_whole
@@ -50,8 +50,9 @@ def check(
     if not everything and max(kinds.values(), default=0) > 3:
         OUT.print("three of each kind are shown; --all shows all")
     if fix is not None:
-        mended, done = repair(open_detector_file(file), get_target(target))
-        onnx.checker.check_model(mended)
+        with onnx_parsed(file):
+            mended, done = repair(open_detector_file(file), get_target(target))
+            onnx.checker.check_model(mended)
         with replaced_whole(fix) as partial:
             onnx.save(mended, str(partial))
         OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)

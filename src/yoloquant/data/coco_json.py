@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,7 +9,7 @@ from typing import Any
 
 from yoloquant.data.labels import Problems
 from yoloquant.errors import DataError
-from yoloquant.files.reading import read_text
+from yoloquant.files.reading import parse_json, parsed, read_text, shortened
 
 # What the entries of a COCO JSON must hold here.
 _KEYS: dict[str, dict[str, type]] = {
@@ -20,6 +18,11 @@ _KEYS: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},
 }
 _WORDS = {int: "a whole number", str: "a text", list: "a list of four numbers"}
+
+# Bytes of a file; those of COCO's train split are 450 million.
+_LARGEST_FILE = 4 << 30
+# Numbers that coordinates and ids are compared by; longer ones are mistakes.
+_LARGEST_NUMBER = 1 << 53
 
 # Kinds of problems that cost annotations.
 UNUSABLE_ANNOTATIONS = ("box without area", "unknown category", "unknown image")
@@ -31,22 +34,29 @@ def read_coco(path: Path) -> dict[str, Any]:
     Raises:
         DataError: It is malformed, or two of its images or categories have one id.
     """
-    try:
-        content = json.loads(read_text(path, DataError))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
+    with parsed(path, DataError):
+        content = parse_json(read_text(path, DataError, _LARGEST_FILE), str(path), DataError)
+        return _checked(content, path)
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in _KEYS):
         raise DataError(f"{path} is no COCO annotation file: it must hold images, annotations and categories")
     for kind, keys in _KEYS.items():
         for number, entry in enumerate(content[kind]):
             for key, expected in keys.items():
-                if not isinstance(entry, dict) or not isinstance(entry.get(key), expected):
+                if not isinstance(entry, dict) or not _is_usable(entry.get(key), expected):
                     raise DataError(f"{path}: entry {number} of {kind} needs {key!r}, {_WORDS[expected]}: correct the file")
     for kind in ("images", "categories"):
         number, count = Counter(entry["id"] for entry in content[kind]).most_common(1)[0] if content[kind] else (0, 1)
         if count > 1:
             raise DataError(f"{path}: {count} {kind} have the id {number}: give each its own")
     return content
+
+
+def _is_usable(value: Any, expected: type) -> bool:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return is_whole and abs(value) <= _LARGEST_NUMBER if expected is int else isinstance(value, expected)
 
 
 def category_indices(content: dict[str, Any], names: Iterable[str], path: Path) -> dict[int, int]:
@@ -88,7 +98,8 @@ def usable_annotations(content: dict[str, Any], path: Path, problems: Problems) 
         if kind is None:
             usable.append({**annotation, "bbox": box})
         else:
-            problems.setdefault(kind, []).append(f"{path}, annotation {annotation.get('id', number)}: {kind} {value}, left out")
+            name = shortened(annotation.get("id", number))
+            problems.setdefault(kind, []).append(f"{path}, annotation {name}: {kind} {shortened(value)}, left out")
     return usable
 
 
@@ -97,10 +108,14 @@ def _box(annotation: dict[str, Any], path: Path) -> list[float]:
     try:
         x, y, width, height = map(float, annotation["bbox"])
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: the bbox {annotation['bbox']} is not {_WORDS[list]}: correct the file") from error
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise DataError(f"{path}: the bbox {annotation['bbox']} is not {_WORDS[list]}: correct the file")
+        raise DataError(_no_box(annotation, path)) from error
+    if not all(abs(value) <= _LARGEST_NUMBER for value in (x, y, width, height)):
+        raise DataError(_no_box(annotation, path))
     return [x, y, width, height]
+
+
+def _no_box(annotation: dict[str, Any], path: Path) -> str:
+    return f"{path}: the bbox {shortened(annotation['bbox'])} is not {_WORDS[list]}: correct the file"
 
 
 def match_images(paths: Sequence[Path], images: Sequence[dict[str, Any]], source: Path) -> dict[Path, dict[str, Any]]:
@@ -178,11 +193,11 @@ def _base_name(path: Path) -> list[str]:
 
 
 def _number(path: Path) -> list[int]:
-    return [int(path.stem)] if path.stem.isdecimal() else []
+    return [int(path.stem)] if path.stem.isdecimal() and len(path.stem) <= 15 else []
 
 
 def _own_number(image: dict[str, Any]) -> int | None:
     """The id; None if the `file_name` ends with another number."""
     stem = PurePosixPath(image["file_name"]).stem
     digits = stem[len(stem.rstrip("0123456789")) :]
-    return image["id"] if not digits or int(digits) == image["id"] else None
+    return image["id"] if not digits or digits.lstrip("0") == str(image["id"]).lstrip("0") else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,12 @@ from typing import Any
 from yoloquant.data.coco_json import read_coco
 from yoloquant.data.ground_truth import CocoIds, from_coco, from_labels
 from yoloquant.data.images import IMAGE_SUFFIXES
-from yoloquant.data.labels import Problems
+from yoloquant.data.labels import MOST_CLASSES, Problems
 from yoloquant.errors import DataError
-from yoloquant.files.reading import parse_yaml, read_text
+from yoloquant.files.reading import check_file, is_file, parse_yaml, parsed, read_text, shortened
+
+# Bytes of a list of images; that of COCO's train split has 7 million.
+_LARGEST_LIST = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -97,20 +101,25 @@ def load_dataset(source: str | Path, split: str = "val", *, annotations: str | P
     """
     source = Path(source)
     truth = Path(annotations) if annotations else None
-    if truth is not None and not truth.is_file():
+    if truth is not None and not os.path.exists(truth):
         raise DataError(f"there is no annotation file {truth}")
-    if source.is_dir():
-        return _finish((), _images_in(source), truth, {}, source)
-    if not source.is_file():
+    if truth is not None:
+        check_file(truth, DataError)
+    if not os.path.exists(source):
         raise DataError(f"there is no data set {source}: give a data.yaml, a COCO JSON, an image list or a folder")
-    if source.suffix in (".yaml", ".yml"):
-        return _from_yaml(source, split, truth)
-    if source.suffix == ".json":
-        return _from_json(source, truth)
-    if source.suffix == ".txt":
-        problems: Problems = {}
-        return _finish((), _images_in_list(source, problems), truth, problems, source)
-    raise DataError(f"{source} is no data set: give a data.yaml, a COCO JSON, an image list (.txt) or a folder")
+    # Everything that is read of a set goes through here, so that its errors name it.
+    with parsed(str(source), DataError):
+        if source.is_dir():
+            return _finish((), _images_in(source), truth, {}, source)
+        check_file(source, DataError)
+        if source.suffix in (".yaml", ".yml"):
+            return _from_yaml(source, split, truth)
+        if source.suffix == ".json":
+            return _from_json(source, truth)
+        if source.suffix == ".txt":
+            problems: Problems = {}
+            return _finish((), _images_in_list(source, problems), truth, problems, source)
+        raise DataError(f"{source} is no data set: give a data.yaml, a COCO JSON, an image list (.txt) or a folder")
 
 
 def _finish(
@@ -130,7 +139,8 @@ def _finish(
     if not unique:
         raise DataError(f"{source} holds no images: check its paths")
     stems = [path.stem for path in unique]
-    numeric = all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
+    # Numbers that an array of ids holds.
+    numeric = all(stem.isdecimal() and len(stem) <= 15 for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
     ids = [int(stem) for stem in stems] if numeric else range(len(unique))
     entries = (ImageEntry(path, number, keypoint_columns) for path, number in zip(unique, ids, strict=True))
     files = tuple(path for path in (source, truth, *lists) if path is not None and path.is_file())
@@ -138,18 +148,18 @@ def _finish(
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and is_file(path))
 
 
 def _images_in_list(path: Path, problems: Problems) -> list[Path]:
     """Paths in a list file; those that begin with ./ or are relative stand relative to the file."""
     found = []
-    for line in read_text(path, DataError).splitlines():
+    for line in read_text(path, DataError, _LARGEST_LIST).splitlines():
         if not line.strip():
             continue
         image = Path(line.strip())
         image = image if image.is_absolute() else path.parent / image
-        if image.is_file():
+        if is_file(image):
             found.append(image)
         else:
             problems.setdefault("missing image", []).append(f"{image}, listed in {path}, does not exist")
@@ -172,9 +182,9 @@ def _from_yaml(path: Path, split: str, truth: Path | None) -> DetectionDataset:
         place = _place(root, str(part))
         if place.is_dir():
             paths += _images_in(place)
-        elif place.suffix.lower() in IMAGE_SUFFIXES and place.is_file():
+        elif place.suffix.lower() in IMAGE_SUFFIXES and is_file(place):
             raise DataError(f"{path} names one image, {place}, as its {split} images: name its folder, or a list of images")
-        elif place.is_file():
+        elif is_file(place):
             paths += _images_in_list(place, problems)
             lists.append(place)
         else:
@@ -195,8 +205,10 @@ def _keypoint_columns(values: dict[str, Any], path: Path) -> int:
     shape = values.get("kpt_shape")
     if shape is None:
         return 0
-    if not (isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)):
-        raise DataError(f"{path}: kpt_shape is {shape!r}: give the number of keypoints and of values of each, as [17, 3]")
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and 0 < size < 1000 for size in shape)):
+        raise DataError(
+            f"{path}: kpt_shape is {shortened(shape)}: give the number of keypoints and of values of each, as [17, 3]"
+        )
     return shape[0] * shape[1]
 
 
@@ -209,7 +221,7 @@ def _annotations(value: Any, split: str, root: Path, source: Path) -> Path | Non
     if value is None:
         return None
     place = root / str(value)
-    if not place.is_file():
+    if not is_file(place):
         raise DataError(f"{source} names {place} as its annotations, which does not exist")
     return place
 
@@ -224,16 +236,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _names(values: dict[str, Any], path: Path) -> tuple[str, ...]:
     names = values.get("names")
     if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
+        if not all(type(key) is int for key in names) or set(names) != set(range(len(names))):
             raise DataError(f"{path}: the keys of `names` must be the class numbers 0 to {len(names) - 1}")
         names = [names[index] for index in range(len(names))]
     count = values.get("nc")
-    if count is not None and not isinstance(count, int):
-        raise DataError(f"{path}: nc is {count!r}: give the number of classes, or leave it out")
+    if count is not None and not (type(count) is int and 0 <= count <= MOST_CLASSES):
+        raise DataError(f"{path}: nc is {shortened(count)}: give the number of classes, or leave it out")
     if names is None:
         names = [f"class {index}" for index in range(count or 0)]
     if not isinstance(names, list):
         raise DataError(f"{path}: `names` must be a list, or a mapping from class numbers to names")
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"{path}: there are {len(names)} names, more than {MOST_CLASSES}: correct the file")
     if count is not None and count != len(names):
         raise DataError(f"{path}: nc is {count} but there are {len(names)} names")
     return tuple(str(name) for name in names)
@@ -246,7 +260,7 @@ def _from_json(path: Path, truth: Path | None) -> DetectionDataset:
     entries = []
     for image in content["images"]:
         name = image["file_name"].replace("\\", "/")
-        place = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        place = next((folder / name for folder in folders if is_file(folder / name)), None)
         if place is None:
             problems.setdefault("missing image", []).append(f"{name}, listed in {path}, does not exist")
         else:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from yoloquant.data.dataset import DetectionDataset, ImageEntry
 
 
+# Pixels of an object; files of other tools hold null, text and infinity.
+_LARGEST_AREA = 1 << 53
+
+
 @dataclass(frozen=True)
 class CocoIds:
     """Ids by which a COCO JSON knows what a data set numbers itself.
@@ -118,7 +122,7 @@ def _annotation(number: int, image_id: int, category: int, box: list[float], sou
         "image_id": image_id,
         "category_id": category,
         "bbox": box,
-        "area": float(area) if isinstance(area, int | float) else box[2] * box[3],
+        "area": float(area) if isinstance(area, int | float) and 0.0 <= area <= _LARGEST_AREA else box[2] * box[3],
         "iscrowd": int(source.get("iscrowd") == 1),
     }
 

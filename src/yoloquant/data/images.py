@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yoloquant.data.image_header import UnknownSize, size_in_header
 from yoloquant.errors import DataError
+from yoloquant.files.reading import parsed
 
 PADDING_VALUE = 114
+# Pixels of an image, which takes six bytes for each of them while it is decoded.
+MOST_PIXELS = 1 << 27
+_TOO_LARGE = f"it has more than {MOST_PIXELS >> 20} million pixels; make it smaller or cut it into tiles"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
@@ -22,26 +28,29 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image as uint8 `(H, W, 3)`, RGB, turned as its EXIF orientation says.
 
     Raises:
-        DataError: The file is missing, no image, damaged, or has more pixels than OpenCV decodes.
+        DataError: The file is missing, no image, damaged, or has more than `MOST_PIXELS`.
     """
-    try:
+    with parsed(path, DataError):
         data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"the image {path} cannot be read: {error.strerror}") from error
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error as error:
-        raise DataError(f"{path} cannot be decoded: {_reason(error)}") from error
-    if image is None:
+        try:
+            height, width = size_in_header(io.BytesIO(data.data))
+            if height * width > MOST_PIXELS:
+                raise DataError(f"{path} cannot be decoded: {_TOO_LARGE}")
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            if image is not None:
+                return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        except UnknownSize:
+            pass
+        except cv2.error as error:
+            raise DataError(f"{path} cannot be decoded: {_reason(error)}") from error
         raise DataError(f"{path} is not an image that can be decoded: it is damaged or of another kind")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _reason(error: cv2.error) -> str:
     """What OpenCV objects to, in words."""
     # OpenCV checks sizes before it decodes, by conditions that name its limits.
     if "CV_IO_MAX_IMAGE" in str(error):
-        return "it has more pixels than OpenCV decodes (2^30 by default); make it smaller or cut it into tiles"
+        return _TOO_LARGE
     return f"OpenCV says {error.err or error}"
 
 

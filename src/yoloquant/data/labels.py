@@ -6,8 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from yoloquant.errors import DataError
+from yoloquant.files.reading import read_text
+
 # Rows whose values leave 0..1 by no more than this were rounded by their writer; ultralytics accepts as much.
 TOLERANCE = 0.01
+
+# Classes that a data set can have; a larger number is a mistake, and would cost a name each.
+MOST_CLASSES = 100_000
+# Bytes of a label file; a line has some 40.
+_LARGEST_FILE = 64 << 20
 
 Problems = dict[str, list[str]]
 Row = tuple[float, ...]
@@ -33,7 +41,7 @@ def read_labels(image: Path, class_count: int, problems: Problems, keypoint_colu
 
     Args:
         image: Path of the image.
-        class_count: Classes from this number on are left out; 0 if unknown.
+        class_count: Classes from this number on are left out; 0 if unknown, and `MOST_CLASSES` counts.
         problems: Kind -> sentences; added to.
         keypoint_columns: Columns after the box in lines with keypoints; 0 in sets without.
 
@@ -42,13 +50,17 @@ def read_labels(image: Path, class_count: int, problems: Problems, keypoint_colu
     """
     path = label_path(image)
     try:
-        # A byte order mark is no part of the first row.
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
+        there = path.exists()
+    except (OSError, ValueError):
+        # A name that the system refuses.
+        there = False
+    if not there:
         problems.setdefault("image without labels", []).append(f"{image} has no label file: it counts as background")
         return None
-    except (OSError, UnicodeDecodeError):
-        problems.setdefault("unreadable labels", []).append(f"{path} cannot be read: the image counts as background")
+    try:
+        lines = read_text(path, DataError, _LARGEST_FILE).splitlines()
+    except DataError as error:
+        problems.setdefault("unreadable labels", []).append(f"{error}: the image counts as background")
         return None
     rows: dict[Row, Row] = {}
     for number, line in enumerate(lines, start=1):
@@ -81,7 +93,7 @@ def _row(values: Row, class_count: int) -> Row | str:
     category = values[0]
     if category != int(category):
         return "malformed label"
-    if category < 0 or (class_count and category >= class_count):
+    if category < 0 or category >= (class_count or MOST_CLASSES):
         return "class out of range"
     if min(values[1:]) < -TOLERANCE or max(values[1:]) > 1.0 + TOLERANCE:
         return "box outside the image"

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from yoloquant.checkpoint.read import QUANTIZED
-from yoloquant.checkpoint.safetensors_file import detector_facts, detector_from_facts, read_safetensors
+from yoloquant.checkpoint.safetensors_file import check_declared, detector_facts, detector_from_facts, read_safetensors
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import parsed
 from yoloquant.graph.capture import captured
 from yoloquant.graph.channel_constants import constants, put_back
 from yoloquant.models.detector import Detector
@@ -28,6 +29,8 @@ WEIGHTS = QUANTIZED
 MODEL = "model.onnx"
 RECIPE = "recipe.yaml"
 METRICS = "metrics.json"
+# Bytes of it; tables of thousands of layers and tensors are long.
+LARGEST_METRICS = 256 << 20
 REPORT = "report.html"
 # All that may stand in the folder; what else does is the user's.
 FILES = (MODEL, WEIGHTS, RECIPE, METRICS, REPORT, "layers.csv", "classes.csv", "plots")
@@ -75,18 +78,18 @@ def load_with_architecture(path: Path, detector: Detector | None = None) -> tupl
         check_quantized_folder(path)
         path = path / WEIGHTS
     tensors, metadata = read_safetensors(path, FORMAT)
-    try:
+    with parsed(path, CheckpointError, "its description and its tensors do not fit together"):
         facts = json.loads(metadata["detector"])
         if detector is None and facts.get("network", ...) is None:
             raise CheckpointError(f"{path} was made from a network of your own: pass the detector to load_quantized")
-        detector = detector or detector_from_facts(facts)
+        if detector is None:
+            check_declared(facts, path)
+            detector = detector_from_facts(facts)
         network = captured(detector)
         put_back(network, facts.get("channels", ()))
         quantized = quantized_from(detector, QuantizationPlacement.from_dict(facts["placement"]), network)
         _load(quantized, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: its description and its tensors do not fit together") from error
-    return quantized, detector
+        return quantized, detector
 
 
 def _load(quantized: QuantizedDetector, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,7 +1,14 @@
-"""Text that users write: files, YAML and `--set`; whatever is wrong with it becomes one sentence."""
+"""What users give: files of every format, YAML and `--set`; whatever is wrong with it becomes one sentence.
+
+Every reader of a file works inside of `parsed`: a damaged or hostile file can make a parser raise nearly anything.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +17,100 @@ from pydantic_core import ErrorDetails
 
 from yoloquant.errors import RecipeError, YoloquantError
 
+# Bytes of a text file that a user writes, as a recipe or a data.yaml.
+LARGEST_TEXT = 4 << 20
+_DEEPEST_YAML, _MOST_YAML = 50, 500_000
+# The same language in C where it is there; the checks before it follow events one by one and never go deep.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-def read_text(path: Path, error: type[YoloquantError] = YoloquantError) -> str:
-    """The content of a text file in UTF-8.
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there that can be opened without waiting: no pipe, no device, and no name that the system refuses."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def check_file(path: Path, error: type[YoloquantError] = YoloquantError) -> None:
+    """Make sure that a file is there.
+
+    Raises:
+        YoloquantError: there is none, or it is a folder, a pipe or a device.
+    """
+    if is_file(path):
+        return
+    if os.path.isdir(path):
+        raise error(f"{path} is a folder: give a file")
+    if os.path.exists(path):
+        raise error(f"{path} is a pipe or a device, and not a file: copy what it gives into a file first")
+    raise error(f"there is no file {path}")
+
+
+@contextmanager
+def parsed(path: Path | str, error: type[YoloquantError], remedy: str = "check that it is the right file") -> Iterator[None]:
+    """The boundary between a file and whatever reads it: what goes wrong inside becomes the project's own error.
+
+    Args:
+        path: of the file, which must be there; or what a message calls something in memory.
+        error: class to raise.
+        remedy: what to do about a damaged file.
+
+    Raises:
+        YoloquantError: the file is not there, cannot be read, or is damaged.
+    """
+    if isinstance(path, Path):
+        check_file(path, error)
+    try:
+        yield
+    except YoloquantError:
+        raise
+    except OSError as cause:
+        raise error(f"{path} cannot be read: {cause.strerror or cause}") from cause
+    except Exception as cause:
+        # Among them RecursionError and MemoryError, which a file can ask for.
+        raise error(f"{path} is damaged ({type(cause).__name__}): {remedy}") from cause
+
+
+def read_text(path: Path, error: type[YoloquantError] = YoloquantError, largest: int = LARGEST_TEXT) -> str:
+    """The content of a text file in UTF-8, without a byte order mark.
 
     Args:
         path: of the file.
         error: class to raise.
+        largest: bytes that such a file may have.
 
     Raises:
-        YoloquantError: the file cannot be read, or holds something else than text.
+        YoloquantError: the file cannot be read, is too large, or holds something else than text.
+    """
+    with parsed(path, error):
+        size = path.stat().st_size
+        if size > largest:
+            raise error(f"{path} has {size >> 20} MiB, far more than such a file can hold: check that it is the right file")
+        try:
+            return path.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as cause:
+            raise error(f"{path} is not a text file in UTF-8: check that it is the right file") from cause
+
+
+def parse_json(text: str | bytes, name: str, error: type[YoloquantError] = YoloquantError) -> Any:
+    """The value that a JSON text holds.
+
+    Args:
+        text: to parse.
+        name: of its source, for the message.
+        error: class to raise.
+
+    Raises:
+        YoloquantError: it is not valid JSON, or nests too deeply.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as cause:
-        raise error(f"{path} is not a text file in UTF-8: check that it is the right file") from cause
-    except OSError as cause:
-        raise error(f"{path} cannot be read: {cause.strerror}") from cause
+        return json.loads(text)
+    except json.JSONDecodeError as cause:
+        raise error(f"{name} is not valid JSON: {cause}") from cause
+    except (ValueError, RecursionError) as cause:
+        # Numbers of thousands of digits, bytes that are no text, thousands of brackets.
+        raise error(f"{name} is not valid JSON: it is damaged ({type(cause).__name__})") from cause
 
 
 def parse_yaml(text: str, name: str, error: type[YoloquantError] = YoloquantError) -> Any:
@@ -41,10 +125,43 @@ def parse_yaml(text: str, name: str, error: type[YoloquantError] = YoloquantErro
         YoloquantError: it is not valid YAML.
     """
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as cause:
-        # Dates that do not exist are told by a ValueError.
-        raise error(f"{name} is not valid YAML: {str(cause).splitlines()[0]}") from cause
+        _check_events(text)
+        return yaml.load(text, Loader=_LOADER)
+    except _TooMuch as cause:
+        raise error(f"{name} {cause}: check that it is the right file") from cause
+    except Exception as cause:
+        # Beside YAML's own errors whatever its tags for dates, numbers and keys raise.
+        reason = str(cause).splitlines()[0] if isinstance(cause, yaml.YAMLError) else f"a value cannot be read ({cause})"
+        raise error(f"{name} is not valid YAML: {reason}") from cause
+
+
+class _TooMuch(Exception):
+    """A YAML text that becomes far more than it is."""
+
+
+def _check_events(text: str) -> None:
+    """Refuse deep nesting, and aliases of aliases that stand for millions of values, before anything is made of them."""
+    sizes: dict[str, int] = {}
+    # Values so far in each open collection, and its anchor.
+    open_sizes: list[int] = [0]
+    anchors: list[str | None] = []
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            open_sizes[-1] += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_sizes.append(1)
+            anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size, anchor = open_sizes.pop(), anchors.pop()
+            open_sizes[-1] += size
+            if anchor is not None:
+                sizes[anchor] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            open_sizes[-1] += 1
+        if len(open_sizes) > _DEEPEST_YAML:
+            raise _TooMuch(f"nests values more than {_DEEPEST_YAML} deep")
+        if open_sizes[-1] > _MOST_YAML:
+            raise _TooMuch(f"stands for more than {_MOST_YAML} values")
 
 
 def parse_setting(setting: str, example: str) -> tuple[str, Any]:
@@ -57,9 +174,18 @@ def parse_setting(setting: str, example: str) -> tuple[str, Any]:
     if not separator or not name.strip():
         raise RecipeError(f"--set takes key=value, for example {example}, not {setting!r}")
     try:
-        return name.strip(), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as cause:
+        return name.strip(), parse_yaml(text, text, RecipeError)
+    except RecipeError as cause:
         raise RecipeError(f"--set {setting}: {text!r} is not a YAML value") from cause
+
+
+def shortened(value: Any, longest: int = 80) -> str:
+    """A value as it was written, for a message: cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "a value that is too long to write down"
+    return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 def reason_of(error: ErrorDetails) -> str:

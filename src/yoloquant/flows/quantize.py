@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,10 @@ from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.distributed import checked_device, process_group, process_number
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import check_classes
-from yoloquant.exporting.folder import RECIPE
+from yoloquant.exporting.folder import LARGEST_METRICS, RECIPE
 from yoloquant.exporting.nms import NmsOptions
 from yoloquant.files.outputs import refuse_inputs, reserved
+from yoloquant.files.reading import parse_json, read_text
 from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
 from yoloquant.flows.job import begin, follow, tell_branch
 from yoloquant.models.detector import Detector, at_size
@@ -186,7 +186,7 @@ def _read_analysis(folder: Path) -> dict[str, Any]:
         YoloquantError: the folder holds none.
     """
     try:
-        content = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
+        content = parse_json(read_text(folder / "analysis.json", largest=LARGEST_METRICS), "analysis.json")
         return {name: content[name] for name in ("measure", "mode", "sensitivities")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (YoloquantError, KeyError, TypeError) as error:
         raise YoloquantError(f"{folder} has no readable analysis.json: name a folder that `yoloquant analyze` wrote") from error

@@ -18,6 +18,7 @@ from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import evaluate, labelled_split
 from yoloquant.evaluation.layer_latency import can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.files.outputs import refuse_inputs, reserved
+from yoloquant.files.reading import parse_json, read_text
 from yoloquant.files.writing import checked_file, write_text
 from yoloquant.flows.deliver import Delivery, checked_output, deliver
 from yoloquant.flows.job import begin, follow, tell_branch
@@ -282,8 +283,8 @@ class _Known:
 
     def _read(self, path: Path, tell: Reporter) -> None:
         try:
-            content = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
+            content = parse_json(read_text(path), str(path))
+        except YoloquantError:
             tell.note(f"{path} is no whole record of a search: everything is measured anew")
             return
         if not isinstance(content, dict) or content.get("format") != RECORD_FORMAT:

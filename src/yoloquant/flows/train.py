@@ -19,7 +19,7 @@ from yoloquant.distributed import process_group, process_number
 from yoloquant.errors import CheckpointError, DataError, YoloquantError
 from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.files.outputs import refuse_inputs, reserved
-from yoloquant.files.reading import read_text
+from yoloquant.files.reading import parse_json, read_text
 from yoloquant.files.writing import checked_own_folder, replaced_whole, write_text
 from yoloquant.models.activations import swap_activations
 from yoloquant.models.change_classes import with_classes
@@ -220,8 +220,8 @@ def _checked_run(output: str | Path, resume: bool) -> Path:
 def _is_ours(path: Path) -> bool:
     """Whether a file holds a run's options, as `_described` writes them."""
     try:
-        return "hyperparameters" in json.loads(read_text(path))
-    except (YoloquantError, ValueError, TypeError, RecursionError):
+        return "hyperparameters" in parse_json(read_text(path), str(path))
+    except (YoloquantError, TypeError):
         return False
 
 

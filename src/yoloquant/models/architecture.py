@@ -232,8 +232,11 @@ def _build_torch(cls: type[nn.Module], settings: dict[str, Any], description: De
     if cls in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear):
         settings["bias"] = "bias" in description.tensors
     try:
-        module = cls(**settings)
-    except (TypeError, ValueError, RuntimeError) as error:
+        # Without memory of its own: its tensors come from the file, whatever sizes the settings name.
+        with torch.device("meta"):
+            module = cls(**settings)
+    except Exception as error:
+        # Settings of a damaged file make constructors raise nearly anything.
         raise CheckpointError(f"{where} ({cls.__name__}) cannot be built: {error}") from error
     _load_tensors(module, description, where)
     return module
@@ -254,11 +257,7 @@ def _build_container(cls: type[nn.Module], settings: dict[str, Any], description
         if not isinstance(getattr(module, name, None), hint):
             raise CheckpointError(f"{where} ({cls.__name__}) lacks its part {name!r}: the checkpoint is damaged")
     for name, tensor in description.tensors.items():
-        value = _as_float(tensor)
-        if name in description.parameters:
-            module.register_parameter(name, nn.Parameter(value))
-        else:
-            module.register_buffer(name, value)
+        _set_tensor(module, name, tensor, name in description.parameters, where)
     return module
 
 
@@ -268,9 +267,20 @@ def _load_tensors(module: nn.Module, description: Description, where: str) -> No
         if given is None or given.shape != own.shape:
             found = "is missing" if given is None else f"has shape {tuple(given.shape)} instead of {tuple(own.shape)}"
             if name == "num_batches_tracked":
+                setattr(module, name, torch.zeros((), dtype=torch.int64))
                 continue
             raise CheckpointError(f"{where}.{name} {found}: the checkpoint is damaged")
-        own.data = _as_float(given)
+        _set_tensor(module, name, given, isinstance(own, nn.Parameter), where)
+
+
+def _set_tensor(module: nn.Module, name: str, given: Tensor, is_parameter: bool, where: str) -> None:
+    value = _as_float(given)
+    if not is_parameter:
+        module.register_buffer(name, value)
+    elif value.is_floating_point():
+        module.register_parameter(name, nn.Parameter(value))
+    else:
+        raise CheckpointError(f"{where}.{name} holds integers, not floats: the checkpoint is damaged")
 
 
 def _as_float(tensor: Tensor) -> Tensor:

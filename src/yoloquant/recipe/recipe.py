@@ -16,7 +16,7 @@ from yoloquant.algorithms.step import Stage, Step, all_steps
 from yoloquant.errors import CheckpointError, RecipeError, nearest
 from yoloquant.evaluation.evaluator import EvaluationOptions
 from yoloquant.exporting.folder import RECIPE
-from yoloquant.files.reading import parse_yaml, read_text, reason_of
+from yoloquant.files.reading import is_file, parse_yaml, parsed, read_text, reason_of
 from yoloquant.quant.images import CalibrationSettings
 from yoloquant.recipe.overrides import change, long_form
 from yoloquant.spec import Section
@@ -84,11 +84,13 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     Raises:
         RecipeError: with the unknown key and the nearest known one, or the value that is not allowed.
     """
-    values = _read_yaml(source)
-    for override in overrides:
-        change(values, override)
-    values.update(changes)
-    return _validated(values, str(source or "int8"))
+    name = str(source or "int8")
+    with parsed(f"recipe {name}", RecipeError):
+        values = _read_yaml(source)
+        for override in overrides:
+            change(values, override)
+        values.update(changes)
+        return _validated(values, name)
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -145,7 +147,7 @@ def _read_yaml(source: str | Path | None) -> dict[str, Any]:
     name = str(source or "int8")
     if name in presets():
         text = preset_text(name)
-    elif Path(name).is_file():
+    elif is_file(Path(name)):
         text = read_text(Path(name), RecipeError)
     else:
         near = nearest(name, presets(), 0.8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from yoloquant.errors import YoloquantError
-from yoloquant.exporting.folder import METRICS
+from yoloquant.exporting.folder import LARGEST_METRICS, METRICS
+from yoloquant.files.reading import parse_json, read_text
 from yoloquant.report.charts import Point, Points
 from yoloquant.report.page import Column, PageTable, TableRow, write_page
 
@@ -50,15 +50,28 @@ def read_entries(folders: Sequence[Path]) -> list[Entry]:
     entries = []
     for folder in folders:
         try:
-            content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-            rows, target = content["rows"], content["recipe"].get("target", "")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            entries += _entries(folder)
+        except _Unmeasured as error:
+            raise YoloquantError(
+                f"{folder} was quantized without measuring: run `yoloquant quantize` without --no-evaluate"
+            ) from error
+        except Exception as error:
+            # Whatever the file holds instead of metrics.
             raise YoloquantError(f"{folder} has no readable {METRICS}: name folders that `yoloquant quantize` wrote") from error
-        if not rows:
-            raise YoloquantError(f"{folder} was quantized without measuring: run `yoloquant quantize` without --no-evaluate")
-        floats = {row["runtime"]: row for row in rows if row["model"] == "float"}
-        entries += [_entry(folder.name, target, row, floats.get(row["runtime"])) for row in rows if row["model"] != "float"]
     return entries
+
+
+class _Unmeasured(Exception):
+    """There are no figures."""
+
+
+def _entries(folder: Path) -> list[Entry]:
+    content = parse_json(read_text(folder / METRICS, largest=LARGEST_METRICS), METRICS)
+    rows, target = content["rows"], str(content["recipe"].get("target", ""))
+    if not rows:
+        raise _Unmeasured
+    floats = {row["runtime"]: row for row in rows if row["model"] == "float"}
+    return [_entry(folder.name, target, row, floats.get(row["runtime"])) for row in rows if row["model"] != "float"]
 
 
 def _entry(folder: str, target: str, row: dict[str, Any], plain: dict[str, Any] | None) -> Entry:

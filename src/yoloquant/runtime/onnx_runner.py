@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yoloquant.checkpoint.onnx_checks import onnx_parsed
 from yoloquant.checkpoint.onnx_metadata import read_metadata
+from yoloquant.errors import YoloquantError
 from yoloquant.models.architecture import Description, build
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.models.preprocessing import Preprocessing
@@ -33,9 +35,10 @@ class OnnxRunner:
         self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
         self.branch: str | None = facts.extra.get("branch")
         self.stride = max(facts.strides)
-        self.preprocessing = Preprocessing(**facts.extra.get("preprocessing", {}))
-        decoder = facts.extra.get("decoder")
-        self._decoder = build(Description.from_dict(decoder)) if decoder else None
+        with onnx_parsed(path):
+            self.preprocessing = Preprocessing(**facts.extra.get("preprocessing", {}))
+            decoder = facts.extra.get("decoder")
+            self._decoder = build(Description.from_dict(decoder)) if decoder else None
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """All outputs by name, for images as the file takes them."""
@@ -43,8 +46,12 @@ class OnnxRunner:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See `Runner`."""
-        outputs = list(self.outputs(self.preprocessing.convert(images)).values())
-        if self._decoder is None:
-            return outputs[0].astype(np.float32, copy=False)
-        with torch.inference_mode():
-            return self._decoder([torch.from_numpy(output) for output in outputs]).numpy()
+        try:
+            outputs = list(self.outputs(self.preprocessing.convert(images)).values())
+            if self._decoder is None:
+                return outputs[0].astype(np.float32, copy=False)
+            with torch.inference_mode():
+                return self._decoder([torch.from_numpy(output) for output in outputs]).numpy()
+        except Exception as error:
+            # Runtimes raise classes of their own, without a common base, for files that load and cannot run.
+            raise YoloquantError(f"{self.name} cannot run the model: {str(error).strip().splitlines()[0]}") from error

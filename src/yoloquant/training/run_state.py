@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yoloquant.checkpoint.safetensors_file import read_safetensors
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import parsed
 from yoloquant.files.writing import replaced_whole
 
 FORMAT = "yoloquant.training.1"
@@ -47,10 +48,8 @@ def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     for key, tensor in tensors.items():
         group, _, name = key.partition(".")
         groups.setdefault(group, {})[name] = tensor
-    try:
-        return groups, json.loads(metadata["facts"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: its description cannot be read") from error
+    with parsed(path, CheckpointError, "its description cannot be read"):
+        return groups, dict(json.loads(metadata["facts"]))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -58,13 +58,17 @@ class RegionCheckpoints:
         path = self._path(number)
         if not path.is_file():
             return None
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != self.key:
-                return None
-            # Keys are numbered; safetensors gives them in no promised order.
-            state = [file.get_tensor(str(index)) for index in range(int(metadata["count"]))]
-        return state, float(metadata["before"]), float(metadata["after"])
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
+                    return None
+                # Keys are numbered; safetensors gives them in no promised order.
+                state = [file.get_tensor(str(index)) for index in range(int(metadata["count"]))]
+            return state, float(metadata["before"]), float(metadata["after"])
+        except (SafetensorError, OSError, ValueError, KeyError):
+            # Damaged: the region is learned again.
+            return None
 
     def save(self, number: int, state: Sequence[Tensor], before: float, after: float) -> None:
         """Keep a region's result, in the first process; a kill leaves the old file or the new one, never half."""

@@ -5,9 +5,31 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from yoloquant.data.labels import MOST_CLASSES
+from yoloquant.errors import CheckpointError
+from yoloquant.models.output_formats import LAYOUTS
 
 KEY = "yoloquant"
+# Pixels that no detector's input or stride comes near.
+_LARGEST = 1 << 16
+_LONGEST_LITERAL = 4 << 20
+_Pixels = Annotated[int, Field(ge=1, le=_LARGEST)]
+
+
+class _Values(BaseModel, extra="forbid", strict=False):
+    """What may stand under the key."""
+
+    names: tuple[str, ...] = Field(max_length=MOST_CLASSES)
+    strides: tuple[_Pixels, ...] = Field(min_length=1, max_length=8)
+    input_size: tuple[_Pixels, _Pixels]
+    family: str
+    layout: Literal[tuple(LAYOUTS)]  # type: ignore[valid-type]
+    target: str = "float"
+    extra: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -46,19 +68,36 @@ class ModelMetadata:
 
     @classmethod
     def from_properties(cls, properties: dict[str, str]) -> ModelMetadata | None:
-        """Read what `to_properties` wrote; none if the file is not from this project."""
+        """Read what `to_properties` wrote; none if the file is not from this project.
+
+        Raises:
+            CheckpointError: They are damaged.
+        """
         if KEY not in properties:
             return None
-        values = json.loads(properties[KEY])
-        for key in ("names", "strides", "input_size"):
-            values[key] = tuple(values[key])
-        return cls(**values)
+        try:
+            values = _Values.model_validate_json(properties[KEY])
+        except (ValidationError, RecursionError) as error:
+            raise CheckpointError("its own metadata are damaged: export it again") from error
+        return cls(**dict(values))
 
 
 def names_of(properties: dict[str, str]) -> tuple[str, ...] | None:
     """Class names from the `names` entry that YOLOv5's and ultralytics' exporters write; none if absent or unreadable."""
     try:
-        names = ast.literal_eval(properties["names"])
-    except (KeyError, ValueError, SyntaxError):
+        names = literal(properties["names"])
+    except KeyError:
         return None
-    return tuple(str(name) for name in (names.values() if isinstance(names, dict) else names))
+    if isinstance(names, dict):
+        names = list(names.values())
+    if not isinstance(names, list | tuple) or not 0 < len(names) <= MOST_CLASSES:
+        return None
+    return tuple(str(name) for name in names)
+
+
+def literal(text: str) -> Any:
+    """The Python value that a text of a file's metadata writes down; none if it is damaged, or far too long to be one."""
+    try:
+        return ast.literal_eval(text) if len(text) <= _LONGEST_LITERAL else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import is_file, parse_yaml, read_text
 from yoloquant.models.detector import Detector
 from yoloquant.models.layer_stack import divisible, initialise_anchor_biases, measure_strides, settle_norms
 from yoloquant.models.layered import LayeredNetwork
@@ -118,12 +118,9 @@ def _read_config(config: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(config, str) and config.startswith("yolov5") and config[6:] in SIZES:
         return official_config(config[6:])
     if isinstance(config, str | Path):
-        try:
-            config = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"there is no model configuration {config}: give yolov5n to yolov5x, or a YAML file") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{config} is not valid YAML") from error
+        if not is_file(Path(config)):
+            raise CheckpointError(f"there is no model configuration {config}: give yolov5n to yolov5x, or a YAML file")
+        config = parse_yaml(read_text(Path(config), CheckpointError), str(config), CheckpointError)
     missing = {"anchors", "backbone", "head"} - set(config if isinstance(config, Mapping) else ())
     if missing:
         raise CheckpointError(f"the model configuration lacks {', '.join(sorted(missing))}: is it a YOLOv5 model YAML?")
