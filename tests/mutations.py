@@ -35,11 +35,11 @@ from yoloquant.data.dataset import load_dataset
 from yoloquant.data.images import read_image
 from yoloquant.data.labels import read_labels
 from yoloquant.errors import CheckpointError
-from yoloquant.exporting.folder import load_quantized, recipe_of
+from yoloquant.exporting.folder import load_quantized
 from yoloquant.files.reading import parsed
 from yoloquant.flows.search import _Known
 from yoloquant.progress import Silent
-from yoloquant.recipe.recipe import load_recipe
+from yoloquant.recipe.recipe import load_recipe, recipe_of
 from yoloquant.report.comparison import read_entries
 
 Mutator = Callable[[random.Random, Path], None]

@@ -17,9 +17,9 @@ UNLIMITED = 10_000
 
 
 def _console(*, stderr: bool, quiet: bool = False) -> Console:
-    """A console as wide as the terminal, and of unlimited width without one."""
+    """A console as wide as the terminal, and of unlimited width without one; brackets in names of classes are no markup."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, quiet=quiet, highlight=False, width=None if terminal else UNLIMITED)
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, width=None if terminal else UNLIMITED)
 
 
 # Of several processes (`torchrun` gives each its number) one speaks for all.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.data.ground_truth import CocoIds
 from yoloquant.data.loader import Batch, ImageLoader
 from yoloquant.distributed import gathered, process_count, process_number
@@ -141,6 +142,12 @@ class Evaluation:
             for row in self.detections.rows()
         ]
         write_text(path, json.dumps(rows))
+
+
+def _below(sentences: Iterable[str], entries: Sequence[ImageEntry]) -> tuple[str, ...]:
+    """Sentences about images, which are named relative to the folder that holds all of them: figures travel, folders do not."""
+    folder = f"{os.path.commonpath([entry.path.parent for entry in entries])}{os.sep}"
+    return tuple(sentence.replace(folder, "") for sentence in sentences)
 
 
 def evaluate(

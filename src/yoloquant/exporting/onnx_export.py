@@ -113,11 +113,24 @@ def export_onnx(
     if head.branch is not None:
         extra["branch"] = head.branch
     metadata = ModelMetadata(detector.names, detector.strides, size, detector.family, head.layout, target, extra)
+    strip_origins(proto)
     onnx.helper.set_model_props(proto, metadata.to_properties())
     proto.producer_name = "yoloquant"
     onnx.checker.check_model(proto)
     with replaced_whole(path) as partial:
         onnx.save(proto, str(partial))
+
+
+def strip_origins(model: onnx.ModelProto) -> None:
+    """Take out what exporters note about where a node comes from: stack traces with folders of this machine, in place."""
+    graphs = [model.graph, *model.functions]
+    while graphs:
+        graph = graphs.pop()
+        values = [] if isinstance(graph, onnx.FunctionProto) else [*graph.initializer, *graph.input, *graph.output]
+        for part in (graph, *graph.node, *graph.value_info, *values):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+        graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
 
 
 def _write_for(model: ir.Model, target: Target) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 from yoloquant.errors import YoloquantError
 from yoloquant.files.outputs import beside, followed, storage_errors_told
 
+# What begins a formula in spreadsheets.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def checked_file(path: str | Path) -> Path:
     """The absolute path of a file to write; of a symbolic link, what it leads to.
@@ -111,7 +114,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Dictionaries with the same keys as CSV; lists in a cell are joined by x.
+    """Dictionaries with the same keys as CSV; lists in a cell are joined by x, and text is no formula to spreadsheets.
 
     Raises:
         YoloquantError: as `replaced_whole`.
@@ -120,4 +123,19 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
         for row in rows:
-            writer.writerow({key: "x".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()})
+            writer.writerow({key: _cell(value) for key, value in row.items()})
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell; text that a spreadsheet would compute is quoted."""
+    text = "x".join(map(str, value)) if isinstance(value, list) else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULAS) else text
+
+
+def named_path(path: str | Path) -> str:
+    """A path as files that leave the machine may name it: relative to the current folder, or the name alone of one elsewhere."""
+    place = Path(path)
+    if not place.is_absolute():
+        return str(path)
+    here = Path.cwd()
+    return str(place.relative_to(here)) if place.is_relative_to(here) else place.name

@@ -24,6 +24,7 @@ from yoloquant.evaluation.evaluator import check_classes
 from yoloquant.exporting.folder import load_with_architecture
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.reading import parse_setting, reason_of
+from yoloquant.files.writing import named_path
 from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
 from yoloquant.graph.capture import captured, copy_graph
 from yoloquant.models.architecture import describe
@@ -240,6 +241,7 @@ def _validation(data: str | Path, tell: Reporter) -> DetectionDataset | None:
 
 def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: Any) -> tuple[str, ...]:
     """What to type to evaluate the new folder, and to do it again but for settings, which its recipe names."""
-    taught = ["--teacher", str(teacher)] if isinstance(teacher, str | Path) else []
-    words = ["yoloquant", "train", str(model), "--data", str(data), *taught, "--output", f"{output}-again"]
-    return shlex.join(words), shlex.join(["yoloquant", "eval", str(output), "--data", str(data)])
+    taught = ["--teacher", named_path(teacher)] if isinstance(teacher, str | Path) else []
+    source, made = named_path(data), named_path(output)
+    words = ["yoloquant", "train", named_path(model), "--data", source, *taught, "--output", f"{made}-again"]
+    return shlex.join(words), shlex.join(["yoloquant", "eval", made, "--data", source])

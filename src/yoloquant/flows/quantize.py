@@ -16,6 +16,7 @@ from yoloquant.exporting.folder import LARGEST_METRICS, RECIPE
 from yoloquant.exporting.nms import NmsOptions
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.reading import parse_json, read_text
+from yoloquant.files.writing import named_path
 from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
 from yoloquant.flows.job import begin, follow, tell_branch
 from yoloquant.models.detector import Detector, at_size
@@ -167,8 +168,9 @@ def commands_to_repeat(
         return ()
 
     def command(name: str, subject: str | Path, **options: Any) -> str:
-        given = [(f"--{option.replace('_', '-')}", str(value)) for option, value in options.items() if value is not None]
-        return shlex.join(["yoloquant", name, str(subject), *(word for pair in given for word in pair)])
+        shown = {option: named_path(value) if isinstance(value, Path) else value for option, value in options.items()}
+        given = [(f"--{option.replace('_', '-')}", str(value)) for option, value in shown.items() if value is not None]
+        return shlex.join(["yoloquant", name, named_path(subject), *(word for pair in given for word in pair)])
 
     chosen = {"recipe": Path(output) / RECIPE, "output": f"{output}-again"}
     labelled = {name: sources[name] for name in ("data", "annotations")}
