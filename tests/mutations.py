@@ -445,7 +445,7 @@ def safetensors_seed(folder: Path) -> Path:
     return Path(shutil.copy(demo_weights(), folder / "x.safetensors"))
 
 
-def small_detector_file() -> Any:
+def small_detector_file(classes: int = 2) -> Any:
     from yoloquant.models.yolov5.build import build_yolov5
 
     rows = [
@@ -455,7 +455,7 @@ def small_detector_file() -> Any:
         [[-1, 1], 1, "Concat", [1]],
     ]
     rows[3] = [-1, 1, "Conv", [8, 3, 2]]
-    config = {"nc": 2, "anchors": [[4, 4, 8, 8]], "backbone": rows, "head": [[[3], 1, "Detect", ["nc", "anchors"]]]}
+    config = {"nc": classes, "anchors": [[4, 4, 8, 8]], "backbone": rows, "head": [[[3], 1, "Detect", ["nc", "anchors"]]]}
     return build_yolov5(config, seed=0)
 
 
