@@ -13,9 +13,9 @@ from typing import Any
 from yoloquant.data.coco_json import read_coco
 from yoloquant.data.ground_truth import CocoIds, from_coco, from_labels
 from yoloquant.data.images import IMAGE_SUFFIXES
-from yoloquant.data.labels import MOST_CLASSES, Problems
+from yoloquant.data.labels import Problems
 from yoloquant.errors import DataError
-from yoloquant.files.reading import check_file, is_file, parse_yaml, parsed, read_text, shortened
+from yoloquant.files.reading import MOST_CLASSES, check_file, is_file, parse_yaml, parsed, read_text, shortened
 
 # Bytes of a list of images; that of COCO's train split has 7 million.
 _LARGEST_LIST = 256 << 20

@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from yoloquant.errors import DataError
-from yoloquant.files.reading import read_text
+from yoloquant.files.reading import MOST_CLASSES, read_text
 
 # Rows whose values leave 0..1 by no more than this were rounded by their writer; ultralytics accepts as much.
 TOLERANCE = 0.01
 
-# Classes that a data set can have; a larger number is a mistake, and would cost a name each.
-MOST_CLASSES = 100_000
 # Bytes of a label file; a line has some 40.
 _LARGEST_FILE = 64 << 20
 

@@ -19,6 +19,8 @@ from yoloquant.errors import RecipeError, YoloquantError
 
 # Bytes of a text file that a user writes, as a recipe or a data.yaml.
 LARGEST_TEXT = 4 << 20
+# Classes that a data set or a model can have; a larger number is a mistake, and would cost a name each.
+MOST_CLASSES = 100_000
 _DEEPEST_YAML, _MOST_YAML = 50, 500_000
 # The same language in C where it is there; the checks before it follow events one by one and never go deep.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

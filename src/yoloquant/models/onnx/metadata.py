@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from yoloquant.data.labels import MOST_CLASSES
+from yoloquant.files.reading import MOST_CLASSES
 from yoloquant.errors import CheckpointError
 from yoloquant.models.output_formats import LAYOUTS
 
