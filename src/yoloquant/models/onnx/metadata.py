@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from yoloquant.files.reading import MOST_CLASSES
 from yoloquant.errors import CheckpointError
+from yoloquant.files.reading import MOST_CLASSES
 from yoloquant.models.output_formats import LAYOUTS
 
 KEY = "yoloquant"
