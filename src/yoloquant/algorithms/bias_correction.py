@@ -22,7 +22,7 @@ from yoloquant.analysis.lockstep import lockstep
 from yoloquant.analysis.mean_inputs import mean_inputs
 from yoloquant.data.images import to_input
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, channel_axis, elementwise, group_count, kind
+from yoloquant.graph.operators import WEIGHTED, channel_axis, group_count, kind, sole_activation
 from yoloquant.graph.sizes import readers
 from yoloquant.progress import Progress
 from yoloquant.quant.fake_quantize import passing
@@ -158,8 +158,9 @@ def _importance(node: Node, plain: Tensor) -> Tensor | None:
 
     None where no activation does, and all values count alike.
     """
-    reading = [reader for call in readers(node) for reader in (readers(call) if kind(call) == "quantizer" else [call])]
-    function = elementwise(reading[0]) if len(set(reading)) == 1 else None
+    function = sole_activation(
+        reader for call in readers(node) for reader in (readers(call) if kind(call) == "quantizer" else [call])
+    )
     if function is None:
         return None
     with torch.enable_grad():

@@ -12,7 +12,7 @@ from torch.fx import Node
 from yoloquant.algorithms.step import Stage, Step, step
 from yoloquant.data.images import to_input
 from yoloquant.errors import YoloquantError
-from yoloquant.graph.operators import elementwise
+from yoloquant.graph.operators import sole_activation
 from yoloquant.progress import Progress
 from yoloquant.quant.fake_quantize import FakeQuantize, State
 from yoloquant.quant.int32_bias import fit_biases
@@ -96,9 +96,8 @@ def _note_readers(detector: QuantizedDetector) -> None:
             calls.setdefault(node.target, []).append(node)
     for path, nodes in calls.items():
         quantizer = detector.network.get_submodule(path)
-        readers = {(user.target, user.args[1:], tuple(user.kwargs.items())): user for node in nodes for user in node.users}
-        if isinstance(quantizer, FakeQuantize) and quantizer.observer is not None and len(readers) == 1:
-            quantizer.observer.reader = elementwise(*readers.values())
+        if isinstance(quantizer, FakeQuantize) and quantizer.observer is not None:
+            quantizer.observer.reader = sole_activation(user for node in nodes for user in node.users)
 
 
 def _observe_weights(detector: QuantizedDetector) -> None:

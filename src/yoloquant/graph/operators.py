@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -135,6 +135,12 @@ def elementwise(node: Node) -> Callable[[Tensor], Tensor] | None:
     operator_, constants, options = node.target, node.args[1:], node.kwargs
     assert callable(operator_)
     return lambda values: operator_(values, *constants, **options)
+
+
+def sole_activation(reading: Iterable[Node]) -> Callable[[Tensor], Tensor] | None:
+    """What is done to each value that these nodes read, where they are one activation, or several that do the same."""
+    different = {(node.target, node.args[1:], tuple(node.kwargs.items())): node for node in reading}
+    return elementwise(*different.values()) if len(different) == 1 else None
 
 
 def clamp_of(node: Node) -> tuple[float, float] | None:

@@ -91,10 +91,11 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
 def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDrawing]:
     """Every chart of the page."""
     per_class, sensitivity = class_chart(_class_rows(compared_rows(result))), _ranking(result)
+    noise = charts.noise(_noise(result.layers))
     return [
         *([per_class] if per_class.values else []),
         *([sensitivity] if sensitivity else []),
-        *([charts.noise(_noise(result.layers))] if _noise(result.layers) else []),
+        *([noise] if noise.points else []),
         drawing(result),
         *charts.of_tensors(result.statistics),
     ]
