@@ -227,7 +227,7 @@ def test_the_runner_uses_the_interface_as_documented(fake, quantized):
     x = images(2).numpy().astype(np.float32) / 255
     np.testing.assert_array_equal(runner(x), open_onnx(path)(x))
     runner.close()
-    with pytest.raises(YoloquantError, match="this runner is closed"):
+    with pytest.raises(RuntimeError, match="closed"):
         runner(x)
 
 

@@ -13,6 +13,7 @@ from yoloquant.errors import YoloquantError
 from yoloquant.models.architecture import Description, build
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.runtime.runner import ClosedRunnerError
 
 
 class OnnxRunner:
@@ -52,6 +53,9 @@ class OnnxRunner:
                 return outputs[0].astype(np.float32, copy=False)
             with torch.inference_mode():
                 return self._decoder([torch.from_numpy(output) for output in outputs]).numpy()
+        except (YoloquantError, ClosedRunnerError):
+            raise
         except Exception as error:
             # Runtimes raise classes of their own, without a common base, for files that load and cannot run.
-            raise YoloquantError(f"{self.name} cannot run the model: {str(error).strip().splitlines()[0]}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise YoloquantError(f"{self.name} cannot run the model: {reason}") from error

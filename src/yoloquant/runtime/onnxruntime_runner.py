@@ -10,6 +10,7 @@ from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.errors import YoloquantError
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
+from yoloquant.runtime.runner import ClosedRunnerError
 
 NAME = "onnxruntime"
 # A target whose files ONNX Runtime runs in the place of another runtime, with exact sums.
@@ -64,7 +65,7 @@ class OnnxRuntimeRunner(OnnxRunner):
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `OnnxRunner`."""
         if self._session is None:
-            raise RuntimeError("this runner is closed")
+            raise ClosedRunnerError
         return dict(zip(self.output_names, self._session.run(None, {self._input: images}), strict=True))
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from yoloquant.errors import YoloquantError
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
+from yoloquant.runtime.runner import ClosedRunnerError
 
 
 def read_openvino(path: Path | bytes) -> Any:
@@ -100,7 +101,7 @@ class OpenVinoRunner(OnnxRunner):
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `OnnxRunner`."""
         if self._model is None:
-            raise RuntimeError("this runner is closed")
+            raise ClosedRunnerError
         # The answers are copies already: the request's own memory is overwritten by the next call.
         results = self._request(len(images)).infer([images], share_inputs=True)
         return {_name_of(port, number): results[port] for number, port in enumerate(results)}

@@ -9,6 +9,14 @@ import numpy as np
 from yoloquant.models.preprocessing import Preprocessing
 
 
+class ClosedRunnerError(RuntimeError):
+    """A runner was called after `close`: a mistake of the program that calls it, not a fault of the model."""
+
+    def __init__(self) -> None:
+        """The one message."""
+        super().__init__("this runner is closed")
+
+
 class Runner(Protocol):
     """A model loaded into a runtime.
 
@@ -35,7 +43,11 @@ class Runner(Protocol):
     preprocessing: Preprocessing
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Run images `(N, 3, H, W)`, float32, RGB, 0..1; returns the decoded output, float32."""
+        """Run images `(N, 3, H, W)`, float32, RGB, 0..1; returns the decoded output, float32.
+
+        Raises:
+            ClosedRunnerError: the runner was closed.
+        """
         ...
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from yoloquant.errors import YoloquantError
 from yoloquant.exporting.nms import PLUGIN_OUTPUTS
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
+from yoloquant.runtime.runner import ClosedRunnerError
 
 # Where images and answers lie.
 DEVICE = "cuda"
@@ -78,7 +79,7 @@ class TensorRtRunner(OnnxRunner):
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `OnnxRunner`."""
         if self._context is None:
-            raise RuntimeError("this runner is closed")
+            raise ClosedRunnerError
         source = torch.from_numpy(np.ascontiguousarray(images)).to(DEVICE, self._dtypes[self._input])
         self._context.set_input_shape(self._input, tuple(source.shape))
         self._context.set_tensor_address(self._input, source.data_ptr())

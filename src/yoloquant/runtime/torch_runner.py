@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 from yoloquant.models.detector import Detector
 from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.runtime.runner import ClosedRunnerError
 
 
 class TorchRunner:
@@ -32,7 +33,7 @@ class TorchRunner:
     def decode(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)` on any device."""
         if self._network is None:
-            raise RuntimeError("this runner is closed")
+            raise ClosedRunnerError
         with torch.inference_mode():
             batch = images.to(self._device, memory_format=torch.channels_last)
             return self._head(list(self._network(batch)))
