@@ -28,6 +28,7 @@ STEPS = """[
     {weight_ranges: {images: 2}},
     {detection_ranges: {images: 2, factors: [0.85]}},
     {bias_correction: {method: fast, images: 2}},
+    {gptq: {images: 2, samples: 64}},
     {bias_correction: {images: 2}},
     {batch_norm_reestimation: {images: 2}},
     {reconstruct: {unit: block, images: 4, iterations: 1}},

@@ -10,7 +10,7 @@ them, and where an object is the correction then spoils what it should mend (YOL
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -37,21 +37,32 @@ _LEAST_RATIO, _MOST_RATIO = 0.5, 2.0
 _SMALLEST = 1e-12
 
 
-def correct_biases(detector: QuantizedDetector, images: Tensor, progress: Progress | None = None) -> dict[str, float]:
+def correct_biases(
+    detector: QuantizedDetector,
+    images: Tensor,
+    progress: Progress | None = None,
+    reference: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
     """Correct the biases of all convolutions and linear layers, in place, in one sweep through the network.
 
     Args:
         detector: calibrated.
         images: uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
         progress: called with (layers done, layers).
+        reference: the float network's parameters by name, where the network's own were changed.
 
     Returns:
         Layer name -> largest absolute change of its bias.
     """
-    return _sweep(detector, images, False, progress)
+    return _sweep(detector, images, False, progress, reference)
 
 
-def reestimate_batch_norm(detector: QuantizedDetector, images: Tensor, progress: Progress | None = None) -> dict[str, float]:
+def reestimate_batch_norm(
+    detector: QuantizedDetector,
+    images: Tensor,
+    progress: Progress | None = None,
+    reference: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
     """Give each layer's answer the mean and the spread of each channel that it has in the float network, in place.
 
     That is what estimating BatchNorm's statistics again in the quantized network would do (Sun et al. 2019, "Hybrid 8-bit
@@ -62,11 +73,12 @@ def reestimate_batch_norm(detector: QuantizedDetector, images: Tensor, progress:
         detector: calibrated.
         images: uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
         progress: called with (layers done, layers).
+        reference: the float network's parameters by name, where the network's own were changed.
 
     Returns:
         Layer name -> largest absolute change of its bias.
     """
-    return _sweep(detector, images, True, progress)
+    return _sweep(detector, images, True, progress, reference)
 
 
 def correct_biases_fast(
@@ -102,12 +114,18 @@ def correct_biases_fast(
     return changes
 
 
-def _sweep(detector: QuantizedDetector, images: Tensor, spread: bool, progress: Progress | None) -> dict[str, float]:
+def _sweep(
+    detector: QuantizedDetector,
+    images: Tensor,
+    spread: bool,
+    progress: Progress | None,
+    reference: Mapping[str, Tensor] | None,
+) -> dict[str, float]:
     network = detector.network
     weights = {layer.node: layer for layer in detector.quantized_weights()}
     total = sum(kind(node) in WEIGHTED for node in network.graph.nodes)
     changes: dict[str, float] = {}
-    for node, plain, quantized in lockstep(network, to_input(images)):
+    for node, plain, quantized in lockstep(network, to_input(images), reference):
         if kind(node) not in WEIGHTED:
             continue
         bias = _bias(network, node)
@@ -188,7 +206,7 @@ class BiasCorrection(Step):
         """Correct all biases."""
         with job.reporter.step("Correct biases") as update:
             if self.method == "exact":
-                correct_biases(job.quantized, job.first_images(self.images), update)
+                correct_biases(job.quantized, job.first_images(self.images), update, job.float_weights)
             else:
                 loader = job.batches(self.images)
                 correct_biases_fast(job.quantized, (batch.images for batch in loader), len(loader), update)
@@ -204,4 +222,4 @@ class BatchNormReestimation(Step):
     def apply(self, job: Job) -> None:
         """Estimate the statistics of all layers again."""
         with job.reporter.step("Estimate batch norms again") as update:
-            reestimate_batch_norm(job.quantized, job.first_images(self.images), update)
+            reestimate_batch_norm(job.quantized, job.first_images(self.images), update, job.float_weights)

@@ -26,7 +26,7 @@ class KeepFloat(Step):
     name: Literal["keep_float"] = "keep_float"
     layers: Annotated[int, Field(ge=0)] | None = None
     least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
-    images: Count = 12
+    images: Count = 8
     stage: ClassVar[Stage] = Stage.PLACE
 
     def compares_boxes(self) -> bool:
