@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
@@ -295,6 +296,33 @@ def test_multiplications_are_those_of_the_shapes(files):
     assert graph.multiplications(graph.weighted()[0]) == 32 * 48 * 8 * 3 * 9
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_layers_in_float_on_purpose_are_notes(files, target):
+    command = ["check", str(files[target]), "--target", target]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert CliRunner().invoke(app, [*command, "--fail-on", "note"]).exit_code == int(target != "openvino")
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [("note", 1), ("warning", 1), ("error", 0), ("never", 0)])
+def test_what_costs_speed_is_a_warning(files, tmp_path, fail_on, code):
+    model = onnx.load(str(files["openvino"]))
+    plant_rescaling(model)
+    onnx.save(model, str(tmp_path / "planted.onnx"))
+    command = ["check", str(tmp_path / "planted.onnx"), "--target", "openvino", "--fail-on", fail_on]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == code
+    assert "warning rescaling" in answer.output
+
+
+def test_a_float_file_is_told_to_be_one(tmp_path):
+    file = tmp_path / "float.onnx"
+    torch.onnx.export(SmallNetwork(), (torch.zeros(1, 3, *SIZE),), str(file), dynamo=True, verbose=False)
+    answer = CliRunner().invoke(app, ["check", str(file)])
+    assert answer.exit_code == 1
+    assert "not-quantized" in answer.output
+    assert answer.output.count("float-layer") == 0
+
+
 def test_command_line(files, tmp_path):
     model = onnx.load(str(files["tensorrt"]))
     plant_quantized_bias(model)
@@ -303,7 +331,7 @@ def test_command_line(files, tmp_path):
         app, ["check", str(tmp_path / "planted.onnx"), "--target", "tensorrt", "--fix", str(tmp_path / "fixed.onnx")]
     )
     assert result.exit_code == 1
-    assert "quantized-bias" in result.output
+    assert "error quantized-bias" in result.output
     assert "4 of 6 layers in integers" in result.output
     assert "quantized-bias" not in kinds(onnx.load(str(tmp_path / "fixed.onnx")), "tensorrt")
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from yoloquant.checking.finding import Finding
+from yoloquant.checking.finding import LEVELS, Finding, Level
 from yoloquant.checking.integer_layers import is_at_lowest, runs_in_integers, why_in_float
 from yoloquant.checking.qdq_graph import ACTIVATIONS, SAME_VALUES, WEIGHTED, QdqGraph, Scale
 from yoloquant.checkpoint.onnx_checks import onnx_parsed, open_detector_file
@@ -22,7 +22,7 @@ class CheckResult:
     """A file's findings.
 
     Attributes:
-        findings: in the order of checks and nodes.
+        findings: errors first, then warnings and notes, each in the order of checks and nodes.
         layers: with weights; integer_layers: of these, what runs in integers.
         integer_work: share of all multiplications that run in integers, 0..1.
         conversions: QuantizeLinear and DequantizeLinear nodes on activations.
@@ -33,6 +33,10 @@ class CheckResult:
     integer_layers: int
     integer_work: float
     conversions: int
+
+    def at_least(self, level: Level) -> tuple[Finding, ...]:
+        """Findings of a level, and of those above."""
+        return tuple(finding for finding in self.findings if LEVELS.index(finding.level) >= LEVELS.index(level))
 
 
 # Kinds whose cost is multiplications in float, and kinds whose cost is values that are converted.
@@ -49,6 +53,12 @@ _IN_FLOAT = frozenset(
 )
 _CONVERTED = frozenset(
     {"before-activation", "inside-activation", "needless-pair", "rescaling", "mismatched-scales", "quantized-decode"}
+)
+
+_NOT_QUANTIZED = Finding(
+    "not-quantized",
+    "",
+    "the file holds no QuantizeLinear or DequantizeLinear, so every layer runs in float: quantize it",
 )
 
 Check = Callable[[QdqGraph, Target], Iterator[Finding]]
@@ -70,13 +80,14 @@ def check_file(path: str | Path, target: str) -> CheckResult:
 
 
 def check_graph(graph: QdqGraph, target: Target) -> CheckResult:
-    """All checks."""
+    """All checks; of a file without any quantization nothing but that."""
     layers = graph.weighted()
+    if not any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
+        return CheckResult((_NOT_QUANTIZED,), len(layers), 0, 0.0, 0)
     whole = sum(graph.multiplications(node) for node in layers)
     nodes = {graph.label(node): node for node in graph.nodes}
-    findings = tuple(
-        _with_cost(graph, finding, nodes[finding.node], whole) for check in CHECKS for finding in check(graph, target)
-    )
+    found = [_with_cost(graph, finding, nodes[finding.node], whole) for check in CHECKS for finding in check(graph, target)]
+    findings = tuple(sorted(found, key=lambda finding: -LEVELS.index(finding.level)))
     integer = [node for node in layers if runs_in_integers(graph, node, target)]
     work = sum(graph.multiplications(node) for node in integer) / whole if whole else 0.0
     conversions = sum(

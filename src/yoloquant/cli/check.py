@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +12,29 @@ from yoloquant.cli.console import OUT
 from yoloquant.cli.options import app
 
 
+class FailOn(Enum):
+    """The lowest level of a finding that makes the command fail."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+    NEVER = "never"
+
+
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
     target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",
     fix: Annotated[Path | None, typer.Option(help="Write the file with everything mended that needs no calibration.")] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Exit with code 1 where a finding of this level, or of one above, is there.")
+    ] = FailOn.WARNING,
     everything: Annotated[bool, typer.Option("--all", help="Show every finding, not the first three of a kind.")] = False,
 ) -> None:
     """Say what a target's runtime will not run as it seems: float layers, needless conversions, scales that do not match.
 
-    Exit code 1 where anything is found.
+    A note is what the file's maker may want, as a layer left in float; a warning costs speed or accuracy; an error is refused or
+    computed wrongly by the runtime. Exit code 1 where there is a warning or an error; `--fail-on` moves that.
     """
     import onnx
 
@@ -44,7 +58,7 @@ def check(
     for finding in result.findings:
         kinds[finding.kind] = kinds.get(finding.kind, 0) + 1
         if everything or kinds[finding.kind] <= 3:
-            OUT.print(f"{finding.kind}: {finding.sentence}", markup=False)
+            OUT.print(f"{finding.level} {finding.kind}: {finding.sentence}", markup=False)
     if kinds:
         OUT.print(findings_table(result.findings))
     if not everything and max(kinds.values(), default=0) > 3:
@@ -56,5 +70,5 @@ def check(
         with replaced_whole(fix) as partial:
             onnx.save(mended, str(partial))
         OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
-    if result.findings:
+    if fail_on is not FailOn.NEVER and result.at_least(fail_on.value):
         raise typer.Exit(1)

@@ -75,11 +75,11 @@ def search_table(found: SearchResult) -> Table:
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Findings of a check by kind, with their estimated cost for one image."""
-    table = Table("finding", "times", "multiplications in float", "values converted")
+    table = Table("level", "finding", "times", "multiplications in float", "values converted")
     for kind in dict.fromkeys(finding.kind for finding in findings):
         own = [finding for finding in findings if finding.kind == kind]
         work, values = sum(finding.work for finding in own), sum(finding.values for finding in own)
-        table.add_row(kind, str(len(own)), f"{work:.1%}" if work else "", f"{values / 1e6:.2f} M" if values else "")
+        table.add_row(own[0].level, kind, str(len(own)), f"{work:.1%}" if work else "", f"{values / 1e6:.2f} M" if values else "")
     return table
 
 
