@@ -24,6 +24,7 @@ from yoloquant.flows.search import _least, with_layers
 from yoloquant.graph.capture import block_name, capture
 from yoloquant.quant.fake_quantize import State
 from yoloquant.recipe.recipe import Recipe
+from yoloquant.report import charts
 from yoloquant.results.analysis import Analysis
 from yoloquant.targets.layer_rules import Override
 from yoloquant.targets.registry import get_target
@@ -332,3 +333,9 @@ def test_output_convolutions_come_first_under_powers_of_two_and_the_sentence_say
     assert costs["activations"] > 2.0 * costs["weights"]
     first = [sentence for sentence in found.advice[:3] if "logits below -4.6" in sentence]
     assert {sentence.split(":")[0] for sentence in first} == {f"model.24.m.{level}.output" for level in range(3)}
+
+
+def test_layers_before_any_quantizer_are_no_part_of_the_noise():
+    """A layer in float at the start has no noise at all, and a point at its 366 dB makes all others one flat line."""
+    chart = charts.noise({"first": 366.0, "second": 31.0, "third": float("inf"), "last": 24.0})
+    assert [(point.x, point.y) for point in chart.points] == [(1.0, 31.0), (3.0, 24.0)]

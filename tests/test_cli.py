@@ -21,6 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["inspect", "missing.pt"], ["there is no file", "missing.pt"]),
         (["eval", "missing.onnx", "--data", "missing.yaml"], ["there is no data set", "missing.yaml"]),
         (["quantize", "missing.pt", "--data", "missing.yaml", "--set", "weights.bitz=4"], ["did you mean", "bits"]),
+        (["export", "missing.pt", "--output", "y.engine"], ["y.engine", "export writes ONNX files, whose names end in .onnx"]),
         (["recipes", "int9"], ["there is no recipe", "int8"]),
     ],
 )

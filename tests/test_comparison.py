@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from yoloquant.cli import app
 from yoloquant.errors import YoloquantError
-from yoloquant.report.comparison import pareto_front, read_entries
+from yoloquant.report.comparison import comparison_charts, pareto_front, read_entries
 
 number = st.integers(0, 6).map(float)
 
@@ -26,12 +26,12 @@ def test_the_front_holds_what_nothing_beats(points):
         assert any(cost <= point[0] and worth >= point[1] for cost, worth in front)
 
 
-def folder(tmp_path, name, drop, latency, rows=True):
+def folder(tmp_path, name, drop, latency, rows=True, images=634):
     path = tmp_path / name
     path.mkdir()
 
     def row(model, accuracy, milliseconds, size):
-        figures = {"figures": {"mAP50-95": accuracy}}
+        figures = {"figures": {"mAP50-95": accuracy}, "image_count": images}
         return {
             "model": model,
             "runtime": "onnxruntime",
@@ -51,7 +51,9 @@ def folder(tmp_path, name, drop, latency, rows=True):
 def test_table_and_page(tmp_path):
     paths = [folder(tmp_path, "a<b>", 0.3, 12.0), folder(tmp_path, "b", 1.0, 16.0)]
     entries = read_entries(paths)
+    # Float, the same in both folders, stands first and once.
     assert [(round(entry.drop, 2), round(entry.ratio, 2), entry.megabytes) for entry in entries] == [
+        (0.0, 1.0, 8.0),
         (0.3, 0.6, 3.0),
         (1.0, 0.8, 3.0),
     ]
@@ -62,8 +64,29 @@ def test_table_and_page(tmp_path):
     text = page.read_text()
     assert "a&lt;b&gt;" in text
     assert not re.search(r'(src|href)="(?!data:|#)', text)
-    assert text.count("<circle") == 4
-    assert text.count('class="a best"') == 2
+    assert text.count("<circle") == 6
+    # Of both pictures float, which is the most accurate, and the folder that nothing beats.
+    assert text.count('class="a best"') == 4
+
+
+def test_fake_quantizers_are_not_what_one_can_choose(tmp_path):
+    path = folder(tmp_path, "a", 0.3, 12.0)
+    content = json.loads((path / "metrics.json").read_text())
+    content["rows"] += [{**row, "runtime": "torch"} for row in content["rows"]]
+    (path / "metrics.json").write_text(json.dumps(content))
+    entries = read_entries([path])
+    assert [(entry.model, entry.runtime) for entry in entries if entry.runtime == "torch"] == [
+        ("float", "torch"),
+        ("int8", "torch"),
+    ]
+    assert [len(chart.points) for chart in comparison_charts(entries)] == [2, 2]
+
+
+def test_figures_of_different_images_are_not_compared(tmp_path):
+    paths = [folder(tmp_path, name, 0.3, 12.0, images=images) for name, images in (("a", 634), ("b", 100))]
+    answer = CliRunner().invoke(app, ["compare", *map(str, paths)])
+    assert isinstance(answer.exception, YoloquantError)
+    assert "b on 100 and a on 634: evaluate all of them on the same ones" in str(answer.exception)
 
 
 def test_folders_without_figures_are_refused(tmp_path):

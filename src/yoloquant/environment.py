@@ -1,9 +1,11 @@
-"""What is around the program, read without torch: what `torchrun` tells its processes, and installed plug-ins."""
+"""What is around the program, read without torch: what `torchrun` tells its processes, installed plug-ins, the processor."""
 
 from __future__ import annotations
 
 import os
+import platform
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 
@@ -26,3 +28,19 @@ def plug_ins(group: str) -> dict[str, Any]:
             (a module that enrols what it holds by the decorator).
     """
     return {entry.name: entry.load() for entry in entry_points(group=group)}
+
+
+def processor_name() -> str:
+    """The processor's name and the number of its cores that this process may use, as for "AMD EPYC, 2 cores"."""
+    names = [line.partition(":")[2].strip() for line in _processor_lines() if line.startswith("model name")]
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {count} core{'s' if count > 1 else ''}"
+
+
+def _processor_lines() -> list[str]:
+    """What Linux tells of its processors; nothing elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

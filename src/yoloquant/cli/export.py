@@ -57,6 +57,8 @@ def export(
     from yoloquant.recipe.recipe import recipe_of
     from yoloquant.targets.registry import get_target
 
+    if output.suffix != ".onnx":
+        raise ExportError(f"{output}: export writes ONNX files, whose names end in .onnx")
     checked_file(output)
     refuse_inputs([output, calibration_cache], [model])
     if calibration_cache is not None:

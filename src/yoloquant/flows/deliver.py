@@ -200,7 +200,7 @@ def _verify(
 def _measure(
     job: Job, recipe: Recipe, wanted: Delivery, float_file: Path | None, file: Path, runtimes: tuple[str, ...]
 ) -> list[Row]:
-    """Evaluate and time float and quantized models in torch and in the runtimes that run the target's files."""
+    """Evaluate float and quantized models in torch and in the runtimes that run the target's files; time them in its own."""
     quantized, dataset, tell = job.quantized, wanted.dataset, job.reporter
     label = precision_label(quantized)
     runners: dict[tuple[str, str], tuple[Runner, Path | None]] = {}
@@ -221,9 +221,13 @@ def _measure(
     for sentence in next((evaluation.skipped for evaluation in evaluations.values()), ()):
         tell.note(f"skipped: {sentence}")
     latency: dict[str, Latency] = {}
-    if process_number() == 0:
+    # What another runtime takes for a file that is not for it says nothing, and neither do fake quantizers in torch.
+    timed = {"/".join(key): runner for key, (runner, _) in runners.items() if key[1] == recipe.target}
+    if process_number() == 0 and timed:
         with tell.step("Measure latency") as update:
-            latency = measure_latency({"/".join(key): runner for key, (runner, _) in runners.items()}, progress=update)
+            latency = measure_latency(timed, progress=update)
+    elif process_number() == 0:
+        tell.note(f"not timed: the runtime that files for {recipe.target} are for does not run here")
     rows = [
         Row(
             model=key[0],

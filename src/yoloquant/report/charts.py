@@ -12,6 +12,8 @@ from itertools import pairwise
 from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.analysis.tensor_statistics import FiveNumbers, TensorStatistics
 
+# A signal-to-noise ratio, dB, beyond which there was no error to speak of.
+NO_NOISE = 200.0
 # Bars of a histogram, and channels of a box plot, that are told apart in a picture.
 BARS, CHANNELS = 64, 96
 
@@ -122,8 +124,12 @@ def ranking(results: Sequence[Sensitivity], unit: str, count: int = 30) -> Bars:
 
 
 def noise(ratios: Mapping[str, float]) -> Points:
-    """Signal-to-noise ratio of each layer's answer along the network."""
-    points = tuple(Point(float(number), value, f"{name}: {value:.1f} dB") for number, (name, value) in enumerate(ratios.items()))
+    """Signal-to-noise ratio of each output along the network; layers before any quantizer, which have no noise, are left out."""
+    points = tuple(
+        Point(float(number), value, f"{name}: {value:.1f} dB")
+        for number, (name, value) in enumerate(ratios.items())
+        if value <= NO_NOISE
+    )
     return Points("noise", "Noise along the network", "layer, in the network's order", "dB", points, joined=True)
 
 

@@ -25,6 +25,7 @@ class Entry:
         model: "float", "int8", ...
         runtime: that ran it.
         target: it was quantized for.
+        images: evaluated; none if not known.
         map50_95: percent; drop: against the float model in the same runtime and folder.
         latency: median milliseconds; ratio: to the float model in the same runtime and folder.
         megabytes: of the file.
@@ -34,6 +35,7 @@ class Entry:
     model: str
     runtime: str
     target: str
+    images: int | None
     map50_95: float | None
     drop: float | None
     latency: float | None
@@ -42,10 +44,10 @@ class Entry:
 
 
 def read_entries(folders: Sequence[Path]) -> list[Entry]:
-    """All quantized rows of several folders.
+    """All quantized rows of several folders, behind the float rows of the first folder that has them.
 
     Raises:
-        YoloquantError: a folder has no readable metrics.
+        YoloquantError: a folder has no readable metrics, or they were evaluated on different numbers of images.
     """
     entries = []
     for folder in folders:
@@ -58,7 +60,13 @@ def read_entries(folders: Sequence[Path]) -> list[Entry]:
         except Exception as error:
             # Whatever the file holds instead of metrics.
             raise YoloquantError(f"{folder} has no readable {METRICS}: name folders that `yoloquant quantize` wrote") from error
-    return entries
+    counts = {entry.images: entry.folder for entry in entries if entry.images is not None}
+    if len(counts) > 1:
+        told = " and ".join(f"{folder} on {count}" for count, folder in sorted(counts.items()))
+        raise YoloquantError(f"their figures are of different images, {told}: evaluate all of them on the same ones")
+    # Float is the same network in each folder that was made of it; its name and accuracy say which.
+    floats = {(entry.runtime, entry.map50_95): entry for entry in reversed(entries) if entry.model == "float"}
+    return [*reversed(floats.values()), *(entry for entry in entries if entry.model != "float")]
 
 
 class _Unmeasured(Exception):
@@ -71,7 +79,7 @@ def _entries(folder: Path) -> list[Entry]:
     if not rows:
         raise _Unmeasured
     floats = {row["runtime"]: row for row in rows if row["model"] == "float"}
-    return [_entry(folder.name, target, row, floats.get(row["runtime"])) for row in rows if row["model"] != "float"]
+    return [_entry(folder.name, target, row, floats.get(row["runtime"])) for row in rows]
 
 
 def _entry(folder: str, target: str, row: dict[str, Any], plain: dict[str, Any] | None) -> Entry:
@@ -82,6 +90,7 @@ def _entry(folder: str, target: str, row: dict[str, Any], plain: dict[str, Any] 
         row["model"],
         row["runtime"],
         target,
+        row["evaluation"].get("image_count") if row.get("evaluation") else None,
         accuracy,
         before - accuracy if before is not None and accuracy is not None else None,
         latency,
@@ -132,10 +141,12 @@ def comparison_charts(entries: Sequence[Entry]) -> list[Points]:
 
 
 def _pareto(entries: Sequence[Entry], attribute: str, label: str) -> Points:
-    chosen = [entry for entry in entries if entry.map50_95 is not None and getattr(entry, attribute) is not None]
+    # Fake quantizers in torch are no way to run a network: neither their time nor their size is one to choose by.
+    run = [entry for entry in entries if entry.runtime != "torch" and entry.map50_95 is not None]
+    chosen = [entry for entry in run if getattr(entry, attribute) is not None]
     values = [(float(getattr(entry, attribute)), float(entry.map50_95 or 0.0)) for entry in chosen]
     points = tuple(
-        Point(x, y, f"{entry.folder}, {entry.runtime}: {y:.2f} mAP50-95, {x:.2f}", best)
+        Point(x, y, f"{entry.folder}, {entry.model} in {entry.runtime}: {y:.2f} mAP50-95, {x:.2f}", best)
         for entry, (x, y), best in zip(chosen, values, pareto_front(values), strict=True)
     )
     return Points(f"pareto-{attribute}", f"Accuracy against {label}", label, "mAP50-95", points)

@@ -15,10 +15,9 @@ from yoloquant.analysis.tensor_statistics import TensorStatistics
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.graph.sizes import readers, tensor_inputs
+from yoloquant.report.charts import NO_NOISE
 from yoloquant.report.graph_layout import Layout, layered_layout
 
-# A signal-to-noise ratio, dB, beyond which there was no error to speak of.
-NO_NOISE = 200.0
 # Least signal-to-noise ratios, dB, of the colours for errors, the best first; what is below the last is the worst.
 ERROR_STEPS = (40.0, 30.0, 20.0, 10.0)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.data.dataset import DetectionDataset
+from yoloquant.environment import processor_name
 from yoloquant.files.writing import write_rows
 from yoloquant.report import charts
 from yoloquant.report.cells import HEADERS, result_cells
@@ -68,6 +70,7 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
         result=result,
         label=label,
         facts=_facts(pair),
+        subject=_subject(result),
         summary=_summary(result),
         parity=_parity(result),
         photographs=photographs,
@@ -109,6 +112,15 @@ def compared_rows(result: QuantizationResult) -> tuple[Row, Row] | None:
     return min(pairs, key=lambda pair: (pair[0].runtime != result.recipe.target, pair[0].runtime == "torch"), default=None)
 
 
+def _subject(result: QuantizationResult) -> str:
+    """What the page is about, when and where it was made: family, classes, size, images, day, processor."""
+    detector, counts = result.detector, {row.evaluation.image_count for row in result.rows if row.evaluation}
+    height, width = detector.input_size
+    evaluated = f", evaluated on {min(counts)} images" if counts else ""
+    made = f"{datetime.date.today():%Y-%m-%d} on {processor_name()}"
+    return f"{detector.family}, {len(detector.names)} classes, {height} x {width} pixels{evaluated}; made on {made}."
+
+
 def _facts(pair: tuple[Row, Row] | None) -> dict[str, str]:
     """The four figures that one wants first."""
     if pair is None:
@@ -122,7 +134,7 @@ def _facts(pair: tuple[Row, Row] | None) -> dict[str, str]:
         "mAP50-95 lost, points": f"{before.evaluation.map50_95 - after.evaluation.map50_95:.2f}",
     }
     if before.latency and after.latency:
-        facts["of the float model's latency"] = f"{after.latency.median / before.latency.median:.0%}"
+        facts[f"of the float model's latency in {before.runtime}"] = f"{after.latency.median / before.latency.median:.0%}"
     if before.file_size and after.file_size:
         facts["of the float model's file size"] = f"{after.file_size / before.file_size:.0%}"
     return facts
