@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from yoloquant.cli import app
+from yoloquant.errors import first_line
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -54,3 +55,10 @@ def test_inspect_shows_an_official_checkpoint(shared):
     assert result.returncode == 0
     for fact in ("yolov5", "1,872,157", "8, 16, 32", "model.24.m.0", "80: person"):
         assert fact in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "line"), [(ValueError("\n  first\nsecond"), "first"), (RuntimeError(), "RuntimeError"), (OSError("\n"), "OSError")]
+)
+def test_other_libraries_errors_are_quoted_by_one_line(error, line):
+    assert first_line(error) == line

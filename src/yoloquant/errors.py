@@ -1,4 +1,4 @@
-"""The one exception that is meant for users, and the name that a user may have meant.
+"""The one exception that is meant for users, and what its sentences are made of.
 
 Everything a user can cause (a bad file, an unknown option, an empty data set) raises `YoloquantError`, whose message is one
 clear sentence that says what is wrong and what to do. The command line prints that sentence and exits with code 2; any
@@ -34,3 +34,8 @@ class ExportError(YoloquantError):
 def nearest(name: str, known: Iterable[str], likeness: float = 0.4) -> str | None:
     """The known name that is most like a mistyped one, if any is as like as `likeness`, 0..1."""
     return next(iter(difflib.get_close_matches(name, list(known), 1, likeness)), None)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in its first line; its class's name where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

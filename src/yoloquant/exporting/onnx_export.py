@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 
 from yoloquant.checkpoint.onnx_metadata import extra_facts
 from yoloquant.checkpoint.read_onnx import opset_of
-from yoloquant.errors import ExportError
+from yoloquant.errors import ExportError, first_line
 from yoloquant.exporting.fused_silu import fuse_silu
 from yoloquant.exporting.lowering import (
     DOMAIN,
@@ -196,8 +196,7 @@ def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool,
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-        raise ExportError(f"torch cannot export this network to ONNX: {reason.strip()}") from error
+        raise ExportError(f"torch cannot export this network to ONNX: {first_line(cause)}") from error
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import version_converter
 
-from yoloquant.errors import ExportError
+from yoloquant.errors import ExportError, first_line
 
 
 def attach_head(network: onnx.ModelProto, head: onnx.ModelProto, input_name: str) -> onnx.ModelProto:
@@ -47,7 +47,7 @@ def _converted(head: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         return version_converter.convert_version(head, opset)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ExportError(
-            f"the head of this file cannot be brought from operator set {current} to {opset} ({str(error).splitlines()[0]}): "
+            f"the head of this file cannot be brought from operator set {current} to {opset} ({first_line(error)}): "
             f"export the original file with operator set {opset}"
         ) from error
 

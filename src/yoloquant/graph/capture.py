@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from yoloquant.errors import YoloquantError
+from yoloquant.errors import YoloquantError, first_line
 from yoloquant.graph.fold import fold_batch_norm
 from yoloquant.graph.fuse import fuse_activations
 from yoloquant.graph.operators import IN_PLACE, kind
@@ -76,7 +76,7 @@ def _export(network: nn.Module, example: torch.Tensor, stride: int) -> torch.exp
                 return torch.export.export(network, (example,), strict=False, dynamic_shapes=(dimensions,))
         except Exception as error:
             # torch.export raises a dozen unrelated classes; all of them mean that this network cannot be captured so.
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
     raise YoloquantError(
         f"the network cannot be captured by torch.export ({reason}): its forward must not branch on the values of tensors"
     )

@@ -14,7 +14,7 @@ import onnx
 
 from yoloquant.checking.qdq_graph import QdqGraph
 from yoloquant.checkpoint.onnx_checks import load_onnx
-from yoloquant.errors import YoloquantError
+from yoloquant.errors import YoloquantError, first_line
 
 # Operators of ONNX Runtime's optimised graph that multiply integers.
 _INTEGER = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger"})
@@ -106,7 +106,7 @@ def _onnxruntime(model: onnx.ModelProto) -> Iterable[str]:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # onnxruntime raises classes of its own for each status code, without a common base.
-            raise YoloquantError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
+            raise YoloquantError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
         graph = onnx.load(options.optimized_model_filepath).graph
     return [re.sub(r"_token_\d+$", "", node.name) for node in graph.node if node.op_type in _INTEGER]
 

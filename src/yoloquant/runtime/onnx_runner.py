@@ -9,7 +9,7 @@ import torch
 
 from yoloquant.checkpoint.onnx_checks import onnx_parsed
 from yoloquant.checkpoint.onnx_metadata import read_metadata
-from yoloquant.errors import YoloquantError
+from yoloquant.errors import YoloquantError, first_line
 from yoloquant.models.architecture import Description, build
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.models.preprocessing import Preprocessing
@@ -57,5 +57,4 @@ class OnnxRunner:
             raise
         except Exception as error:
             # Runtimes raise classes of their own, without a common base, for files that load and cannot run.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise YoloquantError(f"{self.name} cannot run the model: {reason}") from error
+            raise YoloquantError(f"{self.name} cannot run the model: {first_line(error)}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from yoloquant.checkpoint.onnx_metadata import read_metadata
-from yoloquant.errors import YoloquantError
+from yoloquant.errors import YoloquantError, first_line
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.onnx_runner import OnnxRunner
 from yoloquant.runtime.runner import ClosedRunnerError
@@ -49,7 +49,7 @@ class OnnxRuntimeRunner(OnnxRunner):
             )
         except Exception as error:
             # onnxruntime raises classes of its own for each status code, without a common base.
-            raise YoloquantError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
+            raise YoloquantError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
         super().__init__(path, facts, NAME)
         model_input = self._session.get_inputs()[0]
         self._input = model_input.name

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from yoloquant.checkpoint.onnx_metadata import read_metadata
-from yoloquant.errors import YoloquantError
+from yoloquant.errors import YoloquantError, first_line
 
 # Calls before those that count.
 _WARMUP = 3
@@ -59,7 +59,7 @@ def layer_times(path: Path, runtime: str, *, batch_size: int = 1, threads: int =
         calls = list(PROFILERS[runtime](path, images, threads, runs))
     except Exception as error:
         # Both runtimes raise classes of their own without a common base.
-        raise YoloquantError(f"{runtime} cannot profile {path}: {str(error).splitlines()[0]}") from error
+        raise YoloquantError(f"{runtime} cannot profile {path}: {first_line(error)}") from error
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for name, kind, milliseconds in calls:
         times[name, kind].append(milliseconds)

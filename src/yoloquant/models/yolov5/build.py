@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloquant.errors import CheckpointError
+from yoloquant.errors import CheckpointError, first_line
 from yoloquant.files.reading import is_file, parse_yaml, read_text
 from yoloquant.models.detector import Detector
 from yoloquant.models.layer_stack import divisible, initialise_anchor_biases, measure_strides, settle_norms
@@ -194,6 +194,4 @@ def _measure_strides(network: LayeredNetwork) -> tuple[int, ...]:
     try:
         return measure_strides(network)
     except (RuntimeError, IndexError, TypeError) as error:
-        raise CheckpointError(
-            f"the layers of the model configuration do not fit together: {str(error).splitlines()[0]}"
-        ) from error
+        raise CheckpointError(f"the layers of the model configuration do not fit together: {first_line(error)}") from error
