@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from yoloquant.cli import app
+import yoloquant
+from yoloquant.cli import COMMANDS, app
 from yoloquant.errors import first_line
 
 
@@ -62,3 +65,44 @@ def test_inspect_shows_an_official_checkpoint(shared):
 )
 def test_other_libraries_errors_are_quoted_by_one_line(error, line):
     assert first_line(error) == line
+
+
+def named(command):
+    """A command of the application, as click has it."""
+    return typer.main.get_command(app).commands[command]
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [("--image-size", "--imgsz"), ("--confidence", "--conf"), ("--max-detections", "--max-det"), ("--batch-size", "--batch")],
+)
+def test_options_have_the_names_that_people_type(name, alias):
+    """In every command that has the option by either name."""
+    found = 0
+    for command in COMMANDS:
+        names = {each for option in named(command.replace("_", "-")).params for each in option.opts}
+        assert (name in names) == (alias in names), command
+        found += name in names
+    assert found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_called_as_its_file_and_has_help(command):
+    answer = CliRunner().invoke(app, [command.replace("_", "-"), "-h"])
+    assert answer.exit_code == 0
+    assert "Usage" in answer.output
+
+
+@pytest.mark.parametrize(("old", "new"), [("eval", "evaluate"), ("bench", "benchmark")])
+def test_earlier_names_still_work_and_are_not_shown(old, new):
+    assert [option.opts for option in named(old).params] == [option.opts for option in named(new).params]
+    assert named(old).hidden
+    assert not named(new).hidden
+
+
+def test_the_version():
+    answer = CliRunner().invoke(app, ["--version"])
+    assert answer.exit_code == 0
+    assert answer.output.split() == ["yoloquant", version("yoloquant")]
+    assert yoloquant.__version__ == version("yoloquant")
+    assert {"quantize", "__version__"} <= set(dir(yoloquant))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -43,6 +44,13 @@ def with_exact_sums(file, data):
     """mAP of a file in ONNX Runtime where no processor saturates sums of 8-bit products."""
     runner = open_onnx(file, "onnxruntime", metadata=replace(read_metadata(file), target=STAND_IN))
     return evaluate(runner, load_dataset(data)).map50_95
+
+
+def test_the_report_begins_with_what_it_is_about(finished):
+    page = (finished.output / "report.html").read_text()
+    subject = r"<p>\w+, \d+ classes, \d+ x \d+ pixels, evaluated on 32 images; made on 20\d\d-\d\d-\d\d on .+, \d+ cores?\.</p>"
+    assert re.search(subject, page)
+    assert re.search(r"<strong>\d+%</strong>of the float model.{1,6}s latency in onnxruntime", page)
 
 
 def test_the_table_compares_float_and_int8_in_each_runtime(finished, data):

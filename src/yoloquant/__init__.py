@@ -88,7 +88,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("yoloquant")
     if name in _HOMES:
         module, attribute = _HOMES[name]
         return getattr(import_module(f"yoloquant.{module}"), attribute)
     raise AttributeError(f"module 'yoloquant' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

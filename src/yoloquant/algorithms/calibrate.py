@@ -121,7 +121,7 @@ def _check_finite(maps: Iterable[Tensor]) -> None:
         if not torch.isfinite(raw_map).all():
             raise YoloquantError(
                 f"the float network answers NaN or infinity at detection level {level}: check the checkpoint, "
-                "for example with `yoloquant eval`"
+                "for example with `yoloquant evaluate`"
             )
 
 

@@ -1,4 +1,4 @@
-"""`yoloquant bench`."""
+"""`yoloquant benchmark`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import app
+from yoloquant.cli.options import BatchSize, app
 
 
+@app.command("bench", hidden=True)
 @app.command()
-def bench(
+def benchmark(
     files: Annotated[list[Path], typer.Argument(help="Models; ratios are against the first.")],
     runtime: Annotated[list[str] | None, typer.Option(help="torch, onnxruntime, openvino, tensorrt; repeatable.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of each runtime; 0 lets it choose.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    batch_size: BatchSize = 1,
     runs: Annotated[int, typer.Option(min=1, help="Counted calls of each.")] = 50,
     warmup: Annotated[int, typer.Option(min=0, help="Calls of each before those that count.")] = 3,
     layers: Annotated[int, typer.Option(min=0, help="Show so many of each file's slowest operators.")] = 0,

@@ -1,4 +1,4 @@
-"""`yoloquant eval`."""
+"""`yoloquant evaluate`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import typer
 from yoloquant.cli.console import OUT, RichReporter
 from yoloquant.cli.options import (
     Annotations,
+    BatchSize,
     Branch,
     Confidence,
     Data,
     ImageSize,
     Iou,
     Limit,
+    MaxDetections,
     Model,
     Pixels,
     RuntimeName,
@@ -25,7 +27,8 @@ from yoloquant.cli.options import (
 )
 
 
-@app.command("eval")
+@app.command("eval", hidden=True)
+@app.command("evaluate")
 def evaluate_command(
     model: Model,
     data: Data,
@@ -34,8 +37,8 @@ def evaluate_command(
     annotations: Annotations = None,
     confidence: Confidence = 0.001,
     iou: Iou = 0.6,
-    max_detections: Annotated[int, typer.Option(min=1, help="Boxes kept in an image.")] = 300,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    max_detections: MaxDetections = 300,
+    batch_size: BatchSize = 8,
     image_size: ImageSize = None,
     rectangular: Annotated[bool, typer.Option(help="Pad images to multiples of the stride instead of squares.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that load images.")] = 2,

@@ -16,11 +16,27 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="yoloquant",
-    help="Quantize YOLO detectors for integer runtimes, and see what it costs and where.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from yoloquant import __version__
+
+        OUT.print(f"yoloquant {__version__}", markup=False, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _before_a_command(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Quantize YOLO detectors for integer runtimes, and see what it costs and where."""
+
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONNX file, or quantized folder.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors) or float ONNX file.")]
@@ -41,16 +57,19 @@ Set = Annotated[
     typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.", autocompletion=_complete_setting),
 ]
 RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime, openvino or tensorrt.")]
+# Beside their own names, options have those that users of ultralytics and YOLOv5 type.
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
-Confidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")]
+Confidence = Annotated[float, typer.Option("--confidence", "--conf", min=0.0, max=1.0, help="Minimum score of a box.")]
 Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]
+MaxDetections = Annotated[int, typer.Option("--max-detections", "--max-det", min=1, help="Boxes kept in an image.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "--batch", min=1, help="Images in a batch.")]
 Nms = Annotated[bool, typer.Option("--nms", help="Put non-maximum suppression into the file.")]
 NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score that the file's suppression keeps.")]
 NmsIou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of the file's suppression.")]
 NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers with.")]
 NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
 Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
-ImageSize = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, pixels.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", "--imgsz", min=32, help="Side of the network's input, pixels.")]
 Branch = Annotated[
     str | None,
     typer.Option(

@@ -26,7 +26,13 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("run"),
     epochs: Annotated[int, typer.Option(min=1, help="In all; 8 by default for a quantized folder.")] = 100,
     batch: Annotated[
-        int, typer.Option(min=1, help="Images in a batch, of all processes together; 8 by default for a quantized folder.")
+        int,
+        typer.Option(
+            "--batch",
+            "--batch-size",
+            min=1,
+            help="Images in a batch, of all processes together; 8 by default for a quantized folder.",
+        ),
     ] = 16,
     image_size: ImageSize = None,
     overrides: Annotated[

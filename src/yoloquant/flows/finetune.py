@@ -244,4 +244,4 @@ def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: 
     taught = ["--teacher", named_path(teacher)] if isinstance(teacher, str | Path) else []
     source, made = named_path(data), named_path(output)
     words = ["yoloquant", "train", named_path(model), "--data", source, *taught, "--output", f"{made}-again"]
-    return shlex.join(words), shlex.join(["yoloquant", "eval", made, "--data", source])
+    return shlex.join(words), shlex.join(["yoloquant", "evaluate", made, "--data", source])

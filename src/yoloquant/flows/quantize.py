@@ -176,7 +176,7 @@ def commands_to_repeat(
     labelled = {name: sources[name] for name in ("data", "annotations")}
     return (
         command("quantize", model, **sources, **chosen, **options),
-        command("eval", output, **labelled, limit=options.get("limit")),
+        command("evaluate", output, **labelled, limit=options.get("limit")),
         command("analyze", model, **sources, target=recipe.target, branch=options.get("branch")),
     )
 

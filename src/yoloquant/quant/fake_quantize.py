@@ -150,7 +150,7 @@ class FakeQuantize(nn.Module):
         except YoloquantError as error:
             raise YoloquantError(
                 f"the float network has NaN or infinity at {self.name.removesuffix('_quantizer')}: check the checkpoint, "
-                "for example with `yoloquant eval`"
+                "for example with `yoloquant evaluate`"
             ) from error
 
     def extra_repr(self) -> str:
