@@ -205,8 +205,8 @@ def _must_differ(scales: list[Scale], target: Target) -> bool:
     return wants_lowest and len({is_at_lowest(scale) for scale in scales}) == 2
 
 
-def _different(scales: list) -> int:
-    distinct: list = []
+def _different(scales: list[Scale]) -> int:
+    distinct: list[Scale] = []
     for scale in scales:
         if not any(scale.is_same(other) for other in distinct):
             distinct.append(scale)

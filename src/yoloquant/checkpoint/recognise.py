@@ -46,8 +46,9 @@ def head_record(network: Record) -> Record:
         CheckpointError: it has no layers.
     """
     children = network.state["_modules"]
-    if is_module(children.get("detect")):
-        return children["detect"]
+    detect = children.get("detect")
+    if is_module(detect):
+        return detect
     layers = children.get("model")
     if not is_module(layers) or not layers.state["_modules"]:
         raise CheckpointError("it holds a network without layers: the checkpoint is damaged")

@@ -209,7 +209,8 @@ def _keypoint_columns(values: dict[str, Any], path: Path) -> int:
         raise DataError(
             f"{path}: kpt_shape is {shortened(shape)}: give the number of keypoints and of values of each, as [17, 3]"
         )
-    return shape[0] * shape[1]
+    columns: int = shape[0] * shape[1]
+    return columns
 
 
 def _annotations(value: Any, split: str, root: Path, source: Path) -> Path | None:

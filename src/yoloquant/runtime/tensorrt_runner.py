@@ -100,7 +100,9 @@ class TensorRtRunner(OnnxRunner):
         import tensorrt
 
         inspector = self._engine.create_engine_inspector()
-        return json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))["Layers"]
+        found = json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
+        layers: list[dict[str, Any]] = found["Layers"]
+        return layers
 
     def close(self) -> None:
         """Free the GPU's memory."""

@@ -51,7 +51,8 @@ class _Sum(torch.autograd.Function):
 
 def _mean_over_processes(value: Tensor) -> Tensor:
     """Differentiable, unlike `yoloquant.distributed.sum_over_processes`."""
-    return _Sum.apply(value) / process_count()
+    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]  # untyped in torch
+    return total / process_count()
 
 
 def distribute(network: nn.Module, device: torch.device) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +155,7 @@ def _indecision(part: Part, done: float, settings: Reconstruct) -> Tensor | floa
 
 def _optimizer(part: Part, settings: Reconstruct) -> torch.optim.Adam | None:
     """Adam for all but SignRound's choices; none if there is nothing else."""
-    groups: list[dict] = []
+    groups: list[dict[str, Any]] = []
     for quantizer, weight in part.weights.items():
         plain = part.floats[quantizer]
         # A weight that is not the float network's was rounded by an earlier step of the recipe.
