@@ -213,7 +213,7 @@ def _different(scales: list[Scale]) -> int:
     return len(distinct)
 
 
-def weight_scales(graph: QdqGraph, target: Target) -> Iterator[Finding]:
+def weight_scales(graph: QdqGraph, _target: Target) -> Iterator[Finding]:
     """Weights with one scale for the whole tensor."""
     for node in graph.weighted():
         scale = graph.scale_of(graph.dequantized(node.input[1]))
@@ -260,7 +260,7 @@ def quantized_biases(graph: QdqGraph, target: Target) -> Iterator[Finding]:
             )
 
 
-def quantized_decode(graph: QdqGraph, target: Target) -> Iterator[Finding]:
+def quantized_decode(graph: QdqGraph, _target: Target) -> Iterator[Finding]:
     """Q/DQ behind the last layers: boxes and scores share no scale, so quantizing their decoding costs several mAP."""
     for node in decode_nodes(graph):
         if node.op_type == "QuantizeLinear":

@@ -170,7 +170,7 @@ def _grain(generator: np.random.Generator, size: int) -> np.ndarray:
     return cv2.resize(generator.normal(0, 0.7, (size // 3, size // 3)).astype(np.float32), (size, size))
 
 
-def _flat(generator: np.random.Generator, size: int) -> np.ndarray:
+def _flat(_generator: np.random.Generator, size: int) -> np.ndarray:
     return np.zeros((size, size), np.float32)
 
 

@@ -24,7 +24,8 @@ _LARGEST_BATCH = 32
 class TensorRtRunner(OnnxRunner):
     """An ONNX file in TensorRT 8.6 to 10; layers with Q/DQ run in integers, the others in float32 without TF32."""
 
-    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
+    # Takes what every runner takes.
+    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:  # noqa: ARG002
         """Build the engine, which takes minutes for large networks.
 
         Args:

@@ -41,11 +41,11 @@ class _Sum(torch.autograd.Function):
     """A sum over processes; each gets the sum of what all think of it."""
 
     @staticmethod
-    def forward(context: Any, value: Tensor) -> Tensor:
+    def forward(_context: Any, value: Tensor) -> Tensor:
         return sum_over_processes(value)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
         return sum_over_processes(gradient)
 
 

@@ -71,7 +71,6 @@ def part_of(module: GraphModule, reference: GraphModule, settings: Reconstruct) 
 
 
 def learn(
-    module: GraphModule,
     part: Part,
     loss_of: Callable[[Tensor], Tensor],
     count: int,
@@ -86,7 +85,6 @@ def learn(
     cosine while the learning rate does (Nagel et al. 2020, section 3.3).
 
     Args:
-        module: of the region.
         part: what is learned.
         loss_of: image numbers -> loss, differentiable.
         count: images there are.

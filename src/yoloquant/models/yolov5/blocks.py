@@ -75,7 +75,7 @@ class DWConvTranspose2d(nn.ConvTranspose2d):
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p1: int = 0, p2: int = 0):
         super().__init__(c1, c2, k, s, p1, p2, groups=math.gcd(c1, c2))
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002  (torch's signature)
         """`(N, c1, H, W)` -> `(N, c2, H*s, W*s)`."""
         assert not isinstance(self.padding, str)
         return nn.functional.conv_transpose2d(
@@ -265,7 +265,7 @@ class C3TR(C3):
     """C3 with a transformer inside."""
 
     @staticmethod
-    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:  # noqa: ARG004  (the signature of `C3.inner`)
         """See `C3.inner`."""
         return TransformerBlock(hidden, hidden, 4, n)
 
@@ -401,7 +401,7 @@ class C3Ghost(C3):
     """C3 of ghost bottlenecks."""
 
     @staticmethod
-    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:  # noqa: ARG004  (the signature of `C3.inner`)
         """See `C3.inner`."""
         return nn.Sequential(*(GhostBottleneck(hidden, hidden) for _ in range(n)))
 
