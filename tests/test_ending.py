@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_narrow_encodings_show_question_marks(encoding):
 
 @pytest.mark.parametrize("body", [PRINT, PRINT + "\nraise SystemExit(0)"])
 def test_a_full_standard_output_is_one_sentence(body):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         process = start(body, stdout=full)
         _, told = process.communicate(timeout=20)
     assert process.returncode == 2

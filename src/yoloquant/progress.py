@@ -32,9 +32,9 @@ class Silent:
     """Reports nothing."""
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Update]:
+    def step(self, title: str) -> Iterator[Update]:  # noqa: ARG002  (the signature of `Reporter`)
         """Ignore the step."""
-        yield lambda done, total, detail="": None
+        yield lambda done, total, detail="": None  # noqa: ARG005  (the names of `Update`)
 
     def note(self, message: str) -> None:
         """Ignore the fact."""

@@ -172,7 +172,8 @@ def _factor(curvature: Tensor, damping: float) -> Tensor:
     curvature = curvature.double()
     added = (damping * curvature.diagonal().mean()).clamp(min=_SMALLEST)
     damped = curvature + added * torch.eye(len(curvature), dtype=curvature.dtype)
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    return factor
 
 
 def _covariance(patches: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ def total_error(expected: Sequence[Candidates], found: Sequence[Candidates]) -> 
 
 def _total(sums: Iterable[Tensor]) -> float:
     boxes, scores, weight = torch.stack(list(sums)).sum(0).tolist()
-    return (boxes + scores) / max(weight, _SMALLEST)
+    error: float = (boxes + scores) / max(weight, _SMALLEST)
+    return error
 
 
 def detection_sums(expected: Candidates, found: Candidates) -> Tensor:

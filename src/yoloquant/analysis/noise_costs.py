@@ -104,7 +104,8 @@ def _noisy(network: GraphModule, squares: dict[str, float]) -> Observed:
     def instead(node: Node, env: Mapping[Node, Any]) -> Any:
         if kind(node) != "quantizer":
             return COMPUTE
-        return _Noise.apply(env[node.all_input_nodes[0]], derived, network.get_submodule(str(node.target)), squares)
+        quantizer = network.get_submodule(str(node.target))
+        return _Noise.apply(env[node.all_input_nodes[0]], derived, quantizer, squares)  # type: ignore[no-untyped-call]  # untyped in torch
 
     return Observed(network, instead=instead)
 
@@ -113,8 +114,8 @@ class _Noise(torch.autograd.Function):
     """A quantizer; values pass straight through on the way back, unless they are clipped."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, derived: Tensor, quantizer: FakeQuantize, squares: dict[str, float]) -> Tensor:
-        quantized = quantizer(x)
+    def forward(ctx: Any, x: Tensor, _derived: Tensor, quantizer: FakeQuantize, squares: dict[str, float]) -> Tensor:
+        quantized: Tensor = quantizer(x)
         scale = expand_parameter(quantizer.scale, x, quantizer.axis, quantizer.group_size)
         # In steps of the scale, so that half precision always holds it.
         ctx.save_for_backward(quantized.sub(x).div_(scale).clamp_(-_FARTHEST, _FARTHEST).half(), scale)

@@ -205,15 +205,15 @@ def _must_differ(scales: list[Scale], target: Target) -> bool:
     return wants_lowest and len({is_at_lowest(scale) for scale in scales}) == 2
 
 
-def _different(scales: list) -> int:
-    distinct: list = []
+def _different(scales: list[Scale]) -> int:
+    distinct: list[Scale] = []
     for scale in scales:
         if not any(scale.is_same(other) for other in distinct):
             distinct.append(scale)
     return len(distinct)
 
 
-def weight_scales(graph: QdqGraph, target: Target) -> Iterator[Finding]:
+def weight_scales(graph: QdqGraph, _target: Target) -> Iterator[Finding]:
     """Weights with one scale for the whole tensor."""
     for node in graph.weighted():
         scale = graph.scale_of(graph.dequantized(node.input[1]))
@@ -260,7 +260,7 @@ def quantized_biases(graph: QdqGraph, target: Target) -> Iterator[Finding]:
             )
 
 
-def quantized_decode(graph: QdqGraph, target: Target) -> Iterator[Finding]:
+def quantized_decode(graph: QdqGraph, _target: Target) -> Iterator[Finding]:
     """Q/DQ behind the last layers: boxes and scores share no scale, so quantizing their decoding costs several mAP."""
     for node in decode_nodes(graph):
         if node.op_type == "QuantizeLinear":

@@ -47,7 +47,8 @@ def _record(module: nn.Module) -> Record:
     """A live module as the inert record that reading its pickle gives."""
     record = Record(f"{type(module).__module__}.{type(module).__qualname__}")
     record.state = dict(vars(module))
-    record.state["_modules"] = {name: None if child is None else _record(child) for name, child in module._modules.items()}
+    children = record.state["_modules"].items()
+    record.state["_modules"] = {name: None if child is None else _record(child) for name, child in children}
     for kind in ("_parameters", "_buffers"):
         tensors = getattr(module, kind)
         record.state[kind] = {name: tensor.detach().clone() for name, tensor in tensors.items() if tensor is not None}

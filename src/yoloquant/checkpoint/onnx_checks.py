@@ -102,7 +102,8 @@ def image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
         raise CheckpointError(
             f"it has {len(inputs)} inputs{named}, not one for images: export it with the images as its only input"
         )
-    return inputs[0]
+    images: onnx.ValueInfoProto = inputs[0]
+    return images
 
 
 def check_images(value: onnx.ValueInfoProto) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from yoloquant.errors import CheckpointError
 
@@ -26,6 +26,12 @@ _LONGEST_KEY, _LARGEST_KEY = 16, 1 << 40
 
 _PLAIN = (str, bytes, int, float, bool, type(None))
 _MARK = object()
+
+# Opcodes whose argument is the value.
+_CONSTANTS = (
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+)  # fmt: skip
 
 
 class Global:
@@ -78,7 +84,7 @@ class Interpreter:
                 raise CheckpointError(f"the checkpoint's pickle has more than {_MOST_OPCODES} opcodes: it is refused")
             if opcode.name == "STOP":
                 return self._pop()
-            handler = _HANDLERS.get(opcode.name)
+            handler = self._handlers.get(opcode.name)
             if handler is None:
                 raise CheckpointError(
                     f"the checkpoint's pickle has the opcode {opcode.name}, which no checkpoint needs: it is refused"
@@ -240,6 +246,43 @@ class Interpreter:
         self._build(self._top(), state)
         self._deepen(self._top(), [state])
 
+    _handlers: ClassVar[dict[str, Callable[[Interpreter, Any], None]]] = {
+        **dict.fromkeys(_CONSTANTS, _op_constant),
+        **dict.fromkeys(("PROTO", "FRAME"), _op_nothing),
+        **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _op_get),
+        **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _op_put),
+        **dict.fromkeys(("REDUCE", "NEWOBJ"), _op_call),
+        "NONE": lambda self, _: self._op_constant(None),
+        "NEWTRUE": lambda self, _: self._op_constant(True),
+        "NEWFALSE": lambda self, _: self._op_constant(False),
+        "EMPTY_DICT": lambda self, _: self._op_constant({}),
+        "EMPTY_LIST": lambda self, _: self._op_constant([]),
+        "EMPTY_SET": lambda self, _: self._op_constant(set()),
+        "EMPTY_TUPLE": lambda self, _: self._op_tuple_of(0),
+        "TUPLE": lambda self, _: self._op_tuple_of(None),
+        "TUPLE1": lambda self, _: self._op_tuple_of(1),
+        "TUPLE2": lambda self, _: self._op_tuple_of(2),
+        "TUPLE3": lambda self, _: self._op_tuple_of(3),
+        "LIST": _op_list_of,
+        "DICT": _op_dict_of,
+        "FROZENSET": _op_frozenset_of,
+        "MARK": _op_mark,
+        "POP": _op_pop,
+        "POP_MARK": _op_pop_mark,
+        "DUP": _op_duplicate,
+        "APPEND": _op_append,
+        "APPENDS": _op_appends,
+        "ADDITEMS": _op_add_items,
+        "SETITEM": _op_set_item,
+        "SETITEMS": _op_set_items,
+        "MEMOIZE": _op_memoize,
+        "GLOBAL": _op_name,
+        "STACK_GLOBAL": _op_stack_name,
+        "BINPERSID": _op_reference,
+        "NEWOBJ_EX": _op_call_with_names,
+        "BUILD": _op_state,
+    }
+
 
 def checked_key(value: Any) -> Any:
     """A key of a dictionary or a member of a set: plain, or a short tuple of plain values; hashing another could run away.
@@ -256,45 +299,3 @@ def checked_key(value: Any) -> Any:
 
 def _damaged() -> NoReturn:
     raise CheckpointError("the checkpoint's pickle is damaged: download or save it again")
-
-
-_CONSTANTS = (
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING",    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-)  # fmt: skip
-_HANDLERS: dict[str, Callable[[Interpreter, Any], None]] = {
-    **dict.fromkeys(_CONSTANTS, Interpreter._op_constant),
-    **dict.fromkeys(("PROTO", "FRAME"), Interpreter._op_nothing),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Interpreter._op_get),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Interpreter._op_put),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), Interpreter._op_call),
-    "NONE": lambda self, _: self._op_constant(None),
-    "NEWTRUE": lambda self, _: self._op_constant(True),
-    "NEWFALSE": lambda self, _: self._op_constant(False),
-    "EMPTY_DICT": lambda self, _: self._op_constant({}),
-    "EMPTY_LIST": lambda self, _: self._op_constant([]),
-    "EMPTY_SET": lambda self, _: self._op_constant(set()),
-    "EMPTY_TUPLE": lambda self, _: self._op_tuple_of(0),
-    "TUPLE": lambda self, _: self._op_tuple_of(None),
-    "TUPLE1": lambda self, _: self._op_tuple_of(1),
-    "TUPLE2": lambda self, _: self._op_tuple_of(2),
-    "TUPLE3": lambda self, _: self._op_tuple_of(3),
-    "LIST": Interpreter._op_list_of,
-    "DICT": Interpreter._op_dict_of,
-    "FROZENSET": Interpreter._op_frozenset_of,
-    "MARK": Interpreter._op_mark,
-    "POP": Interpreter._op_pop,
-    "POP_MARK": Interpreter._op_pop_mark,
-    "DUP": Interpreter._op_duplicate,
-    "APPEND": Interpreter._op_append,
-    "APPENDS": Interpreter._op_appends,
-    "ADDITEMS": Interpreter._op_add_items,
-    "SETITEM": Interpreter._op_set_item,
-    "SETITEMS": Interpreter._op_set_items,
-    "MEMOIZE": Interpreter._op_memoize,
-    "GLOBAL": Interpreter._op_name,
-    "STACK_GLOBAL": Interpreter._op_stack_name,
-    "BINPERSID": Interpreter._op_reference,
-    "NEWOBJ_EX": Interpreter._op_call_with_names,
-    "BUILD": Interpreter._op_state,
-}

@@ -75,7 +75,8 @@ def _detector(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> De
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operator set."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    version: int = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return version
 
 
 def _checked(model: onnx.ModelProto) -> onnx.GraphProto:
@@ -199,7 +200,8 @@ def _head_model(model: onnx.ModelProto, cut: Cut, constants: dict[str, np.ndarra
     values = [onnx.helper.make_tensor_value_info(inputs[name], TensorProto.FLOAT, [batch, None, None, None]) for name in cut.maps]
     part = onnx.helper.make_graph(copies, "head", values, list(graph.output), initializers)
     made_model = onnx.helper.make_model(part, opset_imports=list(model.opset_import), ir_version=model.ir_version)
-    return made_model.SerializeToString()
+    serialized: bytes = made_model.SerializeToString()
+    return serialized
 
 
 def _all_inputs(node: onnx.NodeProto) -> list[str]:

@@ -46,8 +46,9 @@ def head_record(network: Record) -> Record:
         CheckpointError: it has no layers.
     """
     children = network.state["_modules"]
-    if is_module(children.get("detect")):
-        return children["detect"]
+    detect = children.get("detect")
+    if is_module(detect):
+        return detect
     layers = children.get("model")
     if not is_module(layers) or not layers.state["_modules"]:
         raise CheckpointError("it holds a network without layers: the checkpoint is damaged")
@@ -112,7 +113,7 @@ def _anchor_head(record: Record, layer: nn.Module, strides: tuple[int, ...]) -> 
     return AnchorHead(int(layer.nc), list(strides), pixels)  # type: ignore[arg-type]
 
 
-def _ultralytics_head(record: Record, layer: nn.Module, strides: tuple[int, ...]) -> Head:
+def _ultralytics_head(_record: Record, layer: nn.Module, strides: tuple[int, ...]) -> Head:
     assert isinstance(layer, DecoupledDetect)
     # Whatever the file is marked with: ultralytics 8.4, too, chooses anew each time, and exports this one.
     branch = ONE_TO_MANY if layer.has_both() else ONE_TO_ONE if hasattr(layer, "one2one_cv2") else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ _DEEPEST, _MOST_MODULES = 50, 20_000
 _LONGEST_SETTING = 4096
 
 
-def is_module(value: Any) -> bool:
+def is_module(value: object) -> TypeGuard[Record]:
     """The record is a pickled `nn.Module`."""
     return isinstance(value, Record) and isinstance(value.state.get("_modules"), dict)
 

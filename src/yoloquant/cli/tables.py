@@ -11,7 +11,7 @@ from yoloquant.evaluation.evaluator import Evaluation
 from yoloquant.report.cells import HEADERS, result_cells
 
 if TYPE_CHECKING:
-    from yoloquant.checking.findings import Finding
+    from yoloquant.checking.finding import Finding
     from yoloquant.evaluation.latency import Latency
     from yoloquant.results.analysis import Analysis
     from yoloquant.results.quantization import Row

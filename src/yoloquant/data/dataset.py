@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from yoloquant.data.ground_truth import CocoIds, from_coco, from_labels
 from yoloquant.data.images import IMAGE_SUFFIXES
 from yoloquant.data.labels import Problems
 from yoloquant.errors import DataError
-from yoloquant.files.reading import MOST_CLASSES, check_file, is_file, parse_yaml, parsed, read_text, shortened
+from yoloquant.files.reading import MOST_CLASSES, check_file, exists, is_file, parse_yaml, parsed, read_text, shortened
 
 # Bytes of a list of images; that of COCO's train split has 7 million.
 _LARGEST_LIST = 256 << 20
@@ -101,11 +100,11 @@ def load_dataset(source: str | Path, split: str = "val", *, annotations: str | P
     """
     source = Path(source)
     truth = Path(annotations) if annotations else None
-    if truth is not None and not os.path.exists(truth):
+    if truth is not None and not exists(truth):
         raise DataError(f"there is no annotation file {truth}")
     if truth is not None:
         check_file(truth, DataError)
-    if not os.path.exists(source):
+    if not exists(source):
         raise DataError(f"there is no data set {source}: give a data.yaml, a COCO JSON, an image list or a folder")
     # Everything that is read of a set goes through here, so that its errors name it.
     with parsed(str(source), DataError):
@@ -209,7 +208,8 @@ def _keypoint_columns(values: dict[str, Any], path: Path) -> int:
         raise DataError(
             f"{path}: kpt_shape is {shortened(shape)}: give the number of keypoints and of values of each, as [17, 3]"
         )
-    return shape[0] * shape[1]
+    columns: int = shape[0] * shape[1]
+    return columns
 
 
 def _annotations(value: Any, split: str, root: Path, source: Path) -> Path | None:

@@ -74,7 +74,8 @@ class Letterbox:
         """Boxes `(n, 4)` x1, y1, x2, y2 from input pixels to the image's pixels, clipped to the image."""
         height, width = self.original_size
         moved = (boxes - np.array([self.left, self.top] * 2)) / np.array(self.scale * 2)
-        return np.clip(moved, 0, np.array([width, height, width, height])).astype(np.float32)
+        clipped: np.ndarray = np.clip(moved, 0, np.array([width, height, width, height]))
+        return clipped.astype(np.float32)
 
 
 def letterbox(

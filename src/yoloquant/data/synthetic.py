@@ -155,20 +155,22 @@ def _fill(mask: np.ndarray, points: np.ndarray, value: int) -> None:
 def _stripes(generator: np.random.Generator, size: int) -> np.ndarray:
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
     angle, period = generator.uniform(0, np.pi), generator.uniform(4, 16)
-    return np.sign(np.sin((columns * np.cos(angle) + rows * np.sin(angle)) * 2 * np.pi / period))
+    signs: np.ndarray = np.sign(np.sin((columns * np.cos(angle) + rows * np.sin(angle)) * 2 * np.pi / period))
+    return signs
 
 
 def _checks(generator: np.random.Generator, size: int) -> np.ndarray:
     rows, columns = np.mgrid[0:size, 0:size]
     cell = int(generator.integers(3, 9))
-    return ((rows // cell + columns // cell) % 2 * 2 - 1).astype(np.float32)
+    signs: np.ndarray = (rows // cell + columns // cell) % 2 * 2 - 1
+    return signs.astype(np.float32)
 
 
 def _grain(generator: np.random.Generator, size: int) -> np.ndarray:
     return cv2.resize(generator.normal(0, 0.7, (size // 3, size // 3)).astype(np.float32), (size, size))
 
 
-def _flat(generator: np.random.Generator, size: int) -> np.ndarray:
+def _flat(_generator: np.random.Generator, size: int) -> np.ndarray:
     return np.zeros((size, size), np.float32)
 
 

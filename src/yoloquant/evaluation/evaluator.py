@@ -123,7 +123,8 @@ class Evaluation:
         values = asdict(replace(self, detections=joined([]), file_names={}, coco_ids=CocoIds()))
         for name in ("detections", "file_names", "coco_ids"):
             del values[name]
-        return json.loads(json.dumps(values), parse_constant=lambda _: None)
+        plain: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)
+        return plain
 
     def write_coco_json(self, path: Path) -> None:
         """Write the detections as COCO results, with the image and category ids of the annotations where there are any.

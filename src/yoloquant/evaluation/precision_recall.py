@@ -119,7 +119,8 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=2)
     area = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (first, second)]
-    return shared / np.maximum(area[0][:, None] + area[1][None] - shared, 1e-12)
+    overlap: np.ndarray = shared / np.maximum(area[0][:, None] + area[1][None] - shared, 1e-12)
+    return overlap
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> np.ndarray:

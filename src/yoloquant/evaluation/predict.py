@@ -138,8 +138,8 @@ def save_picture(path: Path, image: np.ndarray) -> None:
 
 def picture_names(paths: Sequence[Path]) -> dict[Path, Path]:
     """Image -> name of its picture: the image's own as `.jpg`, in the folders below the one that holds all images."""
-    # Without `..`, which would lead out of the folder of pictures.
-    whole = {path: Path(os.path.abspath(path)) for path in paths}
+    # Without `..`, which would lead out of the folder of pictures; `Path.resolve` would follow links, too, and rename pictures.
+    whole = {path: Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100
     top = os.path.commonpath([path.parent for path in whole.values()]) if whole else ""
     owns = {path: absolute.relative_to(top) for path, absolute in whole.items()}
     names: dict[Path, Path] = {}

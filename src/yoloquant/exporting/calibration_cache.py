@@ -90,4 +90,5 @@ def _dequantized(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> np.n
     integers, scale = constants[node.input[0]], constants[node.input[1]]
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     shape = [-1 if dimension == axis else 1 for dimension in range(integers.ndim)] if scale.ndim else []
-    return (integers.astype(np.float32) * scale.reshape(shape)).astype(np.float32)
+    values: np.ndarray = integers.astype(np.float32) * scale.reshape(shape)
+    return values.astype(np.float32)

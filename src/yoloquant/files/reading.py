@@ -6,7 +6,6 @@ Every reader of a file works inside of `parsed`: a damaged or hostile file can m
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,22 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; `Path.is_dir` alone raises for some names that the system refuses."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is there; `Path.exists` alone raises for some names that the system refuses."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def check_file(path: Path, error: type[YoloquantError] = YoloquantError) -> None:
     """Make sure that a file is there.
 
@@ -42,9 +57,9 @@ def check_file(path: Path, error: type[YoloquantError] = YoloquantError) -> None
     """
     if is_file(path):
         return
-    if os.path.isdir(path):
+    if is_folder(path):
         raise error(f"{path} is a folder: give a file")
-    if os.path.exists(path):
+    if exists(path):
         raise error(f"{path} is a pipe or a device, and not a file: copy what it gives into a file first")
     raise error(f"there is no file {path}")
 

@@ -137,13 +137,14 @@ def _operator_name(node: Node) -> str:
     found = kind(node)
     schema = getattr(node.target, "_schema", None)
     if found in ("view", "other", "activation") and schema is not None:
-        return schema.name.split("::")[-1]
+        return str(schema.name).split("::")[-1]
     return found
 
 
 def layer_name(node: Node) -> str:
     """The unique layer name of a node of a captured graph."""
-    return node.meta["layer"]
+    name: str = node.meta["layer"]
+    return name
 
 
 def block_name(layer: str) -> str:

@@ -82,7 +82,8 @@ def attribute(graph_module: GraphModule, node: object) -> Tensor | None:
     if not (isinstance(node, Node) and node.op == "get_attr"):
         return None
     owner_path, _, name = str(node.target).rpartition(".")
-    return getattr(graph_module.get_submodule(owner_path), name)
+    value: Tensor | None = getattr(graph_module.get_submodule(owner_path), name)
+    return value
 
 
 def _drop_unused_attributes(graph_module: GraphModule) -> None:

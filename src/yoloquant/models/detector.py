@@ -83,7 +83,8 @@ class Detector:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""
-        return self.head(list(self.network(images)))
+        out: Tensor = self.head(list(self.network(images)))
+        return out
 
 
 class Sized(Protocol):

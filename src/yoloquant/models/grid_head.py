@@ -69,7 +69,8 @@ class JoinedMapsHead(Head):
         for raw in raw_maps:
             boxes = raw.shape[1] - self.class_count
             pairs += raw.split([boxes, self.class_count], 1)
-        return self.get_submodule("decoder")(pairs)
+        out: Tensor = self.get_submodule("decoder")(pairs)
+        return out
 
 
 @architecture("yoloquant.RawAnchorsHead")
@@ -88,7 +89,8 @@ class RawAnchorsHead(Head):
     def forward(self, raw_maps: list[Tensor]) -> Tensor:
         """List of `(N, A, H, W, 5+C)` or `(N, A*(5+C), H, W)`, finest first -> decoded output."""
         maps = [raw.permute(0, 1, 4, 2, 3).flatten(1, 2) if raw.dim() == 5 else raw for raw in raw_maps]
-        return self.get_submodule("decoder")(maps)
+        out: Tensor = self.get_submodule("decoder")(maps)
+        return out
 
 
 @architecture("yoloquant.BatchRowsHead")

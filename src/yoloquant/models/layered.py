@@ -30,4 +30,5 @@ class LayeredNetwork(nn.Module):
                 value = [value if index == -1 else outputs[index] for index in source]
             value = layer(value)
             outputs.append(value)
-        return value
+        maps: list[Tensor] = value
+        return maps

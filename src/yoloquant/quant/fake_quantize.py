@@ -126,10 +126,13 @@ class FakeQuantize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x`, quantized or not according to the state."""
         if self.state is State.QUANTIZE:
+            quantized: Tensor
             if self.rounding is not None:
-                return self.rounding()
+                quantized = self.rounding()
+                return quantized
             if self.trained is not None:
-                return self.trained(x)
+                quantized = self.trained(x)
+                return quantized
             quantized = fake_quantize(x, self.scale, self.zero_point, *operator_constants(self.spec), self.name)
             if self.drop and torch.is_grad_enabled():
                 return torch.where(torch.rand_like(x) < self.drop, x, quantized)

@@ -57,7 +57,8 @@ def _least_scale(detector: QuantizedDetector, layer: QuantizedWeight) -> Tensor 
     observed = detector.network.get_submodule(str(source.target))
     assert isinstance(observed, FakeQuantize)
     # Foreign ONNX files may hold it as a buffer.
-    size = attrgetter(str(bias.target))(detector.network).detach().abs().double()
+    held: Tensor = attrgetter(str(bias.target))(detector.network)
+    size = held.detach().abs().double()
     # Groups of a transposed convolution share the scales of their channels.
     largest = size.view(-1, layer.quantizer.scale.numel()).amax(0) if layer.quantizer.scale.dim() else size.amax()
     least = largest / (observed.scale.detach().double() * MOST_STEPS)

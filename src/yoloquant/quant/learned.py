@@ -48,7 +48,8 @@ class TrainedQuantization(nn.Module):
         return self._quantized(x, *self.parameters_now())
 
     def _quantized(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        return fake_quantize(x, scale, zero_point, *operator_constants(self.spec), self.name)
+        quantized: Tensor = fake_quantize(x, scale, zero_point, *operator_constants(self.spec), self.name)
+        return quantized
 
 
 class LearnedScale(TrainedQuantization):

@@ -59,7 +59,8 @@ class QuantizedDetector:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""
-        return self.head(list(self.network(images)))
+        out: Tensor = self.head(list(self.network(images)))
+        return out
 
     def quantizers(self) -> Iterator[tuple[str, FakeQuantize]]:
         """Names and modules of all quantizers, in the graph's order, each once."""

@@ -129,6 +129,6 @@ class SignRounding(LearnedRounding):
         """The weight, rounded."""
         return self.forward().detach()
 
-    def indecision(self, beta: float) -> Tensor:
+    def indecision(self, beta: float) -> Tensor:  # noqa: ARG002  (the signature of the base)
         """Nothing is ever open."""
         return self.choice.new_zeros(())

@@ -12,8 +12,7 @@ from markupsafe import Markup, escape
 
 from yoloquant.analysis.tensor_statistics import TensorStatistics
 from yoloquant.files.writing import write_text
-from yoloquant.report.charts import Boxes, Histogram, boxes, histogram
-from yoloquant.report.network_graph import NO_NOISE
+from yoloquant.report.charts import NO_NOISE, Boxes, Histogram, boxes, histogram
 from yoloquant.report.svg import draw
 
 

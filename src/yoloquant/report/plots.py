@@ -70,7 +70,7 @@ def _size(chart: Chart | NetworkDrawing) -> tuple[float, float]:
 
 
 @singledispatch
-def plot(chart: Any, axes: Axes) -> None:
+def plot(chart: Any, axes: Axes) -> None:  # noqa: ARG001  (what each drawing takes)
     """Draw a chart into axes."""
     raise TypeError(f"no drawing for {type(chart).__name__}")
 

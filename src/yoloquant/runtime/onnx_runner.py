@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from yoloquant.checkpoint.onnx_checks import onnx_parsed
 from yoloquant.checkpoint.onnx_metadata import read_metadata
@@ -45,6 +46,10 @@ class OnnxRunner:
         """All outputs by name, for images as the file takes them."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """See `Runner`."""
+        raise NotImplementedError
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See `Runner`."""
         try:
@@ -52,7 +57,8 @@ class OnnxRunner:
             if self._decoder is None:
                 return outputs[0].astype(np.float32, copy=False)
             with torch.inference_mode():
-                return self._decoder([torch.from_numpy(output) for output in outputs]).numpy()
+                decoded: Tensor = self._decoder([torch.from_numpy(output) for output in outputs])
+                return decoded.numpy()
         except (YoloquantError, ClosedRunnerError):
             raise
         except Exception as error:

@@ -6,12 +6,15 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.environment import plug_ins
 from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.models.onnx.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    from yoloquant.runtime.onnx_runner import OnnxRunner
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Runtime:
     """
 
     package: str
-    open: Callable[[Path | bytes, ModelMetadata | None, int], Any]
+    open: Callable[[Path | bytes, ModelMetadata | None, int], OnnxRunner]
     needs_gpu: bool = False
 
     def is_installed(self) -> bool:
@@ -39,19 +42,19 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _onnxruntime(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> Any:
+def _onnxruntime(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> OnnxRunner:
     from yoloquant.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(path, metadata, threads)
 
 
-def _openvino(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> Any:
+def _openvino(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> OnnxRunner:
     from yoloquant.runtime.openvino_runner import OpenVinoRunner
 
     return OpenVinoRunner(path, metadata, threads)
 
 
-def _tensorrt(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> Any:
+def _tensorrt(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> OnnxRunner:
     from yoloquant.runtime.tensorrt_runner import TensorRtRunner
 
     return TensorRtRunner(path, metadata, threads)
@@ -67,7 +70,7 @@ RUNTIMES: dict[str, Runtime] = {
 
 def open_onnx(
     path: Path | bytes, runtime: str = "onnxruntime", *, metadata: ModelMetadata | None = None, threads: int = 0
-) -> Any:
+) -> OnnxRunner:
     """Load an ONNX file (or a serialized model) into a runtime.
 
     Args:

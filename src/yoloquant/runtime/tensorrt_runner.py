@@ -24,7 +24,8 @@ _LARGEST_BATCH = 32
 class TensorRtRunner(OnnxRunner):
     """An ONNX file in TensorRT 8.6 to 10; layers with Q/DQ run in integers, the others in float32 without TF32."""
 
-    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
+    # Takes what every runner takes.
+    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:  # noqa: ARG002
         """Build the engine, which takes minutes for large networks.
 
         Args:
@@ -100,7 +101,9 @@ class TensorRtRunner(OnnxRunner):
         import tensorrt
 
         inspector = self._engine.create_engine_inspector()
-        return json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))["Layers"]
+        found = json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
+        layers: list[dict[str, Any]] = found["Layers"]
+        return layers
 
     def close(self) -> None:
         """Free the GPU's memory."""

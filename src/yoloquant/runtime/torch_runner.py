@@ -36,7 +36,8 @@ class TorchRunner:
             raise ClosedRunnerError
         with torch.inference_mode():
             batch = images.to(self._device, memory_format=torch.channels_last)
-            return self._head(list(self._network(batch)))
+            out: Tensor = self._head(list(self._network(batch)))
+            return out
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See `Runner`."""

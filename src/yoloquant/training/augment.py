@@ -76,7 +76,8 @@ def transform_boxes(labels: np.ndarray, matrix: np.ndarray, size: int, factor: f
     before = (labels[:, 3:] - labels[:, 1:3]) * factor
     after = boxes[:, 2:] - boxes[:, :2]
     kept = (after > 2).all(axis=1) & (after.prod(axis=1) > 0.1 * before.prod(axis=1))
-    return np.concatenate([labels[:, :1], boxes], axis=1)[kept]
+    moved: np.ndarray = np.concatenate([labels[:, :1], boxes], axis=1)[kept]
+    return moved
 
 
 def flip(sample: Sample, left_right: bool, up_down: bool) -> Sample:

@@ -41,17 +41,18 @@ class _Sum(torch.autograd.Function):
     """A sum over processes; each gets the sum of what all think of it."""
 
     @staticmethod
-    def forward(context: Any, value: Tensor) -> Tensor:
+    def forward(_context: Any, value: Tensor) -> Tensor:
         return sum_over_processes(value)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
         return sum_over_processes(gradient)
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:
     """Differentiable, unlike `yoloquant.distributed.sum_over_processes`."""
-    return _Sum.apply(value) / process_count()
+    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]  # untyped in torch
+    return total / process_count()
 
 
 def distribute(network: nn.Module, device: torch.device) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,6 @@ def part_of(module: GraphModule, reference: GraphModule, settings: Reconstruct) 
 
 
 def learn(
-    module: GraphModule,
     part: Part,
     loss_of: Callable[[Tensor], Tensor],
     count: int,
@@ -86,7 +85,6 @@ def learn(
     cosine while the learning rate does (Nagel et al. 2020, section 3.3).
 
     Args:
-        module: of the region.
         part: what is learned.
         loss_of: image numbers -> loss, differentiable.
         count: images there are.
@@ -155,7 +153,7 @@ def _indecision(part: Part, done: float, settings: Reconstruct) -> Tensor | floa
 
 def _optimizer(part: Part, settings: Reconstruct) -> torch.optim.Adam | None:
     """Adam for all but SignRound's choices; none if there is nothing else."""
-    groups: list[dict] = []
+    groups: list[dict[str, Any]] = []
     for quantizer, weight in part.weights.items():
         plain = part.floats[quantizer]
         # A weight that is not the float network's was rounded by an earlier step of the recipe.

@@ -151,7 +151,7 @@ class _Run:
 
         size = sum(_values(node) for node in (*region.inputs, *region.outputs))
         batch = max(1, min(self.settings.batch_size, STEP_VALUES // max(1, size), len(self.images)))
-        before, after = learn(module, part, loss_of, len(self.images), batch, self.settings, number, tell)
+        before, after = learn(part, loss_of, len(self.images), batch, self.settings, number, tell)
         if checkpoints:
             checkpoints.save(number, part.state(), before, after)
         return RegionResult(region.name, before, after)

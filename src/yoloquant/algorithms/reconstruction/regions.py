@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -45,7 +45,7 @@ def find_regions(network: GraphModule, unit: str, most_layers: int = 5) -> list[
         Regions that hold every computing node once, in an order in which they can run.
     """
     nodes = computing_nodes(network)
-    starts = {"layer": _layers, "block": _blocks, "network": lambda _: [0]}
+    starts: dict[str, Callable[[list[Node]], list[int]]] = {"layer": _layers, "block": _blocks, "network": lambda _: [0]}
     first = _few_crossings(nodes, most_layers) if unit == "region" else starts[unit](nodes)
     bounds = [*sorted({0, *first}), len(nodes)]
     return [_region(nodes[start:end]) for start, end in pairwise(bounds) if start < end]

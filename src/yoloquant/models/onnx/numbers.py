@@ -130,7 +130,8 @@ def _slice(values: list[Any], attributes: dict[str, Any]) -> Numbers:
     index: list[slice] = [slice(None)] * values[0].ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         index[axis] = slice(start, end, step)
-    return values[0][tuple(index)]
+    part: Numbers = values[0][tuple(index)]
+    return part
 
 
 @_register("Gather")
@@ -141,7 +142,8 @@ def _gather(values: list[Any], attributes: dict[str, Any]) -> Numbers:
 @_register("Squeeze")
 def _squeeze(values: list[Any], attributes: dict[str, Any]) -> Numbers:
     axes = _given(values, 1, attributes, "axes")
-    return np.squeeze(values[0], None if axes is None else tuple(np.atleast_1d(axes)))
+    numbers: Numbers = values[0]
+    return np.squeeze(numbers, None if axes is None else tuple(np.atleast_1d(axes)))
 
 
 @_register("Unsqueeze")
@@ -151,17 +153,20 @@ def _unsqueeze(values: list[Any], attributes: dict[str, Any]) -> Numbers:
 
 @_register("Reshape")
 def _reshape(values: list[Any], _attributes: dict[str, Any]) -> Numbers:
-    return values[0].reshape(values[1].tolist())
+    numbers: Numbers = values[0]
+    return numbers.reshape(values[1].tolist())
 
 
 @_register("Flatten")
 def _flatten(values: list[Any], attributes: dict[str, Any]) -> Numbers:
-    return values[0].reshape(math.prod(values[0].shape[: attributes.get("axis", 1)]), -1)
+    numbers: Numbers = values[0]
+    return numbers.reshape(math.prod(numbers.shape[: attributes.get("axis", 1)]), -1)
 
 
 @_register("Transpose")
 def _transpose(values: list[Any], attributes: dict[str, Any]) -> Numbers:
-    return values[0].transpose(attributes.get("perm"))
+    numbers: Numbers = values[0]
+    return numbers.transpose(attributes.get("perm"))
 
 
 _REDUCTIONS: dict[str, Callable[[Iterable[Any]], Any]] = {

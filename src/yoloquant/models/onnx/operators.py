@@ -93,10 +93,11 @@ def _conv_transpose(values: Values, attributes: Attributes) -> Tensor:
 
 @operator("Gemm")
 def _gemm(values: Values, attributes: Attributes) -> Tensor:
-    x, weight = values[0], values[1]
+    x: Tensor = values[0]
+    weight: Tensor = values[1]
     x = x.transpose(0, 1) if attributes.get("transA") else x
     weight = weight if attributes.get("transB") else weight.transpose(0, 1)
-    y = F.linear(x, weight) * attributes.get("alpha", 1.0)
+    y: Tensor = F.linear(x, weight) * attributes.get("alpha", 1.0)
     bias = _optional(values, 2)
     return y if bias is None else y + bias * attributes.get("beta", 1.0)
 
@@ -160,9 +161,11 @@ def _gelu(values: Values, attributes: Attributes) -> Tensor:
 @operator("HardSigmoid")
 def _hard_sigmoid(values: Values, attributes: Attributes) -> Tensor:
     alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
+    x: Tensor = values[0]
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
-        return F.hardsigmoid(values[0])
-    return (values[0] * alpha + beta).clamp(0.0, 1.0)
+        return F.hardsigmoid(x)
+    y: Tensor = x * alpha + beta
+    return y.clamp(0.0, 1.0)
 
 
 @operator("Clip")
@@ -290,18 +293,20 @@ def _pad(values: Values, attributes: Attributes) -> Tensor:
 @operator("SpaceToDepth")
 def _space_to_depth(values: Values, attributes: Attributes) -> Tensor:
     size = attributes["blocksize"]
-    batch, channels, height, width = values[0].shape
-    blocks = values[0].view(batch, channels, height // size, size, width // size, size)
+    x: Tensor = values[0]
+    batch, channels, height, width = x.shape
+    blocks = x.view(batch, channels, height // size, size, width // size, size)
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * size * size, height // size, width // size)
 
 
 @operator("DepthToSpace")
 def _depth_to_space(values: Values, attributes: Attributes) -> Tensor:
     size = attributes["blocksize"]
+    x: Tensor = values[0]
     if attributes.get("mode", "DCR") == "CRD":
-        return F.pixel_shuffle(values[0], size)
-    batch, channels, height, width = values[0].shape
-    blocks = values[0].view(batch, size, size, channels // (size * size), height, width)
+        return F.pixel_shuffle(x, size)
+    batch, channels, height, width = x.shape
+    blocks = x.view(batch, size, size, channels // (size * size), height, width)
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // (size * size), height * size, width * size)
 
 
@@ -315,16 +320,18 @@ def _concat(values: Values, attributes: Attributes) -> Tensor:
 
 @operator("Split")
 def _split(values: Values, attributes: Attributes) -> tuple[Tensor, ...]:
-    x, axis = values[0], attributes.get("axis", 0)
+    x: Tensor = values[0]
+    axis = attributes.get("axis", 0)
     sizes = _given(values, 1, attributes, "split")
     if sizes is None:
         return x.chunk(attributes["outputs"], axis)
-    return x.split(list(sizes), axis)
+    parts: tuple[Tensor, ...] = x.split(list(sizes), axis)
+    return parts
 
 
 @operator("Slice")
 def _slice(values: Values, attributes: Attributes) -> Tensor:
-    x = values[0]
+    x: Tensor = values[0]
     starts, ends = _given(values, 1, attributes, "starts"), _given(values, 2, attributes, "ends")
     axes = _given(values, 3, attributes, "axes", list(range(len(starts))))
     steps = _optional(values, 4, [1] * len(starts))
@@ -336,7 +343,8 @@ def _slice(values: Values, attributes: Attributes) -> Tensor:
 
 @operator("Reshape")
 def _reshape(values: Values, attributes: Attributes) -> Tensor:
-    x, shape = values[0], list(values[1])
+    x: Tensor = values[0]
+    shape = list(values[1])
     if not attributes.get("allowzero", 0):
         shape = [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(shape)]
     return x.reshape(_for_any_batch(x, shape, attributes.get("batch", 0)))
@@ -353,25 +361,28 @@ def _for_any_batch(x: Tensor, shape: list[Any], batch: int) -> list[Any]:
 
 @operator("Transpose")
 def _transpose(values: Values, attributes: Attributes) -> Tensor:
-    x = values[0]
+    x: Tensor = values[0]
     return x.permute(attributes.get("perm", list(reversed(range(x.dim())))))
 
 
 @operator("Flatten")
 def _flatten(values: Values, attributes: Attributes) -> Tensor:
-    x, axis = values[0], attributes.get("axis", 1)
+    x: Tensor = values[0]
+    axis = attributes.get("axis", 1)
     return x.reshape(*([1] if axis == 0 else [math.prod(x.shape[:axis])]), -1)
 
 
 @operator("Squeeze")
 def _squeeze(values: Values, attributes: Attributes) -> Tensor:
-    x, axes = values[0], _given(values, 1, attributes, "axes")
+    x: Tensor = values[0]
+    axes = _given(values, 1, attributes, "axes")
     return x.squeeze() if axes is None else x.squeeze(tuple(axes) if isinstance(axes, list) else axes)
 
 
 @operator("Unsqueeze")
 def _unsqueeze(values: Values, attributes: Attributes) -> Tensor:
-    x, axes = values[0], _given(values, 1, attributes, "axes")
+    x: Tensor = values[0]
+    axes = _given(values, 1, attributes, "axes")
     axes = axes if isinstance(axes, list) else [axes]
     rank = x.dim() + len(axes)
     for axis in sorted(axis % rank for axis in axes):
@@ -381,7 +392,8 @@ def _unsqueeze(values: Values, attributes: Attributes) -> Tensor:
 
 @operator("Expand")
 def _expand(values: Values, _attributes: Attributes) -> Tensor:
-    x, shape = values[0], values[1]
+    x: Tensor = values[0]
+    shape = values[1]
     aligned = [1] * (len(shape) - x.dim()) + list(x.shape)
     # A size of 1 stands for whatever the tensor has there.
     return x.expand([own if isinstance(size, int) and size == 1 else size for own, size in zip(aligned, shape, strict=True)])
@@ -389,12 +401,14 @@ def _expand(values: Values, _attributes: Attributes) -> Tensor:
 
 @operator("Tile")
 def _tile(values: Values, _attributes: Attributes) -> Tensor:
-    return values[0].repeat(values[1])
+    x: Tensor = values[0]
+    return x.repeat(values[1])
 
 
 @operator("Gather")
 def _gather(values: Values, attributes: Attributes) -> Tensor:
-    x, index, axis = values[0], values[1], attributes.get("axis", 0)
+    x: Tensor = values[0]
+    index, axis = values[1], attributes.get("axis", 0)
     if isinstance(index, list):
         return x.index_select(axis, torch.tensor(index, device=x.device))
     return x.index_select(axis, index) if isinstance(index, Tensor) else x.select(axis, index)
@@ -402,10 +416,12 @@ def _gather(values: Values, attributes: Attributes) -> Tensor:
 
 @operator("Cast")
 def _cast(values: Values, attributes: Attributes) -> Tensor:
+    x: Tensor = values[0]
     # Networks are computed in float32, whatever width a file has them in.
-    return values[0].float() if attributes["to"] in (1, 10, 11, 16) else values[0]
+    return x.float() if attributes["to"] in (1, 10, 11, 16) else x
 
 
 @operator("Identity", "Dropout")
 def _same(values: Values, _attributes: Attributes) -> Tensor:
-    return values[0]
+    x: Tensor = values[0]
+    return x

@@ -37,7 +37,8 @@ class Attention(nn.Module):
         queries, keys, values = heads.split(sizes, 2)
         weights = ((queries * self.scale).transpose(-2, -1) @ keys).softmax(-1)
         mixed = (values @ weights.transpose(-2, -1)).view(batch, channels, height, width)
-        return self.proj(mixed + self.pe(values.reshape(batch, channels, height, width)))
+        out: Tensor = self.proj(mixed + self.pe(values.reshape(batch, channels, height, width)))
+        return out
 
 
 @architecture("ultralytics.nn.modules.PSABlock")
@@ -50,7 +51,7 @@ class PSABlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` -> the same."""
-        y = self.attn(x)
+        y: Tensor = self.attn(x)
         x = x + y if self.add else y
         y = self.ffn(x)
         return x + y if self.add else y
@@ -67,7 +68,8 @@ class C2PSA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> the same."""
         first, second = self.cv1(x).chunk(2, 1)
-        return self.cv2(torch.cat((first, self.m(second)), 1))
+        out: Tensor = self.cv2(torch.cat((first, self.m(second)), 1))
+        return out
 
 
 @architecture("ultralytics.nn.modules.PSA")
@@ -84,7 +86,8 @@ class PSA(nn.Module):
         first, second = self.cv1(x).chunk(2, 1)
         second = second + self.attn(second)
         second = second + self.ffn(second)
-        return self.cv2(torch.cat((first, second), 1))
+        out: Tensor = self.cv2(torch.cat((first, second), 1))
+        return out
 
 
 @architecture("ultralytics.nn.modules.AAttn")
@@ -110,7 +113,8 @@ class AreaAttention(nn.Module):
         queries, keys, values = heads.split([self.head_dim] * 3, 2)
         weights = ((queries * self.head_dim**-0.5).transpose(-2, -1) @ keys).softmax(-1)
         mixed = self._as_map(values @ weights.transpose(-2, -1), batch, height, width)
-        return self.proj(mixed + self.pe(self._as_map(values, batch, height, width)))
+        out: Tensor = self.proj(mixed + self.pe(self._as_map(values, batch, height, width)))
+        return out
 
     def _as_map(self, heads: Tensor, batch: int, height: int, width: int) -> Tensor:
         """`(N*area, heads, head_dim, cells)` -> `(N, C, H, W)`."""
@@ -128,7 +132,8 @@ class ABlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` -> the same."""
         x = x + self.attn(x)
-        return x + self.mlp(x)
+        y: Tensor = self.mlp(x)
+        return x + y
 
 
 @architecture("ultralytics.nn.modules.A2C2f")
@@ -144,6 +149,6 @@ class A2C2f(nn.Module):
         parts = [self.cv1(x)]
         for block in self.m:
             parts.append(block(parts[-1]))
-        y = self.cv2(torch.cat(parts, 1))
-        gamma = getattr(self, "gamma", None)
+        y: Tensor = self.cv2(torch.cat(parts, 1))
+        gamma: Tensor | None = getattr(self, "gamma", None)
         return y if gamma is None else x + gamma.view(1, -1, 1, 1) * y

@@ -24,7 +24,8 @@ class Conv2(nn.Module):
         y = self.conv(x)
         if hasattr(self, "cv2"):
             y = y + self.get_submodule("cv2")(x)
-        return self.act(self.get_submodule("bn")(y) if hasattr(self, "bn") else y)
+        out: Tensor = self.act(self.get_submodule("bn")(y) if hasattr(self, "bn") else y)
+        return out
 
     def deploy(self) -> None:
         """Add the small kernel to the large one."""
@@ -44,7 +45,8 @@ class LightConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.conv2(self.conv1(x))
+        out: Tensor = self.conv2(self.conv1(x))
+        return out
 
 
 @architecture("ultralytics.nn.modules.ConvTranspose")
@@ -57,7 +59,8 @@ class ConvTranspose(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, sH, sW)`."""
         x = self.conv_transpose(x)
-        return self.act(self.get_submodule("bn")(x) if hasattr(self, "bn") else x)
+        out: Tensor = self.act(self.get_submodule("bn")(x) if hasattr(self, "bn") else x)
+        return out
 
 
 @architecture("ultralytics.nn.modules.RepConv")
@@ -69,11 +72,13 @@ class RepConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
         if hasattr(self, "conv"):
-            return self.act(self.get_submodule("conv")(x))
+            out: Tensor = self.act(self.get_submodule("conv")(x))
+            return out
         y = self.get_submodule("conv1")(x) + self.get_submodule("conv2")(x)
         if hasattr(self, "bn"):
             y = y + self.get_submodule("bn")(x)
-        return self.act(y)
+        out = self.act(y)
+        return out
 
     def deploy(self) -> None:
         """Sum the branches' weights (Ding et al. 2021, "RepVGG", section 3.3)."""
@@ -101,7 +106,8 @@ class C1(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         y = self.cv1(x)
-        return self.m(y) + y
+        out: Tensor = self.m(y) + y
+        return out
 
 
 @architecture("ultralytics.nn.modules.C2")
@@ -115,7 +121,8 @@ class C2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         first, second = self.cv1(x).chunk(2, 1)
-        return self.cv2(torch.cat((self.m(first), second), 1))
+        out: Tensor = self.cv2(torch.cat((self.m(first), second), 1))
+        return out
 
 
 @architecture(
@@ -136,7 +143,8 @@ class C2f(nn.Module):
         parts = list(self.cv1(x).chunk(2, 1))
         for block in self.m:
             parts.append(block(parts[-1]))
-        return self.cv2(torch.cat(parts, 1))
+        out: Tensor = self.cv2(torch.cat(parts, 1))
+        return out
 
 
 @architecture("ultralytics.nn.modules.C3f")
@@ -153,7 +161,8 @@ class C3f(nn.Module):
         parts = [self.cv2(x), self.cv1(x)]
         for block in self.m:
             parts.append(block(parts[-1]))
-        return self.cv3(torch.cat(parts, 1))
+        out: Tensor = self.cv3(torch.cat(parts, 1))
+        return out
 
 
 @architecture("ultralytics.nn.modules.RepC3")
@@ -167,7 +176,8 @@ class RepC3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.cv3(self.m(self.cv1(x)) + self.cv2(x))
+        out: Tensor = self.cv3(self.m(self.cv1(x)) + self.cv2(x))
+        return out
 
 
 @architecture("ultralytics.nn.modules.SCDown")
@@ -179,7 +189,8 @@ class SCDown(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
-        return self.cv2(self.cv1(x))
+        out: Tensor = self.cv2(self.cv1(x))
+        return out
 
 
 @architecture("ultralytics.nn.modules.RepVGGDW")
@@ -194,7 +205,8 @@ class RepVGGDW(nn.Module):
         y = self.conv(x)
         if hasattr(self, "conv1"):
             y = y + self.get_submodule("conv1")(x)
-        return self.act(y)
+        out: Tensor = self.act(y)
+        return out
 
     def deploy(self) -> None:
         """Sum the branches' weights."""
@@ -216,7 +228,7 @@ class CIB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        y = self.cv1(x)
+        y: Tensor = self.cv1(x)
         return x + y if self.add else y
 
 
@@ -233,7 +245,8 @@ class ELAN(nn.Module):
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         first, second = self.cv1(x).chunk(2, 1)
         third = self.cv2(second)
-        return self.cv4(torch.cat([first, second, third, self.cv3(third)], 1))
+        out: Tensor = self.cv4(torch.cat([first, second, third, self.cv3(third)], 1))
+        return out
 
 
 @architecture("ultralytics.nn.modules.AConv")
@@ -244,7 +257,8 @@ class AConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/2, W/2)`."""
-        return self.cv1(nn.functional.avg_pool2d(x, 2, 1))
+        out: Tensor = self.cv1(nn.functional.avg_pool2d(x, 2, 1))
+        return out
 
 
 @architecture("ultralytics.nn.modules.ADown")
@@ -275,7 +289,8 @@ class SPPELAN(nn.Module):
         parts = [self.cv1(x)]
         for pool in (self.cv2, self.cv3, self.cv4):
             parts.append(pool(parts[-1]))
-        return self.cv5(torch.cat(parts, 1))
+        out: Tensor = self.cv5(torch.cat(parts, 1))
+        return out
 
 
 @architecture("ultralytics.nn.modules.CBLinear")
@@ -288,7 +303,8 @@ class CBLinear(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """`(N, c1, H, W)` -> maps with `c2s` channels."""
-        return self.conv(x).split(list(self.c2s), 1)
+        parts: tuple[Tensor, ...] = self.conv(x).split(list(self.c2s), 1)
+        return parts
 
 
 @architecture("ultralytics.nn.modules.CBFuse")
@@ -336,7 +352,8 @@ class HGStem(nn.Module):
         """`(N, c1, H, W)` -> `(N, c2, H/4, W/4)`."""
         x = nn.functional.pad(self.stem1(x), [0, 1, 0, 1])
         y = nn.functional.pad(self.stem2a(x), [0, 1, 0, 1])
-        return self.stem4(self.stem3(torch.cat([self.pool(x), self.stem2b(y)], 1)))
+        out: Tensor = self.stem4(self.stem3(torch.cat([self.pool(x), self.stem2b(y)], 1)))
+        return out
 
 
 @architecture("ultralytics.nn.modules.HGBlock")
@@ -353,5 +370,5 @@ class HGBlock(nn.Module):
         parts = [x]
         for block in self.m:
             parts.append(block(parts[-1]))
-        y = self.ec(self.sc(torch.cat(parts, 1)))
+        y: Tensor = self.ec(self.sc(torch.cat(parts, 1)))
         return y + x if self.add else y

@@ -48,7 +48,8 @@ class Conv(nn.Module):
         x = self.conv(x)
         if hasattr(self, "bn"):
             x = self.bn(x)
-        return self.act(x)
+        out: Tensor = self.act(x)
+        return out
 
 
 @architecture("models.common.DWConv", "ultralytics.nn.modules.DWConv")
@@ -74,7 +75,7 @@ class DWConvTranspose2d(nn.ConvTranspose2d):
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p1: int = 0, p2: int = 0):
         super().__init__(c1, c2, k, s, p1, p2, groups=math.gcd(c1, c2))
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002  (torch's signature)
         """`(N, c1, H, W)` -> `(N, c2, H*s, W*s)`."""
         assert not isinstance(self.padding, str)
         return nn.functional.conv_transpose2d(
@@ -106,7 +107,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        y = self.cv2(self.cv1(x))
+        y: Tensor = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
 
@@ -129,7 +130,7 @@ class CrossConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
-        y = self.cv2(self.cv1(x))
+        y: Tensor = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
 
@@ -159,7 +160,8 @@ class BottleneckCSP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         deep = self.cv3(self.m(self.cv1(x)))
-        return self.cv4(self.act(self.bn(torch.cat((deep, self.cv2(x)), 1))))
+        out: Tensor = self.cv4(self.act(self.bn(torch.cat((deep, self.cv2(x)), 1))))
+        return out
 
 
 @architecture("models.common.C3", "ultralytics.nn.modules.C3", "ultralytics.nn.modules.C3k", "ultralytics.nn.modules.RepCSP")
@@ -186,7 +188,8 @@ class C3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        out: Tensor = self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        return out
 
 
 @architecture("models.common.C3x", "ultralytics.nn.modules.C3x")
@@ -227,7 +230,8 @@ class TransformerLayer(nn.Module):
             query, key, value, attention.embed_dim, heads, attention.in_proj_weight, attention.in_proj_bias,
             None, None, False, 0.0, attention.out_proj.weight, attention.out_proj.bias, training=False, need_weights=False,
         )[0] + x  # fmt: skip
-        return self.fc2(self.fc1(x)) + x
+        out: Tensor = self.fc2(self.fc1(x)) + x
+        return out
 
 
 @architecture("models.common.TransformerBlock", "ultralytics.nn.modules.TransformerBlock")
@@ -252,7 +256,8 @@ class TransformerBlock(nn.Module):
             x = self.conv(x)
         batch, _, height, width = x.shape
         cells = x.flatten(2).permute(2, 0, 1)
-        return self.tr(cells + self.linear(cells)).permute(1, 2, 0).reshape(batch, self.c2, height, width)
+        out: Tensor = self.tr(cells + self.linear(cells)).permute(1, 2, 0).reshape(batch, self.c2, height, width)
+        return out
 
 
 @architecture("models.common.C3TR", "ultralytics.nn.modules.C3TR")
@@ -260,7 +265,7 @@ class C3TR(C3):
     """C3 with a transformer inside."""
 
     @staticmethod
-    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:  # noqa: ARG004  (the signature of `C3.inner`)
         """See `C3.inner`."""
         return TransformerBlock(hidden, hidden, 4, n)
 
@@ -283,7 +288,8 @@ class SPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         x = self.cv1(x)
-        return self.cv2(torch.cat([x] + [pool(x) for pool in self.m], 1))
+        out: Tensor = self.cv2(torch.cat([x] + [pool(x) for pool in self.m], 1))
+        return out
 
 
 @architecture("models.common.C3SPP")
@@ -327,7 +333,7 @@ class SPPF(nn.Module):
         parts = [self.cv1(x)]
         for _ in range(self.n):
             parts.append(self.m(parts[-1]))
-        y = self.cv2(torch.cat(parts, 1))
+        y: Tensor = self.cv2(torch.cat(parts, 1))
         return x + y if self.add else y
 
 
@@ -344,7 +350,8 @@ class Focus(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/2, W/2)`."""
         corners = (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])
-        return self.conv(torch.cat(corners, 1))
+        out: Tensor = self.conv(torch.cat(corners, 1))
+        return out
 
 
 @architecture("models.common.GhostConv", "ultralytics.nn.modules.GhostConv")
@@ -385,7 +392,8 @@ class GhostBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
-        return self.conv(x) + self.shortcut(x)
+        out: Tensor = self.conv(x) + self.shortcut(x)
+        return out
 
 
 @architecture("models.common.C3Ghost", "ultralytics.nn.modules.C3Ghost")
@@ -393,7 +401,7 @@ class C3Ghost(C3):
     """C3 of ghost bottlenecks."""
 
     @staticmethod
-    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def inner(hidden: int, n: int, shortcut: bool, g: int) -> nn.Module:  # noqa: ARG004  (the signature of `C3.inner`)
         """See `C3.inner`."""
         return nn.Sequential(*(GhostBottleneck(hidden, hidden) for _ in range(n)))
 
@@ -489,4 +497,5 @@ class MixConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
-        return self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))
+        out: Tensor = self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))
+        return out

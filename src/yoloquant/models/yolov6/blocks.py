@@ -40,7 +40,8 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
-        return self.block(x)
+        out: Tensor = self.block(x)
+        return out
 
 
 @architecture(*common("SiLU"))
@@ -56,7 +57,8 @@ class Transpose(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, 2H, 2W)`."""
-        return self.upsample_transpose(x)
+        out: Tensor = self.upsample_transpose(x)
+        return out
 
 
 @architecture(*common("SPPFModule"))
@@ -72,7 +74,8 @@ class SPPFModule(nn.Module):
         parts = [self.cv1(x)]
         for _ in range(3):
             parts.append(self.m(parts[-1]))
-        return self.cv2(torch.cat(parts, 1))
+        out: Tensor = self.cv2(torch.cat(parts, 1))
+        return out
 
 
 @architecture(*common("SimSPPF", "SPPF"))
@@ -82,7 +85,8 @@ class SPPF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         if hasattr(self, "sppf"):
-            return self.get_submodule("sppf")(x)
+            out: Tensor = self.get_submodule("sppf")(x)
+            return out
         return SPPFModule.forward(self, x)  # type: ignore[arg-type]
 
 
@@ -104,7 +108,8 @@ class CSPSPPFModule(nn.Module):
         parts = [self.cv4(self.cv3(self.cv1(x)))]
         for _ in range(3):
             parts.append(self.m(parts[-1]))
-        return self.cv7(torch.cat((self.cv2(x), self.cv6(self.cv5(torch.cat(parts, 1)))), 1))
+        out: Tensor = self.cv7(torch.cat((self.cv2(x), self.cv6(self.cv5(torch.cat(parts, 1)))), 1))
+        return out
 
 
 @architecture(*common("SimCSPSPPF", "CSPSPPF"))
@@ -114,7 +119,8 @@ class CSPSPPF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         if hasattr(self, "cspsppf"):
-            return self.get_submodule("cspsppf")(x)
+            out: Tensor = self.get_submodule("cspsppf")(x)
+            return out
         return CSPSPPFModule.forward(self, x)  # type: ignore[arg-type]
 
 
@@ -132,7 +138,8 @@ class BiFusion(nn.Module):
         """Maps at half, full and double size -> one map at full size."""
         small, middle, large = maps
         joined = (self.upsample(small), self.cv1(middle), self.downsample(self.cv2(large)))
-        return self.cv3(torch.cat(joined, 1))
+        out: Tensor = self.cv3(torch.cat(joined, 1))
+        return out
 
 
 @architecture(*common("RepBlock", "DBBBlock"))
@@ -157,7 +164,7 @@ class BottleRep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        y = self.conv2(self.conv1(x))
+        y: Tensor = self.conv2(self.conv1(x))
         if hasattr(self, "conv3"):
             y = self.get_submodule("conv3")(y)
         return y + self.alpha * x if self.shortcut else y  # type: ignore[operator]
@@ -176,7 +183,8 @@ class BepC3(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         y = self.m(self.cv1(x))
-        return self.cv3(torch.cat((y, self.cv2(x)), 1) if self.concat else y)
+        out: Tensor = self.cv3(torch.cat((y, self.cv2(x)), 1) if self.concat else y)
+        return out
 
 
 @architecture(*common("MBLABlock"))
@@ -198,7 +206,8 @@ class MBLABlock(nn.Module):
             assert isinstance(chain, nn.Sequential)
             for block in chain:
                 parts.append(block(parts[-1]))
-        return self.cv2(torch.cat(parts, 1))
+        out: Tensor = self.cv2(torch.cat(parts, 1))
+        return out
 
 
 @architecture(*common("SEBlock"))
@@ -213,7 +222,8 @@ class SEBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` -> the same."""
-        return x * self.hardsigmoid(self.conv2(self.relu(self.conv1(self.avg_pool(x)))))
+        weights: Tensor = self.hardsigmoid(self.conv2(self.relu(self.conv1(self.avg_pool(x)))))
+        return x * weights
 
 
 def shuffle_halves(x: Tensor) -> Tensor:
@@ -255,7 +265,8 @@ class LiteDownBlock(nn.Module):
         """`(N, c1, H, W)` -> `(N, c2, H/2, W/2)`."""
         first = self.conv_1(self.conv_dw_1(x))
         second = self.conv_2(self.se(self.conv_dw_2(self.conv_pw_2(x))))
-        return self.conv_pw_3(self.conv_dw_3(torch.cat([first, second], 1)))
+        out: Tensor = self.conv_pw_3(self.conv_dw_3(torch.cat([first, second], 1)))
+        return out
 
 
 @architecture(*common("DPBlock"))
@@ -267,7 +278,8 @@ class DPBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
-        return self.conv_pw_1(self.conv_dw_1(x))
+        out: Tensor = self.conv_pw_1(self.conv_dw_1(x))
+        return out
 
 
 @architecture(*common("DarknetBlock"))
@@ -279,7 +291,8 @@ class DarknetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.conv_2(self.conv_1(x))
+        out: Tensor = self.conv_2(self.conv_1(x))
+        return out
 
 
 @architecture(*common("CSPBlock"))
@@ -293,4 +306,5 @@ class CSPBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.conv_3(torch.cat((self.blocks(self.conv_1(x)), self.conv_2(x)), 1))
+        out: Tensor = self.conv_3(torch.cat((self.blocks(self.conv_1(x)), self.conv_2(x)), 1))
+        return out

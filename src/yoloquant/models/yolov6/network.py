@@ -98,7 +98,8 @@ class Neck(nn.Module):
     def _joined(self, level: int, lateral: Tensor, coarse_to_fine: list[Tensor]) -> Tensor:
         fusion = getattr(self, f"Bifusion{level}", None)
         if isinstance(fusion, BiFusion):
-            return fusion([lateral, coarse_to_fine[level + 1], coarse_to_fine[level + 2]])
+            joined: Tensor = fusion([lateral, coarse_to_fine[level + 1], coarse_to_fine[level + 2]])
+            return joined
         return torch.cat([getattr(self, f"upsample{level}")(lateral), coarse_to_fine[level + 1]], 1)
 
 
@@ -174,4 +175,5 @@ class YOLOv6Network(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images `(N, 3, H, W)` -> raw head maps."""
-        return self.detect(self.neck(self.backbone(x)))
+        maps: list[Tensor] = self.detect(self.neck(self.backbone(x)))
+        return maps

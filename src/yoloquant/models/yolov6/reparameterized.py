@@ -42,7 +42,8 @@ class RepVGGBlock(nn.Module):
                 if hasattr(self, name):
                     y = y + self.get_submodule(name)(x)
         y = self.se(y)
-        return self.nonlinearity(self.get_submodule("bn")(y) if hasattr(self, "bn") else y)
+        out: Tensor = self.nonlinearity(self.get_submodule("bn")(y) if hasattr(self, "bn") else y)
+        return out
 
     def deploy(self) -> None:
         """Sum the branches' weights."""
@@ -78,7 +79,8 @@ class RealVGGBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
         x = self.conv(x)
-        return self.relu(self.se(self.get_submodule("bn")(x) if hasattr(self, "bn") else x))
+        out: Tensor = self.relu(self.se(self.get_submodule("bn")(x) if hasattr(self, "bn") else x))
+        return out
 
 
 @architecture(*common("ScaleLayer"))
@@ -114,7 +116,8 @@ class LinearAddBlock(nn.Module):
             y = self.scale_conv(self.conv(x)) + self.scale_1x1(self.conv_1x1(x))
             if hasattr(self, "scale_identity"):
                 y = y + self.get_submodule("scale_identity")(x)
-        return self.relu(self.se(self.bn(y)))
+        out: Tensor = self.relu(self.se(self.bn(y)))
+        return out
 
     def deploy(self) -> None:
         """Sum the scaled weights."""

@@ -20,7 +20,8 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` -> `(N, C, H/s, W/s)`."""
-        return self.m(x)
+        out: Tensor = self.m(x)
+        return out
 
 
 @architecture("models.common.ReOrg")
@@ -81,7 +82,8 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/4, W/4)`."""
         x = self.cv1(x)
-        return self.cv4(torch.cat((self.cv3(self.cv2(x)), self.pool(x)), 1))
+        out: Tensor = self.cv4(torch.cat((self.cv3(self.cv2(x)), self.pool(x)), 1))
+        return out
 
 
 @architecture("models.common.DownC")
@@ -115,7 +117,8 @@ class SPPCSPC(nn.Module):
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         inner = self.cv4(self.cv3(self.cv1(x)))
         pooled = torch.cat([inner, *(pool(inner) for pool in self.m)], 1)
-        return self.cv7(torch.cat((self.cv6(self.cv5(pooled)), self.cv2(x)), 1))
+        out: Tensor = self.cv7(torch.cat((self.cv6(self.cv5(pooled)), self.cv2(x)), 1))
+        return out
 
 
 @architecture("models.common.Res", "models.common.ResX", "models.common.RepRes", "models.common.RepResX")
@@ -129,7 +132,7 @@ class Res(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        y = self.cv3(self.cv2(self.cv1(x)))
+        y: Tensor = self.cv3(self.cv2(self.cv1(x)))
         return x + y if self.add else y
 
 
@@ -143,7 +146,7 @@ class RepBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        y = self.cv2(self.cv1(x))
+        y: Tensor = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
 
@@ -156,7 +159,8 @@ class Ghost(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
-        return self.conv(x) + self.shortcut(x)
+        out: Tensor = self.conv(x) + self.shortcut(x)
+        return out
 
 
 def _csp_names(letter: str) -> tuple[str, ...]:
@@ -175,7 +179,8 @@ class CSPA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        out: Tensor = self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        return out
 
 
 @architecture(*_csp_names("B"))
@@ -190,7 +195,8 @@ class CSPB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
         x = self.cv1(x)
-        return self.cv3(torch.cat((self.m(x), self.cv2(x)), 1))
+        out: Tensor = self.cv3(torch.cat((self.m(x), self.cv2(x)), 1))
+        return out
 
 
 @architecture(*_csp_names("C"))
@@ -205,7 +211,8 @@ class CSPC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H, W)`."""
-        return self.cv4(torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1))
+        out: Tensor = self.cv4(torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1))
+        return out
 
 
 @architecture("models.common.RobustConv")
@@ -232,11 +239,13 @@ class RepConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, c1, H, W)` -> `(N, c2, H/s, W/s)`."""
         if hasattr(self, "rbr_reparam"):
-            return self.act(self.get_submodule("rbr_reparam")(x))
+            out: Tensor = self.act(self.get_submodule("rbr_reparam")(x))
+            return out
         y = self.get_submodule("rbr_dense")(x) + self.get_submodule("rbr_1x1")(x)
         if hasattr(self, "rbr_identity"):
             y = y + self.get_submodule("rbr_identity")(x)
-        return self.act(y)
+        out = self.act(y)
+        return out
 
     def deploy(self) -> None:
         """Sum the branches' weights (Ding et al. 2021, "RepVGG", section 3.3)."""

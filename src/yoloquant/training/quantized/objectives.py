@@ -42,7 +42,7 @@ class DetectionTeacher:
         """The student, and the float network."""
         self._detector, self._reference = detector, reference
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002  (the signature of `Objective`)
         """Error of boxes and scores."""
         head = self._detector.head
         with torch.no_grad():
@@ -66,7 +66,7 @@ class FeatureTeacher:
         self._student = _recording(detector.network, self.blocks)
         self._teacher = _recording(reference, self.blocks)
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002  (the signature of `Objective`)
         """Mean of the blocks' errors, each as a share of the block's mean square."""
         return self.compare(*self.values(images))
 
@@ -92,7 +92,7 @@ class BothTeachers(FeatureTeacher):
         super().__init__(detector, reference, stride)
         self._head, self._share = detector.head, share
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002  (the signature of `Objective`)
         """Error of features, and that of boxes and scores by its share."""
         found, expected = self.values(images)
         count = len(self.blocks)

@@ -164,6 +164,7 @@ def _judge(
         with torch.no_grad():
             found = [sums(to_input(images, device), targets.to(device)) for images, targets in loader.epoch(0)]
         error, weight = sum_over_processes(torch.stack(found).sum(0)).tolist()
-        return error / weight
+        mean: float = error / weight
+        return mean
 
     return judge

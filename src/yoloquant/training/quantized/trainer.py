@@ -74,7 +74,7 @@ class QuantizedTraining:
         settings: Train,
         *,
         checkpoint: Path | None = None,
-        note: Callable[[str], None] = lambda message: None,
+        note: Callable[[str], None] = lambda _message: None,
     ) -> None:
         """Put quantizers into training.
 
@@ -107,7 +107,7 @@ class QuantizedTraining:
         self._good = self._state()
         self._best, self._average = self._good, self._state()
 
-    def run(self, progress: Progress = lambda done, total, detail: None) -> TrainResult:
+    def run(self, progress: Progress = lambda _done, _total, _detail: None) -> TrainResult:
         """Train the epochs that are left, then make everything a constant, as it was judged best.
 
         Args:
