@@ -17,6 +17,7 @@ __all__ = ["app", "main"]
 COMMANDS = (
     "quantize",
     "train",
+    "finetune",
     "evaluate",
     "predict",
     "benchmark",

@@ -1,4 +1,4 @@
-"""The flow behind `yoloquant train` with a quantized folder: read it, train on, and write a folder like it."""
+"""The flow behind `yoloquant finetune`: read it, train on, and write a folder like it."""
 
 from __future__ import annotations
 
@@ -243,5 +243,5 @@ def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: 
     """What to type to evaluate the new folder, and to do it again but for settings, which its recipe names."""
     taught = ["--teacher", named_path(teacher)] if isinstance(teacher, str | Path) else []
     source, made = named_path(data), named_path(output)
-    words = ["yoloquant", "train", named_path(model), "--data", source, *taught, "--output", f"{made}-again"]
+    words = ["yoloquant", "finetune", named_path(model), "--data", source, *taught, "--output", f"{made}-again"]
     return shlex.join(words), shlex.join(["yoloquant", "evaluate", made, "--data", source])
