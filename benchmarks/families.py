@@ -116,8 +116,8 @@ def quantizer(network: str, target: str) -> Callable[[Path, Path], None]:
     def make(_: Path, path: Path) -> None:
         from yoloquant.flows.quantize import quantize
 
-        # Random weights are judged by time, which a few photographs decide as well as many.
-        few = () if network in TRAINED else ("calibration.images=8",)
+        # Random weights are judged by time, which few photographs and 7 bits do not change; at 8 bits their sums saturate.
+        few = () if network in TRAINED else ("calibration.images=8", "weights.bits=7")
         quantize(detector_of(network), DATA, target=target, overrides=few, output=path.parent, measure=False, report=False)
 
     return make

@@ -13,7 +13,7 @@ from yoloquant.data.images import to_input
 from yoloquant.errors import ExportError
 from yoloquant.evaluation.file_contents import activation_places, file_faults
 from yoloquant.evaluation.layer_comparison import compare_layers
-from yoloquant.evaluation.parity import check_parity, require_parity
+from yoloquant.evaluation.parity import Parity, binding, check_parity, require_parity
 from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.graph.capture import captured
 from yoloquant.quant.quantized_detector import quantized_from
@@ -195,3 +195,13 @@ def test_what_only_running_a_layer_shows_is_found(right, tmp_path):
     wrong = [difference for difference in differences if not difference.agrees]
     assert wrong
     assert all(difference.wrong > 1 for difference in wrong)
+
+
+@pytest.mark.parametrize(
+    ("own", "deciding"), [("onnxruntime", ["onnxruntime"]), ("tensorrt", ["onnxruntime", "openvino"]), ("tflite", ["openvino"])]
+)
+def test_a_file_is_judged_where_it_belongs(own, deciding):
+    """A file for ONNX Runtime is no worse for what OpenVINO makes of it."""
+    results = [Parity(runtime, 30.0) for runtime in ("onnxruntime", "openvino")]
+    others = ("openvino",) if own == "tflite" else ("onnxruntime", "openvino")
+    assert [result.runtime for result in binding(results, own, others)] == deciding

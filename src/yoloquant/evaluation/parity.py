@@ -6,7 +6,7 @@ makes torch's integers of torch's integers (`layer_comparison`), and the whole f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,6 +130,18 @@ def _with_layers(result: Parity, layers: Sequence[LayerDifference]) -> Parity:
         return result
     problem = f"differs from torch in {wrong.wrong} of {wrong.count} values although what it reads is torch's"
     return replace(result, first_layer=wrong.name, problem=problem)
+
+
+def binding(results: Sequence[Parity], own: str, others: Container[str]) -> list[Parity]:
+    """Results that a file must not be written against: that of the runtime it is for, or those of `others` where that is not here.
+
+    Args:
+        results: Of all runtimes that were asked.
+        own: Name of the target, and of its runtime if it has one.
+        others: Runtimes that run the target's files in place of its own.
+    """
+    found = [result for result in results if result.runtime == own]
+    return found or [result for result in results if result.runtime in others]
 
 
 def require_parity(results: Iterable[Parity]) -> None:

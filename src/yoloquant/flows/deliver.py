@@ -16,7 +16,7 @@ from yoloquant.distributed import process_number
 from yoloquant.errors import YoloquantError
 from yoloquant.evaluation.evaluator import Evaluation, evaluate
 from yoloquant.evaluation.latency import Latency, measure_latency
-from yoloquant.evaluation.parity import Parity, check_parity, require_parity
+from yoloquant.evaluation.parity import Parity, binding, check_parity, require_parity
 from yoloquant.exporting.folder import FILES, MODEL, RECIPE, WEIGHTS, save_quantized
 from yoloquant.exporting.nms import NmsOptions, add_nms_to_file
 from yoloquant.exporting.onnx_export import export_onnx
@@ -182,7 +182,7 @@ def _verify(
     with tell.step("Verify the exported file") as update:
         results = check_parity(detector, path, images, runtimes)
         update(1, 1)
-    require_parity(result for result in results if result.runtime in target.runtimes)
+    require_parity(binding(results, target.name, target.runtimes))
     for result in results:
         if result.saturates:
             tell.note(
