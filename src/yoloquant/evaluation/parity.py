@@ -133,7 +133,7 @@ def _with_layers(result: Parity, layers: Sequence[LayerDifference]) -> Parity:
 
 
 def binding(results: Sequence[Parity], own: str, others: Container[str]) -> list[Parity]:
-    """Results that a file must not be written against: that of the runtime it is for, or those of `others` where that is not here.
+    """Results that a file must agree by: that of the runtime it is for, or those of `others` where that is not here.
 
     Args:
         results: Of all runtimes that were asked.
