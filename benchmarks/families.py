@@ -264,8 +264,9 @@ def time_all(folder: Path, network: str) -> None:
         files = [candidate for candidate in present(folder, network) if candidate.runtime == runtime]
         runners = {candidate.file: opened(folder, candidate) for candidate in files}
         for file, latency in measure_latency(runners, runs=RUNS, warmup=5).items():
-            executed = executed_layers(folder / file, runtime)
-            layers = [len(executed.integer), len(executed.integer) + len(executed.floating)]
+            # Layers are counted by the names that ONNX files give them.
+            executed = executed_layers(folder / file, runtime) if file.endswith(".onnx") else None
+            layers = [len(executed.integer), len(executed.integer) + len(executed.floating)] if executed else []
             notes.add(f"{file} in {runtime}", [latency.median, latency.minimum, *layers])
         for runner in runners.values():
             runner.close()
@@ -299,7 +300,7 @@ def table_of(folder: Path, network: str) -> Table:
         cells.append(_number(agreement.get(key), 0))
         cells += [_number(latency.get(key), 0, 1)]
         cells += (
-            [f"{latency[key][0] / latency[plain][0]:.2f}", "{2} of {3}".format(*latency[key])] if key in latency else ["", ""]
+            [f"{latency[key][0] / latency[plain][0]:.2f}", " of ".join(map(str, latency[key][2:]))] if key in latency else ["", ""]
         )
         cells.append(f"{made[candidate.file]:.0f}" if candidate.file in made else "")
         table.add_row(candidate.tool, candidate.runtime, *cells)

@@ -11,6 +11,9 @@ import torch
 
 from yoloquant.models.output_formats import LAYOUTS
 
+# Candidates that are compared at first, for each box that may stay, and how much faster their number then grows.
+_FIRST = 4
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -130,6 +133,18 @@ def greedy_suppression(boxes: np.ndarray, classes: np.ndarray, iou: float, max_k
     Returns:
         Ascending indices.
     """
+    # Which of the first boxes stay does not depend on those behind them: where enough stay, the others are not compared. Of the
+    # 30,000 candidates of an unsure network nearly all do.
+    taken = min(len(boxes), _FIRST * max_kept)
+    while True:
+        kept = _all_kept(boxes[:taken], classes[:taken], iou)
+        if len(kept) >= max_kept or taken == len(boxes):
+            return kept[:max_kept]
+        taken = min(len(boxes), _FIRST * taken)
+
+
+def _all_kept(boxes: np.ndarray, classes: np.ndarray, iou: float) -> np.ndarray:
+    """Ascending indices of the boxes, best first, that no better one of their class suppresses."""
     if not len(boxes):
         return np.zeros(0, np.int64)
     rectangles: Any = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)], axis=1).astype(np.float64)
@@ -137,4 +152,4 @@ def greedy_suppression(boxes: np.ndarray, classes: np.ndarray, iou: float, max_k
     ranks: Any = np.linspace(1.0, 0.5, len(boxes), dtype=np.float32)
     numbers: Any = classes.astype(np.int32)
     kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, numbers, 0.0, iou)
-    return np.sort(np.asarray(kept, np.int64).reshape(-1))[:max_kept]
+    return np.sort(np.asarray(kept, np.int64).reshape(-1))
