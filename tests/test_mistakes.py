@@ -93,7 +93,7 @@ DATA = "--data set/data.yaml"
         ("bench none.onnx", "there is no file none.onnx"),
         (f"train yolov8n {DATA} --output file.pt", "file.pt is a file: name a folder"),
         (f"train yolov8n {DATA} --output new --image-size 100", "choose multiples, as 128"),
-        (f"train bare {DATA} --output new", "bare has no recipe.yaml"),
+        (f"finetune bare {DATA} --output new", "bare has no recipe.yaml"),
         ("predict float.safetensors set/images/val --output set/images/val", "would stand among the images that are read"),
         ("predict float.safetensors set/images --output set/images", "would stand among the images that are read"),
         (f"sample-calibration {DATA} --output set/data.yaml", "set/data.yaml would replace set/data.yaml, which is read"),
@@ -107,12 +107,12 @@ DATA = "--data set/data.yaml"
         (f"quantize quantized/model.onnx --output quantized {DATA}", "would replace quantized/model.onnx, which is read"),
         (f"quantize float.safetensors --recipe quantized/recipe.yaml --output quantized {DATA}", "which is read"),
         (f"quantize float.safetensors --output noted {DATA}", "holds notes.txt, which yoloquant did not write"),
-        (f"train quantized {DATA} --output quantized", "would replace quantized, which is read"),
+        (f"finetune quantized {DATA} --output quantized", "would replace quantized, which is read"),
         (f"train yolov8n {DATA} --output set", "holds other files"),
         (f"{SEARCH} --output set/data.yaml", "which is read"),
         (f"{SEARCH} --output found.yaml --model quantized --recipe quantized/recipe.yaml", "which is read"),
         ("export float.safetensors --output loop", "leads to itself"),
-        ("train quantized --data set/bare.yaml --output new", "training on labels needs label files"),
+        ("finetune quantized --data set/bare.yaml --output new", "training on labels needs label files"),
     ],
 )
 def test_nothing_begins_and_nothing_is_left(command, words, place, monkeypatch):

@@ -25,8 +25,8 @@ def test_python_of_readme_runs(block, tmp_path, monkeypatch, capsys):
     data = write_generated_dataset(tmp_path / "set", train=4, val=2)
     Path("data.yaml").write_text(data.read_text().replace("path: .", f"path: {data.parent}"))
     # The reader's checkpoint, in the format that the shipped one has.
-    shutil.copy(demo_weights(), "yolov5n.safetensors")
-    exec(block.replace("yolov5n.pt", "yolov5n.safetensors"), {})
+    shutil.copy(demo_weights(), "network.safetensors")
+    exec(block.replace("yolov8n.pt", "network.safetensors"), {})
     assert "'mAP50-95'" in capsys.readouterr().out
 
 

@@ -57,10 +57,10 @@ def export(
     from yoloquant.recipe.recipe import recipe_of
     from yoloquant.targets.registry import get_target
 
-    if output.suffix != ".onnx":
-        raise ExportError(f"{output}: export writes ONNX files, whose names end in .onnx")
     checked_file(output)
     refuse_inputs([output, calibration_cache], [model])
+    if output.suffix != ".onnx":
+        raise ExportError(f"{output}: export writes ONNX files, whose names end in .onnx")
     if calibration_cache is not None:
         checked_file(calibration_cache)
         if not model.is_dir():
