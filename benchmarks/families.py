@@ -300,7 +300,9 @@ def table_of(folder: Path, network: str) -> Table:
         cells.append(_number(agreement.get(key), 0))
         cells += [_number(latency.get(key), 0, 1)]
         cells += (
-            [f"{latency[key][0] / latency[plain][0]:.2f}", " of ".join(map(str, latency[key][2:]))] if key in latency else ["", ""]
+            [f"{latency[key][0] / latency[plain][0]:.2f}", " of ".join(str(count) for count in latency[key][2:])]
+            if key in latency
+            else ["", ""]
         )
         cells.append(f"{made[candidate.file]:.0f}" if candidate.file in made else "")
         table.add_row(candidate.tool, candidate.runtime, *cells)
