@@ -30,7 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from peers import PEERS, calibration_photographs
+from peers import PEERS, calibration_photographs, write_linked_data
 
 SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
 DATA = SHARED / "coco" / "data.yaml"
@@ -183,49 +183,36 @@ def present(folder: Path, network: str) -> Iterator[Candidate]:
     return (candidate for candidate in candidates(network) if (folder / candidate.file).is_file())
 
 
-def evaluate_all(folder: Path, network: str, held_out: bool) -> None:
-    """mAP of every file that has none yet."""
+def evaluate_all(folder: Path, network: str, notes: Notes, dataset: Any) -> None:
+    """mAP on a data set of every file that has none yet."""
     from yoloquant.evaluation.evaluator import evaluate
 
-    notes = Notes(folder / ("held_out.json" if held_out else "accuracy.json"))
-    dataset = photographs(held_out)
     for candidate in present(folder, network):
         key = f"{candidate.file} in {candidate.runtime}"
-        if network in TRAINED and key not in notes.values:
+        if key not in notes.values:
             runner = opened(folder, candidate)
             found = evaluate(runner, dataset)
             runner.close()
             notes.add(key, [found.map50_95, found.map50])
 
 
-def agree_all(folder: Path, network: str) -> None:
-    """mAP50-95 against the float network's own detections, of every file that has none yet."""
+def detections(folder: Path, network: str) -> Any:
+    """Photographs without labels, with the float network's own detections as objects."""
     from yoloquant.data.dataset import load_dataset
-    from yoloquant.evaluation.evaluator import evaluate
 
-    if network not in TRAINED:
-        return
-    notes = Notes(folder / "agreement.json")
     data = folder / "detections" / "data.yaml"
     if not data.is_file():
-        write_detections(opened(folder, candidates(network)[1]), data)
-    for candidate in present(folder, network):
-        key = f"{candidate.file} in {candidate.runtime}"
-        if key not in notes.values:
-            runner = opened(folder, candidate)
-            notes.add(key, [evaluate(runner, load_dataset(data)).map50_95])
-            runner.close()
+        runner = opened(folder, candidates(network)[1])
+        write_linked_data(data.parent, detected(runner))
+        runner.close()
+    return load_dataset(data)
 
 
-def write_detections(runner: Any, data: Path) -> None:
-    """A data set whose labels are a float network's detections."""
-    import yaml
-
+def detected(runner: Any) -> Iterator[tuple[Path, str]]:
+    """Every second photograph without labels, and what a network detects there, as labels."""
     from yoloquant.data.images import read_image
     from yoloquant.evaluation.predict import find_images, predict
 
-    for part in ("images", "labels"):
-        (data.parent / part).mkdir(parents=True, exist_ok=True)
     entries = find_images([SHARED / "coco" / "images" / "unlabeled2017"])[::2]
     for entry, found in predict(runner, entries, confidence=CERTAIN, iou=OVERLAP):
         height, width = read_image(entry.path).shape[:2]
@@ -233,12 +220,7 @@ def write_detections(runner: Any, data: Path) -> None:
             f"{number} {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} {(x2 - x1) / width} {(y2 - y1) / height}\n"
             for (x1, y1, x2, y2), number in zip(found.boxes.tolist(), found.classes, strict=True)
         ]
-        (data.parent / "labels" / f"{entry.path.stem}.txt").write_text("".join(lines))
-        link = data.parent / "images" / entry.path.name
-        if not link.is_symlink():
-            link.symlink_to(entry.path.resolve())
-    names = yaml.safe_load(DATA.read_text())["names"]
-    data.write_text(yaml.safe_dump({"path": str(data.parent), "train": "images", "val": "images", "names": names}))
+        yield entry.path, "".join(lines)
 
 
 def photographs(held_out: bool) -> Any:
@@ -335,10 +317,11 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if "make" in given.stages:
             make_all(folder, network, given.tools)
-        if "accuracy" in given.stages:
-            evaluate_all(folder, network, given.held_out)
-        if "agreement" in given.stages:
-            agree_all(folder, network)
+        if "accuracy" in given.stages and network in TRAINED:
+            notes = Notes(folder / ("held_out.json" if given.held_out else "accuracy.json"))
+            evaluate_all(folder, network, notes, photographs(given.held_out))
+        if "agreement" in given.stages and network in TRAINED:
+            evaluate_all(folder, network, Notes(folder / "agreement.json"), detections(folder, network))
         if "latency" in given.stages:
             time_all(folder, network)
         Console(width=150).print(table_of(folder, network))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,21 +132,35 @@ def ultralytics_export(kind: str) -> Callable[[Path | None], Maker]:
 
 def _ultralytics_data(work: Path) -> Path:
     """The photographs as a data set whose val split is what ultralytics calibrates on."""
+
+    def labelled() -> Iterator[tuple[Path, str | None]]:
+        for entry in calibration_photographs():
+            photograph = Path(entry.path).resolve()
+            labels = photograph.parents[2] / "labels" / photograph.parent.name / f"{photograph.stem}.txt"
+            yield photograph, labels.read_text() if labels.is_file() else None
+
+    return write_linked_data(work, labelled())
+
+
+def write_linked_data(folder: Path, photographs: Iterable[tuple[Path, str | None]]) -> Path:
+    """A data set of links to photographs, all in both splits, with their labels as text; none leaves out the file of labels.
+
+    Returns:
+        Its data.yaml, which is written last.
+    """
     import yaml
 
-    names = yaml.safe_load((SHARED / "coco" / "data.yaml").read_text())["names"]
     for part in ("images", "labels"):
-        (work / part).mkdir(parents=True, exist_ok=True)
-    for entry in calibration_photographs():
-        photograph = Path(entry.path).resolve()
-        link = work / "images" / photograph.name
-        if not link.exists():
-            link.symlink_to(photograph)
-        labels = photograph.parents[2] / "labels" / photograph.parent.name / f"{photograph.stem}.txt"
-        if labels.is_file():
-            shutil.copyfile(labels, work / "labels" / labels.name)
-    data = work / "data.yaml"
-    data.write_text(yaml.safe_dump({"path": str(work), "train": "images", "val": "images", "names": names}))
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for photograph, labels in photographs:
+        link = folder / "images" / photograph.name
+        if not link.is_symlink():
+            link.symlink_to(photograph.resolve())
+        if labels is not None:
+            (folder / "labels" / f"{photograph.stem}.txt").write_text(labels)
+    names = yaml.safe_load((SHARED / "coco" / "data.yaml").read_text())["names"]
+    data = folder / "data.yaml"
+    data.write_text(yaml.safe_dump({"path": str(folder), "train": "images", "val": "images", "names": names}))
     return data
 
 
