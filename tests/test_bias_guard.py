@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from notes import Notes
 from yoloquant.algorithms import bias_correction
 from yoloquant.assets import demo_weights
 from yoloquant.checkpoint.read import read_detector
@@ -11,16 +12,6 @@ from yoloquant.flows.job import begin, follow
 from yoloquant.progress import Silent
 from yoloquant.quant.images import images_to_calibrate
 from yoloquant.recipe.recipe import load_recipe
-
-
-class Listening(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.told = []
-
-    def note(self, text):
-        self.told.append(text)
 
 
 def biases(detector):
@@ -47,7 +38,7 @@ def test_biases_that_cost_boxes_are_taken_back(spoiled, tmp_path, monkeypatch):
             return found
 
         monkeypatch.setattr(bias_correction, "correct_biases", spoil)
-    tell = Listening()
+    tell = Notes()
     after = biases(follow(corrected, begin(detector, corrected, images, tell)).quantized)
     assert any("biases stay as they were" in text for text in tell.told) == spoiled
     assert all(torch.equal(after[name], value) for name, value in before.items()) == spoiled

@@ -12,6 +12,7 @@ from yoloquant.algorithms.gptq import gptq, round_weights
 from yoloquant.data.images import to_input
 from yoloquant.errors import RecipeError
 from yoloquant.graph.capture import layer_name
+from yoloquant.quant.fake_quantize import passing
 from yoloquant.recipe.recipe import resolve_recipe
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import get_target
@@ -123,12 +124,9 @@ def test_what_is_left_is_what_the_layer_makes(weights):
         inputs = []
         plain.get_submodule(name).register_forward_pre_hook(lambda _, given, kept=inputs: kept.append(given[0]))
         # The float network's activations, as the network under test has them with its other quantizers passing.
-        for _, quantizer in detector.quantizers():
-            if quantizer is not layers[name].quantizer:
-                quantizer.state = quantizer.state.__class__.PASS
-        with torch.no_grad():
+        with torch.no_grad(), passing([each for _, each in detector.quantizers() if each is not layers[name].quantizer]):
             plain(to_input(images(4)))
-        left = round_weights(detector, images(4), name, samples=20000, damping=DAMPING)[name]
+            left = round_weights(detector, images(4), name, samples=20000, damping=DAMPING)[name]
         module, variance = plain.get_submodule(name), []
         for weight in (layers[name].weight.detach(), nearest):
             with torch.no_grad():

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from notes import Notes
 from yoloquant.assets import demo_weights
 from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.checkpoint.read import read_detector
@@ -20,7 +21,7 @@ from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.flows.add_report import add_report
 from yoloquant.flows.quantize import quantize
-from yoloquant.progress import Clock, Silent
+from yoloquant.progress import Clock
 from yoloquant.report.plots import save_charts
 from yoloquant.report.quantization_page import report_charts
 from yoloquant.runtime.onnxruntime_runner import STAND_IN
@@ -128,16 +129,6 @@ def test_the_report_stands_alone_and_says_what_was_measured(finished):
 def test_without_a_report_the_folder_holds_the_model_alone(data, tmp_path):
     quantize(demo_weights(), data, output=tmp_path / "out", measure=False, runtimes=(), report=False, recipe="int8-minmax")
     assert not {"report.html", "layers.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
-
-
-class Notes(Silent):
-    """Keeps what is told."""
-
-    def __init__(self):
-        self.told = []
-
-    def note(self, message):
-        self.told.append(message)
 
 
 def break_down(*_, **__):

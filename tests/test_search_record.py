@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from notes import Notes
 from small_sets import write_set
 from yoloquant.analysis.sensitivity import Record, Sensitivity
 from yoloquant.data.contents import contents_of, dataset_contents
@@ -15,14 +16,6 @@ from yoloquant.models.detector import digest_of
 from yoloquant.progress import Silent
 
 
-class Notes(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
-
-
 def test_values_of_the_same_key_and_layers_are_taken_up_again(tmp_path):
     path = tmp_path / "record.json"
     _Known(path, "key", Silent()).add("1 layers", ["model.0.conv"], 12.5)
@@ -30,9 +23,9 @@ def test_values_of_the_same_key_and_layers_are_taken_up_again(tmp_path):
     again = _Known(path, "key", tell)
     assert again.get("1 layers", ["model.0.conv"]) == 12.5
     assert again.get("1 layers", ["model.1.conv"]) is None
-    assert not tell.notes
+    assert not tell.told
     assert _Known(path, "other", tell).get("1 layers", ["model.0.conv"]) is None
-    assert "another model, data, recipe or version" in tell.notes[0]
+    assert "another model, data, recipe or version" in tell.told[0]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 60])
@@ -43,7 +36,7 @@ def test_a_record_that_was_cut_off_is_a_fresh_start(cut, tmp_path):
     tell = Notes()
     known = _Known(path, "key", tell)
     assert known.get("float", []) is None
-    assert "everything is measured anew" in tell.notes[0]
+    assert "everything is measured anew" in tell.told[0]
     known.add("float", [], 1.0)
     assert _Known(path, "key", Silent()).get("float", []) == 1.0
 
@@ -53,7 +46,7 @@ def test_a_damaged_record_is_a_fresh_start(values, tmp_path):
     path, tell = tmp_path / "record.json", Notes()
     path.write_text(json.dumps({"format": "yoloquant.search.1", "key": "key", "values": values}))
     assert _Known(path, "key", tell).get("float", []) is None
-    assert "damaged" in tell.notes[0]
+    assert "damaged" in tell.told[0]
 
 
 def test_a_file_of_another_program_is_not_replaced(tmp_path):

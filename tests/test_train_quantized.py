@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from notes import Notes
 from small_networks import SIZE, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.analysis.detection_error import detection_error
@@ -45,16 +46,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class Notes(Silent):
-    """Keeps what is told."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 def few_bits(target="reference", bits=3, activation=nn.SiLU):
@@ -393,7 +384,7 @@ def test_images_of_any_folder_train_and_a_few_of_them_judge(tmp_path):
     settings = Train(**{**FAST, "size": 64, "augmentation": {"fliplr": 0.5}})
     result = train_quantized(detector, reference, settings, entries, tmp_path / "partial", tell)
     assert result.after < result.before
-    assert any("images it did not see" in note for note in tell.notes)
+    assert any("images it did not see" in note for note in tell.told)
     assert list((tmp_path / "partial").glob("train-*.safetensors"))
 
 
