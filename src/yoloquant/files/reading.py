@@ -6,7 +6,7 @@ Every reader of a file works inside of `parsed`: a damaged or hostile file can m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic_core import ErrorDetails
 
-from yoloquant.errors import RecipeError, YoloquantError
+from yoloquant.errors import RecipeError, YoloquantError, first_line
 
 # Bytes of a text file that a user writes, as a recipe or a data.yaml.
 LARGEST_TEXT = 4 << 20
@@ -27,24 +27,18 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def is_file(path: Path) -> bool:
     """Whether a file is there that can be opened without waiting: no pipe, no device, and no name that the system refuses."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a folder is there; `Path.is_dir` alone raises for some names that the system refuses."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
+    return _told(path.is_file)
 
 
 def exists(path: Path) -> bool:
-    """Whether anything is there; `Path.exists` alone raises for some names that the system refuses."""
+    """Whether anything is there; a name that the system refuses, for which `Path.exists` alone raises, leads nowhere."""
+    return _told(path.exists)
+
+
+def _told(question: Callable[[], bool]) -> bool:
+    """The answer to a question about a name; no for names that the system refuses."""
     try:
-        return path.exists()
+        return question()
     except (OSError, ValueError):
         return False
 
@@ -57,7 +51,7 @@ def check_file(path: Path, error: type[YoloquantError] = YoloquantError) -> None
     """
     if is_file(path):
         return
-    if is_folder(path):
+    if _told(path.is_dir):
         raise error(f"{path} is a folder: give a file")
     if exists(path):
         raise error(f"{path} is a pipe or a device, and not a file: copy what it gives into a file first")
@@ -148,7 +142,7 @@ def parse_yaml(text: str, name: str, error: type[YoloquantError] = YoloquantErro
         raise error(f"{name} {cause}: check that it is the right file") from cause
     except Exception as cause:
         # Beside YAML's own errors whatever its tags for dates, numbers and keys raise.
-        reason = str(cause).splitlines()[0] if isinstance(cause, yaml.YAMLError) else f"a value cannot be read ({cause})"
+        reason = first_line(cause) if isinstance(cause, yaml.YAMLError) else f"a value cannot be read ({cause})"
         raise error(f"{name} is not valid YAML: {reason}") from cause
 
 
