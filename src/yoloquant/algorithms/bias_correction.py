@@ -207,16 +207,18 @@ class BiasCorrection(Step):
 
     def apply(self, job: Job) -> None:
         """Correct all biases, and take that back where boxes and scores end up farther from the float network's."""
-        judge = None
-        if job.reference_matches and not job.detector.head.suppresses:
-            judge = DetectionCost(job.quantized, job.spread_images(self.judge_images), job.reference)
-        error = judge() if judge else 0.0
-        before = {name: value.detach().clone() for name, value in job.quantized.network.named_parameters()}
+        if not job.reference_matches or job.detector.head.suppresses:
+            self._correct(job)
+            return
+        cost = DetectionCost(job.quantized, job.spread_images(self.judge_images), job.reference)
+        network = job.quantized.network
+        biases = [bias for node in network.graph.nodes if kind(node) in WEIGHTED and (bias := _bias(network, node)) is not None]
+        error, before = cost(), [bias.detach().clone() for bias in biases]
         self._correct(job)
-        after = judge() if judge else 0.0
+        after = cost()
         if after > error:
-            for name, value in job.quantized.network.named_parameters():
-                value.data.copy_(before[name])
+            for bias, value in zip(biases, before, strict=True):
+                bias.data.copy_(value)
             job.reporter.note(
                 f"biases stay as they were: corrected, the error of boxes and scores rose from {error:.3f} to {after:.3f}"
             )

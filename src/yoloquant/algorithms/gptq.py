@@ -120,9 +120,9 @@ def _rounded(layer: QuantizedWeight, weight: Tensor, patches: Tensor, damping: f
     found, before, after = [], 0.0, 0.0
     for group in range(groups):
         curvature = _covariance(patches[group])
-        grid = scale[group], zero_point[group]
-        nearest_ = (quantize(rows[group], *grid, *ends) - grid[1]) * grid[0]
-        better = gptq(rows[group], curvature, *grid, *ends, damping=damping)
+        grid = scale[group], zero_point[group], *ends
+        nearest_ = _on_grid(rows[group], *grid)
+        better = gptq(rows[group], curvature, *grid, damping=damping)
         errors = [_output_error(each - rows[group], curvature) for each in (nearest_, better)]
         found.append(torch.where((errors[1] < errors[0])[:, None], better, nearest_))
         before += float(errors[0].sum())
@@ -156,8 +156,7 @@ def gptq(
         end = min(start + _BLOCK, count)
         errors = torch.empty_like(left[:, start:end])
         for k in range(start, end):
-            integers = quantize(left[:, k], scale[:, k], zero_point[:, k], quant_min, quant_max)
-            rounded[:, k] = (integers - zero_point[:, k]) * scale[:, k]
+            rounded[:, k] = _on_grid(left[:, k], scale[:, k], zero_point[:, k], quant_min, quant_max)
             error = (left[:, k] - rounded[:, k]) / spread[k, k]
             errors[:, k - start] = error
             left[:, k + 1 : end] -= error[:, None] * spread[k, k + 1 : end]
@@ -165,6 +164,11 @@ def gptq(
     answer = torch.empty_like(rounded)
     answer[:, order] = rounded
     return answer
+
+
+def _on_grid(values: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int) -> Tensor:
+    """Values rounded to the nearest ones of a grid of their shape."""
+    return (quantize(values, scale, zero_point, quant_min, quant_max) - zero_point) * scale
 
 
 def _factor(curvature: Tensor, damping: float) -> Tensor:
