@@ -65,8 +65,11 @@ def read_entries(folders: Sequence[Path]) -> list[Entry]:
         told = " and ".join(f"{folder} on {count}" for count, folder in sorted(counts.items()))
         raise YoloquantError(f"their figures are of different images, {told}: evaluate all of them on the same ones")
     # Float is the same network in each folder that was made of it; its name and accuracy say which.
-    floats = {(entry.runtime, entry.map50_95): entry for entry in reversed(entries) if entry.model == "float"}
-    return [*reversed(floats.values()), *(entry for entry in entries if entry.model != "float")]
+    floats: dict[tuple[str, float | None], Entry] = {}
+    for entry in entries:
+        if entry.model == "float":
+            floats.setdefault((entry.runtime, entry.map50_95), entry)
+    return [*floats.values(), *(entry for entry in entries if entry.model != "float")]
 
 
 class _Unmeasured(Exception):
