@@ -30,7 +30,7 @@ def test_presets_are_valid_and_survive_yaml(name):
         ("weights=[1", "not a YAML value"),
         (
             "algorithms.train.epochs=4",
-            "name one of the recipe's steps, as in algorithms.train.epochs=4; it has calibrate, keep_float",
+            "name one of the recipe's steps, as in algorithms.train.epochs=4; it has smooth, calibrate, keep_float",
         ),
         ("algorithms.1.layers=4", "name one of the recipe's steps"),
         ("algorithms.keep_float.layer=4", "unknown key"),

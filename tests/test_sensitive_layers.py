@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from small_networks import images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.algorithms.keep_float import KeepFloat
-from yoloquant.analysis.detection_error import detection_error, total_error
-from yoloquant.analysis.sensitive_layers import layer_quantizers, most_sensitive_layers
+from yoloquant.analysis.detection_error import DetectionCost, detection_error, total_error
+from yoloquant.analysis.sensitive_layers import COSTLY, LARGE_ERROR, layer_quantizers, most_sensitive_layers
 from yoloquant.errors import RecipeError
 from yoloquant.models.losses.overlap import generalized_iou
 from yoloquant.models.output_formats import Candidates
@@ -91,9 +91,25 @@ def test_the_planted_layer_is_found_first_and_everything_is_put_back():
     assert most_sensitive_layers(detector, images(2), 0) == []
 
 
+def test_more_layers_than_wanted_are_found_only_where_each_costs_points():
+    detector = quantized_detector(get_target("onnxruntime"))
+    calibrate(detector, [images(4)])
+    whole = DetectionCost(detector, images(2))()
+    assert whole < LARGE_ERROR
+    assert most_sensitive_layers(detector, images(2), 0, more=3) == []
+    for name in ("residual.conv.output_quantizer", "down.conv.output_quantizer"):
+        worst = dict(detector.quantizers())[name]
+        worst.set_parameters(worst.scale * 40, worst.zero_point)
+    whole = DetectionCost(detector, images(2))()
+    assert whole > LARGE_ERROR
+    found = most_sensitive_layers(detector, images(2), 0, more=3)
+    assert {layer.name for layer in found} >= {"residual.conv", "down.conv"}
+    assert all(layer.gain * whole > COSTLY for layer in found)
+    assert most_sensitive_layers(detector, images(2), 0) == []
+
+
 def test_the_recipe_says_where_it_may_stand():
-    steps = load_recipe("int8").algorithms
-    assert isinstance(steps[1], KeepFloat)
-    assert steps[1].layers is None
+    (step,) = [step for step in load_recipe("int8").algorithms if isinstance(step, KeepFloat)]
+    assert step.layers is None
     with pytest.raises(RecipeError, match="keep_float must come right after calibrate"):
         load_recipe(None, ["algorithms=[calibrate, bias_correction, keep_float]"])

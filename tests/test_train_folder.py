@@ -167,8 +167,16 @@ def test_an_equalised_folder_is_taught_by_an_equalised_network(data, tmp_path):
     assert plain > 5 * alike
 
 
+def test_a_folder_with_nothing_to_smooth_is_taught_by_features_too(data, tmp_path):
+    folder = write_folder(
+        tmp_path / "out", own_detector(), data, "[smooth: {images: 2, least_gain: 1e9, least_free_gain: 1e9}, calibrate]"
+    )
+    result = finetune(folder, data, tmp_path / "run", teacher=own_detector(), settings=SHORT, **PLAIN)
+    assert result.recipe.algorithms[-1].teacher == "both"
+
+
 def test_a_smoothed_folder_is_taught_by_boxes_and_scores_alone(data, tmp_path):
-    folder = write_folder(tmp_path / "out", own_detector(), data, "[smooth: {images: 2}, calibrate]")
+    folder = write_folder(tmp_path / "out", own_detector(), data, "[smooth: {images: 2, least_gain: 1}, calibrate]")
     result = finetune(folder, data, tmp_path / "run", teacher=own_detector(), settings=SHORT, **PLAIN)
     assert result.recipe.algorithms[-1].teacher == "detections"
     with pytest.raises(YoloquantError, match="set teacher=detections"):

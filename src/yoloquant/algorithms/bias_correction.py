@@ -23,7 +23,7 @@ from yoloquant.analysis.lockstep import lockstep
 from yoloquant.analysis.mean_inputs import mean_inputs
 from yoloquant.data.images import to_input
 from yoloquant.graph.capture import layer_name
-from yoloquant.graph.operators import WEIGHTED, channel_axis, group_count, kind, sole_activation
+from yoloquant.graph.operators import WEIGHTED, channel_axis, group_count, is_channel_product, kind, sole_activation
 from yoloquant.graph.sizes import readers
 from yoloquant.progress import Progress
 from yoloquant.quant.fake_quantize import passing
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # Quantization never takes a larger share of a channel's spread, nor adds one; beyond that the channel is noise.
 _LEAST_RATIO, _MOST_RATIO = 0.5, 2.0
 _SMALLEST = 1e-12
+_FAR = 5.0
 
 
 def correct_biases(
@@ -147,7 +148,7 @@ def _sweep(
             shape[axis] = -1
             # The answer without its bias takes the ratio; the bias then restores the mean.
             quantized[node] = (quantized[node] - before.view(shape)) * ratio.view(shape) + before.view(shape)
-            error = _mean(plain[node] - quantized[node], axis, _importance(node, plain[node]))
+            error = _robust_mean(plain[node] - quantized[node], axis, _importance(network, node, plain[node]))
             bias.data += error
             quantized[node] = quantized[node] + error.view(shape)
             changes[layer_name(node)] = float(error.abs().max())
@@ -172,20 +173,40 @@ def _mean(values: Tensor, axis: int, weights: Tensor | None = None) -> Tensor:
     return (values * weights).sum(dim=others) / weights.sum(dim=others).clamp(min=_SMALLEST)
 
 
-def _importance(node: Node, plain: Tensor) -> Tensor | None:
+def _robust_mean(errors: Tensor, axis: int, weights: Tensor | None) -> Tensor:
+    """Mean of each channel, without errors that lie more than `_FAR` mean absolute deviations from the mean of all.
+
+    Those are of values that were clipped. A bias that made up for them would be wrong wherever nothing is.
+    """
+    shape = [1] * errors.dim()
+    shape[axis] = -1
+    distances = (errors - _mean(errors, axis, weights).view(shape)).abs()
+    near = (distances <= _FAR * _mean(distances, axis, weights).view(shape)).to(errors)
+    return _mean(errors, axis, near if weights is None else weights * near)
+
+
+def _importance(network: GraphModule, node: Node, plain: Tensor) -> Tensor | None:
     """How much an error of each of a layer's values counts: the squared slope of the activation that alone reads it.
 
-    None where no activation does, and all values count alike.
+    None where no activation does, and all values count alike. A factor of each channel before the activation changes where on the
+    activation its values are; their slope it changes alike.
     """
-    function = sole_activation(
-        reader for call in readers(node) for reader in (readers(call) if kind(call) == "quantizer" else [call])
-    )
+    behind = _behind_quantizer(node)
+    product = behind[0] if len(behind) == 1 and is_channel_product(behind[0]) else None
+    if product is not None:
+        plain = plain * network.get_buffer(str(product.args[1].target))  # type: ignore[union-attr]
+        behind = _behind_quantizer(product)
+    function = sole_activation(behind)
     if function is None:
         return None
     with torch.enable_grad():
         values = plain.detach().requires_grad_()
         (slope,) = torch.autograd.grad(function(values).sum(), values)
     return slope.square()
+
+
+def _behind_quantizer(node: Node) -> list[Node]:
+    return [reader for call in readers(node) for reader in (readers(call) if kind(call) == "quantizer" else [call])]
 
 
 def _spread(values: Tensor, axis: int) -> Tensor:

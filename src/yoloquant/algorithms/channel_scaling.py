@@ -9,14 +9,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from yoloquant.graph.channel_constants import cap_channels
-from yoloquant.graph.operators import cap_of, group_count, kind
+from yoloquant.graph.operators import group_count, is_capped, is_homogeneous, kind
 from yoloquant.graph.sizes import readers
 from yoloquant.quant.arithmetic import expand_parameter
 
 aten = torch.ops.aten
-
-# f(s * x) = s * f(x) for every s > 0, channel by channel. SiLU and other smooth activations are not of this kind.
-_HOMOGENEOUS = frozenset({aten.relu.default, aten.leaky_relu.default})
 
 
 class Source(NamedTuple):
@@ -36,10 +33,9 @@ def source_of(value: Node) -> Source | None:
     caps: list[Node] = []
     node = value
     while kind(node) not in ("conv", "linear"):
-        capped = cap_of(node) is not None or node.target == aten.minimum.default
-        if not (capped or node.target in _HOMOGENEOUS or kind(node) in ("max_pool", "upsample")):
+        if not (is_homogeneous(node) or kind(node) in ("max_pool", "upsample")):
             return None
-        if capped:
+        if is_capped(node):
             caps.append(node)
         node = node.args[0]  # type: ignore[assignment]
         if not isinstance(node, Node) or len(readers(node)) != 1:
@@ -54,23 +50,40 @@ def takes_scaled_input(layer: Node) -> bool:
 
 def divide_output(graph_module: GraphModule, source: Source, scale: Tensor) -> Source:
     """Divide the channels that a layer answers with, `scale` `(C,)`; answers with the source as it is now."""
-    caps = tuple(node if node.target == aten.minimum.default else cap_channels(graph_module, node) for node in source.caps)
+    divide_rows(graph_module, source.layer, scale)
+    return Source(source.layer, tuple(divide_cap(graph_module, node, scale) for node in source.caps))
+
+
+def divide_rows(graph_module: GraphModule, layer: Node, scale: Tensor) -> None:
+    """Divide weight and bias of a convolution or linear layer along its output channels, `scale` `(C,)`."""
     with torch.no_grad():
-        weight = parameter(graph_module, source.layer.args[1])
+        weight = parameter(graph_module, layer.args[1])
         weight.div_(expand_parameter(scale, weight, 0, 0))
-        if len(source.layer.args) > 2 and source.layer.args[2] is not None:
-            parameter(graph_module, source.layer.args[2]).div_(scale)
-        for node in caps:
-            cap = graph_module.get_buffer(str(node.args[1].target))  # type: ignore[union-attr]
-            cap.div_(scale.view(cap.shape))
-    return Source(source.layer, caps)
+        if len(layer.args) > 2 and layer.args[2] is not None:
+            parameter(graph_module, layer.args[2]).div_(scale)
+
+
+def divide_cap(graph_module: GraphModule, node: Node, scale: Tensor) -> Node:
+    """Divide the cap of a ReLU6, `scale` `(C,)`; answers with the minimum that stands for it from now on."""
+    capped = node if node.target == aten.minimum.default else cap_channels(graph_module, node)
+    cap = graph_module.get_buffer(str(capped.args[1].target))  # type: ignore[union-attr]
+    cap.div_(scale.view(cap.shape))
+    return capped
 
 
 def multiply_input(graph_module: GraphModule, layer: Node, scale: Tensor) -> None:
-    """Multiply a layer's weight along its input channels, `scale` `(C,)`."""
+    """Multiply the weight of a convolution or linear layer along its input channels, of all its groups, `scale` `(C,)`."""
     with torch.no_grad():
         weight = parameter(graph_module, layer.args[1])
-        weight.mul_(expand_parameter(scale, weight, 1, 0))
+        by_group = scale.view(group_count(layer), 1, weight.shape[1]).expand(-1, weight.shape[0] // group_count(layer), -1)
+        weight.mul_(by_group.reshape(*weight.shape[:2], *[1] * (weight.dim() - 2)))
+
+
+def input_strength(graph_module: GraphModule, layer: Node) -> Tensor:
+    """Largest absolute weight of each input channel of a convolution or linear layer, `(C,)`."""
+    weight = parameter(graph_module, layer.args[1]).detach().abs()
+    grouped = weight.reshape(group_count(layer), -1, *weight.shape[1:])
+    return grouped.transpose(1, 2).flatten(2).amax(2).flatten()
 
 
 def parameter(graph_module: GraphModule, node: object) -> nn.Parameter:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from yoloquant.algorithms.step import Stage, Step, step
-from yoloquant.analysis.sensitive_layers import SensitiveLayer, most_sensitive_layers
+from yoloquant.analysis.sensitive_layers import MORE_LAYERS, SensitiveLayer, most_sensitive_layers
 from yoloquant.distributed import from_first
 from yoloquant.spec import Count
 from yoloquant.targets.placement import FloatLayer
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class KeepFloat(Step):
     """Keep in float the few layers whose quantization changes boxes and scores most, found on calibration images.
 
-    At most `layers`, the target's own number by default, and each must make at least the share `least_gain` of the whole error.
+    At most `layers`, and each must make at least the share `least_gain` of the whole error. By default it is the target's own
+    number, and a few more where the network would lose points of mAP without them.
     """
 
     name: Literal["keep_float"] = "keep_float"
@@ -35,17 +36,17 @@ class KeepFloat(Step):
 
     def apply(self, job: Job) -> None:
         """Find the layers, and place quantizers once more without them."""
-        most = job.target.costly_layers if self.layers is None else self.layers
         # Of several processes the first one chooses for all.
-        layers = from_first(self._find, job, most) if most else []
+        layers = from_first(self._find, job) if self.layers != 0 else []
         if layers:
             because = "keep_float chose it: it makes {:.0%} of the error"
             job.place_again(keep_float={layer.name: FloatLayer(because.format(layer.gain), layer.gain) for layer in layers})
 
-    def _find(self, job: Job, most: int) -> list[SensitiveLayer]:
+    def _find(self, job: Job) -> list[SensitiveLayer]:
         images = job.spread_images(self.images)
+        count, more = (job.target.costly_layers, MORE_LAYERS) if self.layers is None else (self.layers, 0)
         with job.reporter.step("Find the layers that cost most") as update:
-            layers = most_sensitive_layers(job.quantized, images, most, self.least_gain, update)
+            layers = most_sensitive_layers(job.quantized, images, count, self.least_gain, update, more=more)
         if layers:
             named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
             job.reporter.note(f"kept in float: {named}")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch.fx import GraphModule
 
 from yoloquant.algorithms.job import Job
+from yoloquant.algorithms.smooth import Smooth
 from yoloquant.algorithms.step import Stage
 from yoloquant.checkpoint.open import to_detector
 from yoloquant.checkpoint.safetensors_file import CUSTOM
@@ -27,6 +28,7 @@ from yoloquant.files.reading import parse_setting, reason_of
 from yoloquant.files.writing import named_path
 from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
 from yoloquant.graph.capture import captured, copy_graph
+from yoloquant.graph.channel_constants import is_scaled
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
@@ -133,7 +135,7 @@ def finetune(
             device=own_device,
             partial=partial_folder(folder),
             has_float=given is not None,
-            reference_matches=given is not None and not _is_smoothed(recipe),
+            reference_matches=given is not None and not _is_smoothed(quantized, recipe),
         )
         job.quantized = quantized
         step.apply(job)
@@ -174,7 +176,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recip
         raise RecipeError(f"quantized training: {(*first['loc'], 'settings')[0]}: {reason_of(first)}") from error
     if step.teacher != "labels" and not has_teacher:
         raise RecipeError(f"teacher {step.teacher} needs the float network: name its checkpoint with --teacher")
-    if step.teacher in ("features", "both") and _is_smoothed(recipe):
+    if step.teacher in ("features", "both") and _is_smoothed(quantized, recipe):
         raise RecipeError("step smooth scaled the folder's channels, so that features cannot be compared: set teacher=detections")
     if step.compares_boxes() and quantized.head.suppresses:
         raise RecipeError("the file's head suppresses boxes, so that they cannot be compared: set teacher=features")
@@ -185,14 +187,15 @@ def _teaching(quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -
     """What teaches where nothing is said."""
     if not has_teacher:
         return "labels"
-    if _is_smoothed(recipe):
+    if _is_smoothed(quantized, recipe):
         return "detections"
     return "features" if quantized.head.suppresses else "both"
 
 
-def _is_smoothed(recipe: Recipe) -> bool:
+def _is_smoothed(quantized: QuantizedDetector, recipe: Recipe) -> bool:
     """Channels were scaled by what images showed, which weights alone do not tell."""
-    return any(step.stage is Stage.PREPARE and step.reads_images for step in recipe.algorithms)
+    others = any(step.stage is Stage.PREPARE and step.reads_images for step in recipe.algorithms if not isinstance(step, Smooth))
+    return others or is_scaled(quantized.network)
 
 
 def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) -> GraphModule:
@@ -220,8 +223,8 @@ def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) 
         )
     # Without images: steps that read some scaled channels as nobody knows here.
     job = Job(detector=teacher, reference=network, rules=recipe, images=CalibrationImages((), [], 0), reporter=Silent())
-    for step in () if _is_smoothed(recipe) else recipe.algorithms:
-        if step.stage is Stage.PREPARE:
+    for step in () if _is_smoothed(quantized, recipe) else recipe.algorithms:
+        if step.stage is Stage.PREPARE and not step.reads_images:
             step.apply(job)
     return network
 

@@ -16,7 +16,7 @@ from yoloquant.graph.operators import cap_of, channel_axis
 
 aten = torch.ops.aten
 _RECORD = "channel_constants"
-MULTIPLIER, CAP = "multiplier", "cap"
+MULTIPLIER, INPUT_MULTIPLIER, CAP, SCALED = "multiplier", "input_multiplier", "cap", "scaled"
 
 
 def multiply_channels(graph_module: GraphModule, node: Node, factors: Tensor) -> Node:
@@ -30,6 +30,22 @@ def multiply_channels(graph_module: GraphModule, node: Node, factors: Tensor) ->
     for reader in readers:
         reader.replace_input_with(node, product)
     _finish(graph_module, node, MULTIPLIER)
+    return product
+
+
+def multiply_input_channels(graph_module: GraphModule, node: Node, factors: Tensor) -> Node:
+    """Let one node read its first input times a factor for each channel, `(C,)`; answers with the new node."""
+    source = node.args[0]
+    assert isinstance(source, Node)
+    name = f"{node.name}_{INPUT_MULTIPLIER}"
+    values = _registered(graph_module, f"{name}_values", source, factors)
+    with graph_module.graph.inserting_before(node):
+        constant = graph_module.graph.get_attr(values)
+        product = graph_module.graph.create_node("call_function", aten.mul.Tensor, (source, constant), name=name)
+    constant.meta["layer"] = f"{layer_name(node)}.{INPUT_MULTIPLIER}_values"
+    product.meta.update(source.meta, layer=f"{layer_name(node)}.{INPUT_MULTIPLIER}")
+    node.update_arg(0, product)
+    _finish(graph_module, node, INPUT_MULTIPLIER)
     return product
 
 
@@ -51,6 +67,16 @@ def cap_channels(graph_module: GraphModule, node: Node) -> Node:
     return capped
 
 
+def note_scaled(graph_module: GraphModule, name: str) -> None:
+    """Record that the channels around a value were scaled by what images showed, so that weights do not tell by how much."""
+    _record(graph_module, name, SCALED)
+
+
+def is_scaled(graph_module: GraphModule) -> bool:
+    """Channels were scaled by what images showed."""
+    return any(what == SCALED for what, _ in constants(graph_module))
+
+
 def constants(graph_module: GraphModule) -> list[list[str]]:
     """What was put in, as JSON values: kind and node, in order."""
     return [list(entry) for entry in graph_module.meta.get(_RECORD, ())]
@@ -59,24 +85,39 @@ def constants(graph_module: GraphModule) -> list[list[str]]:
 def put_back(graph_module: GraphModule, recorded: Iterable[Iterable[str]]) -> None:
     """Do again what `constants` tells, in a newly captured graph; the values are placeholders, to be loaded."""
     for what, name in recorded:
+        if what == SCALED:
+            note_scaled(graph_module, name)
+            continue
         node = next(node for node in graph_module.graph.nodes if node.name == name)
+        ones = torch.ones(node.meta["val"].shape[channel_axis(node)])
         if what == CAP:
             cap_channels(graph_module, node)
+        elif what == INPUT_MULTIPLIER:
+            multiply_input_channels(graph_module, node, ones)
         else:
-            multiply_channels(graph_module, node, torch.ones(node.meta["val"].shape[channel_axis(node)]))
+            multiply_channels(graph_module, node, ones)
 
 
 def _constant(graph_module: GraphModule, node: Node, what: str, values: Tensor) -> Node:
-    name = f"{node.name}_{what}_values"
-    shape = [1] * (node.meta["val"].dim() - 1)
-    shape[channel_axis(node) - 1] = -1
-    graph_module.register_buffer(name, values.detach().clone().view(shape))
+    name = _registered(graph_module, f"{node.name}_{what}_values", node, values)
     with graph_module.graph.inserting_after(node):
         constant = graph_module.graph.get_attr(name)
     constant.meta["layer"] = f"{layer_name(node)}.{what}_values"
     return constant
 
 
+def _registered(graph_module: GraphModule, name: str, node: Node, values: Tensor) -> str:
+    """Name of a new buffer that holds values for each channel of what a node makes."""
+    shape = [1] * (node.meta["val"].dim() - 1)
+    shape[channel_axis(node) - 1] = -1
+    graph_module.register_buffer(name, values.detach().clone().view(shape))
+    return name
+
+
 def _finish(graph_module: GraphModule, node: Node, what: str) -> None:
-    graph_module.meta[_RECORD] = [*graph_module.meta.get(_RECORD, ()), (what, node.name)]
+    _record(graph_module, node.name, what)
     graph_module.recompile()
+
+
+def _record(graph_module: GraphModule, name: str, what: str) -> None:
+    graph_module.meta[_RECORD] = [*graph_module.meta.get(_RECORD, ()), (what, name)]

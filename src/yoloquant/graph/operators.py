@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from yoloquant.graph.sizes import is_size
+from yoloquant.graph.sizes import is_size, readers
 
 aten = torch.ops.aten
 
@@ -71,6 +71,8 @@ KINDS: dict[object, str] = {
 # Layers that multiply activations with weights; argument 0 is the activation, 1 the weight, 2 the bias.
 WEIGHTED = frozenset({"conv", "conv_transpose", "linear"})
 
+_HOMOGENEOUS = frozenset({aten.relu.default, aten.leaky_relu.default, aten.prelu.default})
+
 # Operators whose output holds only values of their input, so that one scale serves both sides.
 SAME_VALUES = frozenset({"view", "max_pool", "concat", "upsample"})
 
@@ -105,6 +107,18 @@ def splitter(node: Node) -> Node | None:
     """The operator that a node picks one of several tensors from: the split of a `getitem`; none for other nodes."""
     source = node.args[0] if node.target is operator.getitem else None
     return source if isinstance(source, Node) else None
+
+
+def multiplied(node: Node) -> Node | None:
+    """The product with a constant that alone reads a node's values; none if there is no such."""
+    reading = readers(node)
+    return reading[0] if len(reading) == 1 and is_channel_product(reading[0]) else None
+
+
+def is_channel_product(node: Node) -> bool:
+    """The node multiplies a value with a constant for each channel."""
+    factor = node.args[1] if node.target is aten.mul.Tensor else None
+    return isinstance(factor, Node) and factor.op == "get_attr"
 
 
 def weight_axis(node: Node) -> int:
@@ -158,6 +172,16 @@ def cap_of(node: Node) -> float | None:
     """Where a ReLU6 saturates; none for anything else."""
     clamp = clamp_of(node)
     return clamp[1] if clamp is not None and clamp[0] == 0.0 else None
+
+
+def is_homogeneous(node: Node) -> bool:
+    """`f(s * x) = s * f(x)` for every s > 0, where its cap, if it has one, is scaled, too."""
+    return node.target in _HOMOGENEOUS or is_capped(node)
+
+
+def is_capped(node: Node) -> bool:
+    """ReLU6, or the minimum that stands for its cap once channels were scaled."""
+    return cap_of(node) is not None or node.target is aten.minimum.default
 
 
 def is_relu(node: Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yoloquant.graph.operators import kind, splitter
+from yoloquant.graph.operators import kind, multiplied, splitter
 from yoloquant.graph.sizes import tensor_inputs
 from yoloquant.targets.placement import Draft
 
@@ -49,7 +49,7 @@ def add_inputs(draft: Draft) -> None:
 def activation_outputs(draft: Draft) -> None:
     """Quantize the output of every activation and addition, for runtimes that keep whole chains in integers."""
     for node in draft.nodes("activation", "add"):
-        draft.quantize_output(node)
+        draft.quantize_output(multiplied(node) or node)
 
 
 def share_through_same_values(draft: Draft) -> None:
