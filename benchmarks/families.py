@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -135,7 +136,13 @@ def make_all(folder: Path, network: str, tools: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         seconds = next((float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("SECONDS")), None)
-        notes.add(candidate.file, seconds if done.returncode == 0 else lines[-1])
+        notes.add(candidate.file, seconds if done.returncode == 0 else _reason(lines))
+
+
+def _reason(lines: list[str]) -> str:
+    """The line in which a traceback names its exception; messages may go on for lines behind it."""
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (named or lines)[-1]
 
 
 def make_one(folder: Path, network: str, file: str) -> None:
@@ -254,32 +261,23 @@ def time_all(folder: Path, network: str) -> None:
             runner.close()
 
 
-def table_of(folder: Path, network: str) -> Table:
+COLUMNS = ("file", "runtime", "mAP50-95", "drop", "drop, held out", "agreement", "ms", "ratio", "integer layers", "s to make")
+
+
+def rows_of(folder: Path, network: str) -> list[list[str]]:
     """All figures of a network; drops and ratios are against the float file in the same runtime."""
     made, accuracy, held, agreement, latency = (
         Notes(folder / f"{name}.json").values for name in ("made", "accuracy", "held_out", "agreement", "latency")
     )
-    table = Table(
-        "tool",
-        "runtime",
-        "mAP50-95",
-        "drop",
-        "drop, held out",
-        "agreement",
-        "ms",
-        "ratio",
-        "integer layers",
-        "s to make",
-        title=network,
-    )
+    rows = []
     for candidate in candidates(network):
         key, plain = f"{candidate.file} in {candidate.runtime}", f"{FLOAT} in {candidate.runtime}"
         if isinstance(made.get(candidate.file), str):
-            table.add_row(candidate.tool, candidate.runtime, made[candidate.file][:60])
+            rows.append([candidate.tool, candidate.runtime, made[candidate.file][:60], *[""] * (len(COLUMNS) - 3)])
             continue
         cells = [_number(accuracy.get(key), 0)]
         cells += [_difference(notes.get(plain), notes.get(key)) for notes in (accuracy, held)]
-        cells.append(_number(agreement.get(key), 0))
+        cells.append(_number(agreement.get(key), 0, 1))
         cells += [_number(latency.get(key), 0, 1)]
         cells += (
             [f"{latency[key][0] / latency[plain][0]:.2f}", " of ".join(str(count) for count in latency[key][2:])]
@@ -287,8 +285,23 @@ def table_of(folder: Path, network: str) -> Table:
             else ["", ""]
         )
         cells.append(f"{made[candidate.file]:.0f}" if candidate.file in made else "")
-        table.add_row(candidate.tool, candidate.runtime, *cells)
+        rows.append([candidate.tool, candidate.runtime, *cells])
+    return rows
+
+
+def table_of(rows: list[list[str]], title: str) -> Table:
+    """Rows for a terminal."""
+    table = Table(*COLUMNS, title=title)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def markdown_of(rows: list[list[str]], title: str) -> str:
+    """Rows for the documentation, without columns that are empty."""
+    filled = [number for number, name in enumerate(COLUMNS) if any(row[number] for row in rows)]
+    lines = [[COLUMNS[number] for number in filled], ["---"] * len(filled), *([row[number] for number in filled] for row in rows)]
+    return "\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
 def _number(values: list[float] | None, index: int, digits: int = 2) -> str:
@@ -307,6 +320,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES)
     parser.add_argument("--tools", nargs="+", default=[""], help="whose files are made, by how their names begin; all by default")
     parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="print tables as the documentation has them")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -324,7 +338,11 @@ def main() -> None:
             evaluate_all(folder, network, Notes(folder / "agreement.json"), detections(folder, network))
         if "latency" in given.stages:
             time_all(folder, network)
-        Console(width=150).print(table_of(folder, network))
+        rows = rows_of(folder, network)
+        if given.markdown:
+            print(markdown_of(rows, network))
+        else:
+            Console(width=150).print(table_of(rows, network))
 
 
 if __name__ == "__main__":

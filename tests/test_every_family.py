@@ -21,9 +21,9 @@ from yoloquant.recipe.recipe import load_recipe
 # All that learns or chooses, each for a moment.
 STEPS = """[
     {equalize: {rounds: 1}},
-    {smooth: {images: 2, least_gain: 1.0}},
+    {smooth: {images: 2, min_gain: 1.0}},
     calibrate,
-    {keep_float: {layers: 1, images: 2, least_gain: 0.0}},
+    {keep_float: {layers: 1, images: 2, min_gain: 0.0}},
     {mixed_precision: {bits: [7, 8], average_bits: 7.9, images: 2}},
     {weight_ranges: {images: 2}},
     {detection_ranges: {images: 2, factors: [0.85]}},
@@ -35,7 +35,7 @@ STEPS = """[
     {reconstruct: {unit: region, loss: fisher, drop: 0.5, images: 2, iterations: 1, cache: disk}},
     {reconstruct: {unit: layer, rounding: soft, images: 2, iterations: 1}},
     {reconstruct: {unit: network, loss: detection, images: 2, iterations: 1}},
-    {train: {epochs: 1, images: 6, batch_size: 2, judge_images: 2}},
+    {train: {epochs: 1, images: 6, batch_size: 2, val_images: 2}},
 ]"""
 FEW = ("calibration.images=6",)
 # In the default run, since a family takes more than a minute: the one whose attention reads sizes.
@@ -74,7 +74,7 @@ def test_a_folder_is_made_with_its_report_and_taught_on_and_exported(name, data,
     result = quantize(detector, data, recipe=recipe, output=tmp_path / "out", plots="png", **options)
     assert all(parity.agrees for parity in result.parity)
     assert {"report.html", "layers.csv", "plots"} <= {path.name for path in (tmp_path / "out").iterdir()}
-    step = {"epochs": 1, "batch_size": 4, "judge_images": 4}
+    step = {"epochs": 1, "batch_size": 4, "val_images": 4}
     taught = finetune(tmp_path / "out", data, tmp_path / "taught", teacher=small_detector(name), settings=step, **options)
     assert all(parity.agrees for parity in taught.parity)
     export_onnx(load_quantized(tmp_path / "taught"), tmp_path / "again.onnx", target="onnxruntime", dynamic_batch=name != "yolox")
@@ -107,7 +107,7 @@ def test_float_networks_teach_themselves(name, data, tmp_path):
 def test_real_weights_go_through_the_default_command_and_learn(name, target, shared, tmp_path):
     path, data = shared / "weights" / f"{name}.pt", shared / "coco" / "data.yaml"
     options = {"runtimes": ("onnxruntime", "openvino"), "limit": 8, "input_size": 320, "reporter": Strict()}
-    learning = "{reconstruct: {images: 4, iterations: 2}}, {train: {epochs: 1, images: 8, size: 160, judge_images: 4}}"
+    learning = "{reconstruct: {images: 4, iterations: 2}}, {train: {epochs: 1, images: 8, crop_size: 160, val_images: 4}}"
     overrides = ("calibration.images=8", f"algorithms=[calibrate, {{keep_float: {{images: 2}}}}, {learning}]")
     result = quantize(path, data, target=target, recipe="int8", overrides=overrides, output=tmp_path / "out", **options)
     assert all(parity.agrees for parity in result.parity if parity.runtime == target)

@@ -48,10 +48,10 @@ def test_mistakes_are_named(override, message):
 
 
 def test_settings_of_a_step_are_changed_by_its_name():
-    recipe = load_recipe("qat-aligned", ["algorithms.train.epochs=3", "algorithms.train.rate=0.5"])
+    recipe = load_recipe("qat-aligned", ["algorithms.train.epochs=3", "algorithms.train.learning_rate=0.5"])
     before, after = (load_recipe("qat-aligned").algorithms, recipe.algorithms)
     assert after[:-1] == before[:-1]
-    assert after[-1] == before[-1].model_copy(update={"epochs": 3, "rate": 0.5})
+    assert after[-1] == before[-1].model_copy(update={"epochs": 3, "learning_rate": 0.5})
 
 
 def test_settings_of_a_broken_step_are_refused(tmp_path):

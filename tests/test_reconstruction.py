@@ -135,7 +135,9 @@ def test_learned_rounding_is_near_the_best_of_all_roundings(method):
     ups = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9))).view(-1, 1, 3, 1, 3)
     best = min(error((floor + up).clamp(-3, 3) * scale) for up in ups)
     nearest = error(quantizer(weight))
-    settings = Reconstruct(unit="layer", iterations=400, rounding=method, rounding_rate=0.05, rounding_weight=0.1, biases=False)
+    settings = Reconstruct(
+        unit="layer", iterations=400, rounding=method, rounding_learning_rate=0.05, rounding_weight=0.1, biases=False
+    )
     reconstruct(detector, capture(network, SIZE), pictures, settings)
     learned = error(next(iter(detector.network.parameters())))
     assert best - 1e-9 <= learned < nearest
@@ -147,10 +149,10 @@ def test_learned_rounding_is_near_the_best_of_all_roundings(method):
     [
         {"unit": "layer"},
         {"unit": "block"},
-        {"unit": "region", "region_layers": 2, "drop": 0.5},
+        {"unit": "region", "region_layers": 2, "qdrop": 0.5},
         {"unit": "block", "loss": "fisher"},
         {"unit": "network", "loss": "mse"},
-        {"unit": "block", "rounding": "soft", "rounding_rate": 0.05, "rounding_weight": 0.1},
+        {"unit": "block", "rounding": "soft", "rounding_learning_rate": 0.05, "rounding_weight": 0.1},
     ],
     ids=str,
 )
@@ -266,7 +268,7 @@ def test_recipes_with_reconstruction():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("changes", [{}, {"loss": "fisher", "drop": 0.5}, {"unit": "network", "loss": "detection"}])
+@pytest.mark.parametrize("changes", [{}, {"loss": "fisher", "qdrop": 0.5}, {"unit": "network", "loss": "detection"}])
 def test_a_gpu_learns_what_the_processor_does(changes):
     settings = Reconstruct.model_validate({"iterations": 40, "images": 8, **changes})
     errors = []

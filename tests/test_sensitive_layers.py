@@ -87,7 +87,7 @@ def test_the_planted_layer_is_found_first_and_everything_is_put_back():
     assert 1 <= len(found) <= 3
     assert set(quantizers) >= {layer.name for layer in found}
     assert all(quantizer.state is State.QUANTIZE for _, quantizer in detector.quantizers())
-    assert most_sensitive_layers(detector, images(2), 3, least_gain=0.5) == found[:1]
+    assert most_sensitive_layers(detector, images(2), 3, min_gain=0.5) == found[:1]
     assert most_sensitive_layers(detector, images(2), 0) == []
 
 

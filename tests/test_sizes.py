@@ -187,7 +187,7 @@ def test_views_that_take_the_same_sizes_do_not_share_a_scale(captured, target):
 def test_scaling_passes_sizes_by(captured):
     scaled, x = copy_graph(captured), to_input(images(2))
     assert "model.0.conv" in equalize(scaled, 2)
-    assert smooth(scaled, [images(2)], least_gain=1.0)
+    assert smooth(scaled, [images(2)], min_gain=1.0)
     torch.testing.assert_close(scaled(x)[0], captured(x)[0], rtol=1e-3, atol=1e-4)
 
 

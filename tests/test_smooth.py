@@ -71,7 +71,7 @@ def reaches(graph_module):
 def test_answers_stay_and_channels_become_alike(activation, before):
     network = Shuffled(activation)
     plain, smoothed = capture(network, SIZE, 8), capture(network, SIZE, 8)
-    names = smooth(smoothed, [images(2), images(1, seed=3)], least_gain=1.0, before_activations=before)
+    names = smooth(smoothed, [images(2), images(1, seed=3)], min_gain=1.0, before_activations=before)
     assert len(names) >= 5
     x = to_input(images(2, seed=9))
     with torch.no_grad():
@@ -127,14 +127,14 @@ class Bound(nn.Module):
 def test_values_that_nothing_may_scale_are_left_alone():
     graph_module = capture(Bound().eval(), SIZE, 8)
     assert free_stretches(graph_module, to_input(images(1))) == []
-    assert smooth(graph_module, [images(2)], least_gain=1.0) == {}
+    assert smooth(graph_module, [images(2)], min_gain=1.0) == {}
 
 
 def smoothed_detector(target, activation=nn.Hardswish):
     network = Shuffled(activation)
     graph_module = capture(network, SIZE, 8)
     chosen = get_target(target)
-    smooth(graph_module, [images(2)], least_gain=1.0, before_activations=not chosen.fuses_activations)
+    smooth(graph_module, [images(2)], min_gain=1.0, before_activations=not chosen.fuses_activations)
     placement = chosen.place(graph_module, None)
     insert_quantizers(graph_module, placement)
     return QuantizedDetector(graph_module, placement, None, (), (8,), SIZE, "small"), network
@@ -158,7 +158,7 @@ def test_no_quantizer_stands_between_an_activation_and_its_multiplications(targe
 def test_errors_before_a_multiplication_are_weighed_by_the_slope_behind_it():
     network = Shuffled(nn.SiLU)
     graph_module = capture(network, SIZE, 8)
-    smooth(graph_module, [images(2)], least_gain=1.0)
+    smooth(graph_module, [images(2)], min_gain=1.0)
     (node,) = [node for node in graph_module.graph.nodes if layer_name(node) == "first" and kind(node) == "conv"]
     (product,) = node.users
     factors = graph_module.get_buffer(str(product.args[1].target))

@@ -36,7 +36,7 @@ from yoloquant.training.quantized.trainer import QuantizedTraining
 AS_THEY_ARE = Hyperparameters(
     hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0, mosaic=0, mixup=0, degrees=0, shear=0, flipud=0
 )  # fmt: skip
-FAST = {"epochs": 3, "batch_size": 4, "rate": 1e-3, "judge_images": 4}
+FAST = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "val_images": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -89,11 +89,11 @@ def training(detector, reference, loader=None, objective=None, **options):
         {},
         {"weights": "dorefa", "activations": "pact"},
         {"weights": "observed", "activations": "observed", "scale_epochs": 1},
-        {"activations": "lsq+", "train_weights": False, "scale_rate": 0.02},
-        {"optimizer": "sgd", "rate": 0.001, "average": 0.5, "damping": 0.01},
-        {"relative": True, "rate": 5e-3},
+        {"activations": "lsq+", "train_weights": False, "scale_learning_rate": 0.02},
+        {"optimizer": "sgd", "learning_rate": 0.001, "ema": 0.5, "damping": 0.01},
+        {"relative": True, "learning_rate": 5e-3},
         {"amp": True},
-        {"judge_every": 2},
+        {"val_every": 2},
     ],
     ids=str,
 )
@@ -110,7 +110,7 @@ def test_training_brings_the_network_nearer_to_float_and_leaves_constants(option
 
 def test_power_of_two_scales_stay_powers_of_two_and_shared_ones_shared():
     detector, reference = few_bits("npu-pow2")
-    result = training(detector, reference, scale_rate=0.1, scale_epochs=2).run()
+    result = training(detector, reference, scale_learning_rate=0.1, scale_epochs=2).run()
     assert result.after <= result.before
     for name, quantizer in detector.quantizers():
         exponent = quantizer.scale.log2()
@@ -127,7 +127,7 @@ def test_what_it_started_from_is_kept_where_training_harms_or_gains_too_little(h
     def objective(x, targets):
         return -teacher(x, targets) if harmful else teacher(x, targets)
 
-    settings = {"rate": 1e-2} if harmful else {"least_gain": 0.99}
+    settings = {"learning_rate": 1e-2} if harmful else {"min_gain": 0.99}
     result = training(detector, reference, objective=objective, **settings).run()
     assert result.after == result.before
     for name, value in detector.network.state_dict().items():
@@ -136,7 +136,7 @@ def test_what_it_started_from_is_kept_where_training_harms_or_gains_too_little(h
 
 def test_what_is_not_judged_is_neither_kept_nor_saved(tmp_path):
     detector, reference = few_bits()
-    run = training(detector, reference, epochs=5, judge_every=2, checkpoint=tmp_path / "state.safetensors")
+    run = training(detector, reference, epochs=5, val_every=2, checkpoint=tmp_path / "state.safetensors")
     judged, saved = [], []
     judge, save = run.judge, run._save
 
@@ -186,7 +186,7 @@ def test_relative_steps_are_shares_of_each_channel():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"average": 0.9, "weights": "observed", "activations": "observed"}, {"relative": True}, {"judge_every": 2}],
+    [{}, {"ema": 0.9, "weights": "observed", "activations": "observed"}, {"relative": True}, {"val_every": 2}],
     ids=str,
 )
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, options):
@@ -237,11 +237,11 @@ def test_a_run_that_collapses_steps_back_and_ends_near_its_best(kind, told):
     detector, reference = few_bits()
     notes, runs = [], []
     objective = collapsing(kind, detector, reference, runs)
-    runs.append(training(detector, reference, objective=objective, epochs=8, rate=5e-4, note=notes.append))
+    runs.append(training(detector, reference, objective=objective, epochs=8, learning_rate=5e-4, note=notes.append))
     result = runs[0].run()
     assert any(told in note and "stepped back" in note for note in notes)
     clean, reference = few_bits()
-    untouched = training(clean, reference, epochs=8, rate=5e-4).run()
+    untouched = training(clean, reference, epochs=8, learning_rate=5e-4).run()
     assert result.after < 0.4 * result.before + 0.6 * untouched.after, (result, untouched)
     if kind == "scale":
         assert any("output_quantizer" in fault for fault in result.faults)
@@ -260,7 +260,7 @@ def test_power_of_two_observers_that_keep_moving_are_stopped():
         detector, reference = few_bits("npu-pow2", activation=nn.ReLU)
         loader = Brighter(batches().samples, 64, 4, AS_THEY_ARE)
         notes = []
-        options = {"activations": "observed", "weights": "fixed", "epochs": 8, "rate": 1e-4, "recoveries": recoveries}
+        options = {"activations": "observed", "weights": "fixed", "epochs": 8, "learning_rate": 1e-4, "max_rollbacks": recoveries}
         one = training(detector, reference, loader, note=notes.append, **options)
         if not recoveries:
             one.guard.after_step = one.guard.after_judging = lambda *_: None
@@ -381,7 +381,7 @@ def test_images_of_any_folder_train_and_a_few_of_them_judge(tmp_path):
     assert sorted([*judging, *rest], key=lambda entry: entry.image_id) == entries
     detector, reference = few_bits()
     tell = Notes()
-    settings = Train(**{**FAST, "size": 64, "augmentation": {"fliplr": 0.5}})
+    settings = Train(**{**FAST, "crop_size": 64, "augmentation": {"fliplr": 0.5}})
     result = train_quantized(detector, reference, settings, entries, tmp_path / "partial", tell)
     assert result.after < result.before
     assert any("images it did not see" in note for note in tell.told)
@@ -406,16 +406,16 @@ def test_what_cannot_be_trained_is_told_first(tmp_path):
 
 
 def test_rates_may_change_with_the_epoch():
-    settings = Train(rate={0: 1e-6, 3: 1e-5, 8: 1e-6})
+    settings = Train(learning_rate={0: 1e-6, 3: 1e-5, 8: 1e-6})
     assert [settings.rate_at(epoch) for epoch in (0, 2, 3, 7, 8, 20)] == [1e-6, 1e-6, 1e-5, 1e-5, 1e-6, 1e-6]
     with pytest.raises(ValueError, match="not epoch 0"):
-        Train(rate={1: 1e-5})
+        Train(learning_rate={1: 1e-5})
 
 
 def test_rates_rise_to_what_was_asked_and_not_beyond():
     detector, reference = few_bits()
     for warm_up, first in ((0.0, 1.0), (0.01, 1.0), (0.5, 1 / 6)):
-        run, seen = training(detector, reference, warm_up=warm_up, shape="linear", last_rate=1.0), []
+        run, seen = training(detector, reference, warm_up=warm_up, schedule="linear", lrf=1.0), []
         run.run(lambda done, total, detail, run=run, seen=seen: seen.append(run.optimizer.param_groups[0]["lr"] / 1e-3))
         assert seen[0] == pytest.approx(first)
         assert max(seen) == pytest.approx(1.0)

@@ -40,12 +40,12 @@ from yoloquant.training.quantized.run import train_quantized
 from yoloquant.training.quantized.step import Train
 from yoloquant.training.quantized.trainer import QuantizedTraining
 
-SHORT = {"epochs": 2, "batch_size": 4, "judge_images": 4, "optimizer": "sgd", "rate": 0.05, "scale_rate": 30.0}
+SHORT = {"epochs": 2, "batch_size": 4, "val_images": 4, "optimizer": "sgd", "learning_rate": 0.05, "scale_learning_rate": 30.0}
 RUNS = {
-    "teachers, learned": Train(**SHORT, detection_share=0.2),
+    "teachers, learned": Train(**SHORT, detection_weight=0.2),
     "teachers, observed": Train(**SHORT, teacher="detections", weights="observed", activations="observed"),
-    "labels, learned": Train(**{**SHORT, "rate": 0.01}, teacher="labels", activations="lsq+"),
-    "labels, observed": Train(**{**SHORT, "rate": 0.01}, teacher="labels", weights="observed", activations="observed"),
+    "labels, learned": Train(**{**SHORT, "learning_rate": 0.01}, teacher="labels", activations="lsq+"),
+    "labels, observed": Train(**{**SHORT, "learning_rate": 0.01}, teacher="labels", weights="observed", activations="observed"),
 }
 
 
@@ -160,7 +160,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
 def test_the_whole_commands_under_torchrun_write_one_folder_each(tmp_path):
     data = write_generated_dataset(tmp_path / "data", train=12, val=5)
     recipe = tmp_path / "recipe.yaml"
-    steps = "[calibrate, keep_float: {layers: 1, images: 2}, train: {epochs: 2, batches: 1, batch_size: 4, judge_images: 4}]"
+    steps = "[calibrate, keep_float: {layers: 1, images: 2}, train: {epochs: 2, batches: 1, batch_size: 4, val_images: 4}]"
     recipe.write_text(f"algorithms: {steps}\ncalibration: {{images: 12}}\n")
     arguments = ["quantize", demo_weights(), "--data", data, "--recipe", recipe, "--output", tmp_path / "out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "yoloquant"]
@@ -174,7 +174,7 @@ def test_the_whole_commands_under_torchrun_write_one_folder_each(tmp_path):
         "--epochs",
         1,
         "--set",
-        "judge_images=4",
+        "val_images=4",
     ]
     for command in (arguments, further):
         answer = subprocess.run([*torchrun, *map(str, command)], capture_output=True, text=True, timeout=300, check=False)

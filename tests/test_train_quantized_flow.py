@@ -29,7 +29,7 @@ def short(name):
     changes = {
         Reconstruct: {"iterations": 2, "images": 4},
         DetectionRanges: {"images": 1, "factors": (0.7,)},
-        Train: {"images": 12, "epochs": 2, "batches": 1, "batch_size": 2, "judge_images": 4},
+        Train: {"images": 12, "epochs": 2, "batches": 1, "batch_size": 2, "val_images": 4},
     }
     recipe = load_recipe(name)
     steps = tuple(step.model_copy(update=changes.get(type(step), {})) for step in recipe.algorithms)

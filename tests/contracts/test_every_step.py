@@ -19,6 +19,11 @@ ROOT = Path(__file__).parent.parent.parent
 NEEDED = {"mixed_precision": {"average_bits": 5}}
 
 
+def step_table_of(name):
+    """The step's own section of the page."""
+    return step_table().partition(f"## {name}\n")[2].partition("\n## ")[0]
+
+
 def recipe_with(name):
     """A recipe with a step where its stage may stand."""
     own = {name: NEEDED.get(name, {})}
@@ -37,6 +42,14 @@ def test_a_step_says_what_it_does_and_runs_on_every_family(name):
     assert issubclass(step, Step)
     assert step.__doc__
     assert name in {next(iter(entry)) if isinstance(entry, dict) else entry for entry in yaml.safe_load(STEPS)}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_option_is_described(name):
+    step = ALGORITHMS[name]
+    rows = [line for line in step_table_of(name).splitlines() if line.startswith("| `")]
+    assert len(rows) == len(step.model_fields) - 1
+    assert [row for row in rows if not row.split(" | ")[2].strip(" |")] == []
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -217,21 +217,24 @@ def _spread(values: Tensor, axis: int) -> Tensor:
 class BiasCorrection(Step):
     """Correct each layer's bias by the mean error that quantization causes at its output (Nagel et al. 2019, section 4.2).
 
-    "exact" measures layer after layer; "fast" takes the errors of the weights times the mean inputs, in one pass. Where the error
-    of boxes and scores on `judge_images` calibration images rises, biases stay as they were.
+    Attributes:
+        method: "exact" measures layer after layer; "fast" takes the errors of the weights times the mean inputs, in one pass.
+        images: number of calibration images that mean errors are taken from.
+        val_images: number of calibration images on which the error of boxes and scores must not rise, else all biases stay as
+            they were.
     """
 
     name: Literal["bias_correction"] = "bias_correction"
     method: Literal["exact", "fast"] = "exact"
     images: Count = 32
-    judge_images: Count = 4
+    val_images: Count = 4
 
     def apply(self, job: Job) -> None:
         """Correct all biases, and take that back where boxes and scores end up farther from the float network's."""
         if not job.reference_matches or job.detector.head.suppresses:
             self._correct(job)
             return
-        cost = DetectionCost(job.quantized, job.spread_images(self.judge_images), job.reference)
+        cost = DetectionCost(job.quantized, job.spread_images(self.val_images), job.reference)
         network = job.quantized.network
         biases = [bias for node in network.graph.nodes if kind(node) in WEIGHTED and (bias := _bias(network, node)) is not None]
         error, before = cost(), [bias.detach().clone() for bias in biases]
@@ -255,7 +258,11 @@ class BiasCorrection(Step):
 
 @step
 class BatchNormReestimation(Step):
-    """Give each channel of each layer's answer the mean and the spread that it has in the float network."""
+    """Give each channel of each layer's output the mean and the standard deviation that it has in the float network.
+
+    Attributes:
+        images: number of calibration images that both are measured on.
+    """
 
     name: Literal["batch_norm_reestimation"] = "batch_norm_reestimation"
     images: Count = 32

@@ -78,7 +78,12 @@ def _best_factor(
 
 @step
 class DetectionRanges(Step):
-    """Scale each activation's range by the factor that changes boxes and scores least; powers of two are halved or doubled."""
+    """Scale each activation's range by the factor that changes boxes and scores least; powers of two are halved or doubled.
+
+    Attributes:
+        factors: factors that are tried on each range beside 1.
+        images: number of calibration images that the error is measured on.
+    """
 
     name: Literal["detection_ranges"] = "detection_ranges"
     factors: tuple[Annotated[float, Field(gt=0.0)], ...] = (0.7, 0.85, 1.2, 1.4)

@@ -66,7 +66,11 @@ def _balancing(graph_module: GraphModule, first: Node, second: Node) -> torch.Te
 
 @step
 class Equalize(Step):
-    """Before calibration, give the channels of layers in a row the same range, where ReLU, LeakyReLU or ReLU6 stands between."""
+    """Before calibration, give the channels of layers in a row the same range, where ReLU, LeakyReLU or ReLU6 stands between.
+
+    Attributes:
+        rounds: maximum number of sweeps over all pairs of layers.
+    """
 
     name: Literal["equalize"] = "equalize"
     rounds: Count = 20

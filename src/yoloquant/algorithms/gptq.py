@@ -224,7 +224,14 @@ def _pair(node: Node, place: int, default: int) -> tuple[int, int]:
 
 @step
 class Gptq(Step):
-    """Round weights by GPTQ: each rounding error is made good by the weights of the same output channel that follow."""
+    """Round weights by GPTQ: each rounding error is made good by the weights of the same output channel that follow.
+
+    Attributes:
+        layers: name or pattern of the layers, or `@first` for those that read the image.
+        images: number of calibration images that input patches are drawn from.
+        samples: number of input patches of each layer.
+        damping: share of the mean of the covariance's diagonal that is added to it.
+    """
 
     name: Literal["gptq"] = "gptq"
     layers: str = "*"

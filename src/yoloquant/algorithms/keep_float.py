@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 class KeepFloat(Step):
     """Keep in float the few layers whose quantization changes boxes and scores most, found on calibration images.
 
-    At most `layers`, and each must make at least the share `least_gain` of the whole error. By default it is the target's own
-    number, and a few more where the network would lose points of mAP without them.
+    Attributes:
+        layers: maximum number of layers; by default the target's own number, and a few more where the network would lose points
+            of mAP without them.
+        min_gain: minimum share of the whole error that each of them must make, 0..1.
+        images: number of calibration images that the error is measured on.
     """
 
     name: Literal["keep_float"] = "keep_float"
     layers: Annotated[int, Field(ge=0)] | None = None
-    least_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    min_gain: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
     images: Count = 8
     stage: ClassVar[Stage] = Stage.PLACE
 
@@ -46,7 +49,7 @@ class KeepFloat(Step):
         images = job.spread_images(self.images)
         count, more = (job.target.costly_layers, MORE_LAYERS) if self.layers is None else (self.layers, 0)
         with job.reporter.step("Find the layers that cost most") as update:
-            layers = most_sensitive_layers(job.quantized, images, count, self.least_gain, update, more=more)
+            layers = most_sensitive_layers(job.quantized, images, count, self.min_gain, update, more=more)
         if layers:
             named = ", ".join(f"{layer.name} ({layer.gain:.0%} of the error)" for layer in layers)
             job.reporter.note(f"kept in float: {named}")

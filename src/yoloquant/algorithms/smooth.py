@@ -37,11 +37,11 @@ def smooth(
     graph_module: GraphModule,
     batches: Iterable[Tensor],
     alpha: float = 0.5,
-    least_gain: float = 4.0,
+    min_gain: float = 4.0,
     total: int = 0,
     progress: Progress | None = None,
     *,
-    least_free_gain: float = 1.0,
+    min_free_gain: float = 1.0,
     before_activations: bool = True,
 ) -> dict[str, float]:
     """Smooth every value whose channels may be scaled, in place.
@@ -50,10 +50,10 @@ def smooth(
         graph_module: captured, BatchNorm folded, without quantizers.
         batches: images, uint8 `(N, 3, H, W)`, RGB.
         alpha: share of the difference between channels that moves into the weights, 0..1.
-        least_gain: a multiplication is only put in where the largest channel reaches so many times as far as the median one.
+        min_gain: a multiplication is only put in where the largest channel reaches so many times as far as the median one.
         total: number of batches, for `progress`.
         progress: called with (batches done, total).
-        least_free_gain: the same where no multiplication is needed.
+        min_free_gain: the same where no multiplication is needed.
         before_activations: values that only activations read are smoothed, too; where the runtime computes an activation within
             the layer before it, such a value is never quantized.
 
@@ -73,7 +73,7 @@ def smooth(
             continue
         gain = max((_gain(reaches[node]) for node, _ in stretch.values if node in reaches), default=0.0)
         is_free = not (stretch.activations_before or stretch.activations_behind)
-        if gain >= (least_free_gain if is_free else least_gain) and (stretch.readers or stretch.activations_behind):
+        if gain >= (min_free_gain if is_free else min_gain) and (stretch.readers or stretch.activations_behind):
             _divide(graph_module, stretch, _scales(graph_module, stretch, reaches, alpha))
             note_scaled(graph_module, stretch.values[0].node.name)
             smoothed[layer_name(stretch.values[0].node)] = gain
@@ -169,16 +169,16 @@ class Smooth(Step):
 
     Attributes:
         alpha: share of the difference between channels that moves, 0..1.
-        least_gain: where a multiplication must be put in, values are smoothed only if the largest channel reaches so many times
+        min_gain: where a multiplication must be put in, values are smoothed only if the largest channel reaches so many times
             as far as the median one.
-        least_free_gain: the same where the layers before can take up the scale.
+        min_free_gain: the same where the layers before can take up the scale.
         images: calibration images that activations are watched on.
     """
 
     name: Literal["smooth"] = "smooth"
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    least_gain: Annotated[float, Field(ge=1.0)] = 4.0
-    least_free_gain: Annotated[float, Field(ge=1.0)] = 1.0
+    min_gain: Annotated[float, Field(ge=1.0)] = 4.0
+    min_free_gain: Annotated[float, Field(ge=1.0)] = 1.0
     images: Count = 32
     stage: ClassVar[Stage] = Stage.PREPARE
 
@@ -190,10 +190,10 @@ class Smooth(Step):
                 job.reference,
                 (batch.images for batch in loader),
                 self.alpha,
-                self.least_gain,
+                self.min_gain,
                 len(loader),
                 update,
-                least_free_gain=self.least_free_gain,
+                min_free_gain=self.min_free_gain,
                 before_activations=not job.target.fuses_activations,
             )
         if smoothed:

@@ -25,7 +25,8 @@ class Stage(IntEnum):
     """Where in a recipe a step may stand; steps of an earlier stage come first.
 
     Attributes:
-        PREPARE: Changes the float network, before any quantizer is placed.
+        PREPARE: Changes the float network, before any quantizer is placed. A step that scales channels by what images show says
+            so with `note_scaled`: the float network's features can then not be compared with the quantized network's.
         CALIBRATE: Gives every quantizer its range.
         PLACE: Changes the placement, after which quantizers are placed and calibrated again.
         REFINE: Changes ranges, weights and biases of a calibrated network.

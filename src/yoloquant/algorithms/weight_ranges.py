@@ -83,7 +83,11 @@ def _per_weight(power: Tensor, weight: Tensor, groups: int) -> Tensor:
 
 @step
 class WeightRanges(Step):
-    """Choose weight ranges by the squared error at each layer's output: cures outliers of re-parameterised weights."""
+    """Choose weight ranges by the squared error at each layer's output: cures outliers of re-parameterised weights.
+
+    Attributes:
+        images: number of calibration images that inputs are observed on.
+    """
 
     name: Literal["weight_ranges"] = "weight_ranges"
     images: Count = 32

@@ -39,7 +39,7 @@ def most_sensitive_layers(
     detector: QuantizedDetector,
     images: Tensor,
     count: int,
-    least_gain: float = 0.0,
+    min_gain: float = 0.0,
     progress: Progress | None = None,
     *,
     more: int = 0,
@@ -54,7 +54,7 @@ def most_sensitive_layers(
         detector: calibrated.
         images: uint8 `(N, 3, H, W)`, RGB.
         count: layers to choose, at most.
-        least_gain: least share of the whole error that a layer must make, 0..1.
+        min_gain: least share of the whole error that a layer must make, 0..1.
         progress: called with (images run, all that will be at most).
         more: layers to choose beside them, at most, where the whole error is above `LARGE_ERROR`; each must lower it by `COSTLY`.
 
@@ -82,7 +82,7 @@ def most_sensitive_layers(
     shares = {name: sum(costs[quantizer.name] for quantizer in quantizers) for name, quantizers in layers.items()}
     chosen: list[SensitiveLayer] = []
     for number, name in enumerate(sorted(shares, key=lambda name: -shares[name])[:most]):
-        if shares[name] < least_gain:
+        if shares[name] < min_gain:
             break
         error = error_without([*(layer.name for layer in chosen), name])
         if before - error > (0.0 if number < count else COSTLY):

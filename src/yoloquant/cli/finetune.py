@@ -28,7 +28,9 @@ def finetune(
     image_size: ImageSize = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Setting of the recipe's step `train` or hyperparameter, as rate=0.0001; repeatable."),
+        typer.Option(
+            "--set", help="Setting of the recipe's step `train` or hyperparameter, as learning_rate=0.0001; repeatable."
+        ),
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate and time what the folder becomes.")] = True,
     clip: Annotated[float | None, typer.Option(min=0.0, help="Largest norm of the gradient; 10 by default.")] = None,
@@ -42,7 +44,7 @@ def finetune(
     settings = {
         "epochs": epochs,
         "batch_size": batch,
-        "size": image_size,
+        "crop_size": image_size,
         "seed": seed,
         "gradient_clip": clip,
         "amp": amp,

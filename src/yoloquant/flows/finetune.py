@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from torch.fx import GraphModule
 
 from yoloquant.algorithms.job import Job
-from yoloquant.algorithms.smooth import Smooth
 from yoloquant.algorithms.step import Stage
 from yoloquant.checkpoint.open import to_detector
 from yoloquant.checkpoint.safetensors_file import CUSTOM
@@ -42,8 +41,7 @@ from yoloquant.training.quantized.step import Train
 
 # Hyperparameters of float training that do nothing here, and what does.
 _OTHERWISE = {
-    "lr0": "its learning rate is rate",
-    "lrf": "the rate falls to last_rate",
+    "lr0": "its learning rate is learning_rate",
     "momentum": "optimizer is adam or sgd",
     "weight_decay": "weights do not decay",
     "warmup_epochs": "the share of the run is warm_up",
@@ -105,8 +103,8 @@ def finetune(
     given = None if teacher is None else to_detector(teacher)
     quantized, architecture = load_with_architecture(source, given if given and given.family == CUSTOM else None)
     recipe = recipe_of(source)
-    parsed = dict(parse_setting(override, "rate=0.0001") for override in overrides)
-    step = training_step({**(settings or {}), **parsed}, quantized, recipe, given is not None)
+    parsed = dict(parse_setting(override, "learning_rate=0.0001") for override in overrides)
+    step = training_step({**(settings or {}), **parsed}, quantized, given is not None)
     detector = architecture if given is None else replace(given, input_size=architecture.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
     reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
@@ -135,7 +133,7 @@ def finetune(
             device=own_device,
             partial=partial_folder(folder),
             has_float=given is not None,
-            reference_matches=given is not None and not _is_smoothed(quantized, recipe),
+            reference_matches=given is not None and not is_scaled(quantized.network),
         )
         job.quantized = quantized
         step.apply(job)
@@ -144,19 +142,18 @@ def finetune(
         return deliver(job, followed, wanted)
 
 
-def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -> Train:
+def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_teacher: bool) -> Train:
     """The step `train` that settings make.
 
     Args:
         values: settings of the step, and hyperparameters of augmentation and losses, by name.
         quantized: that will train.
-        recipe: it was made by.
         has_teacher: the float network is there.
 
     Raises:
         RecipeError: a name is unknown, a value is not allowed, or the teacher cannot teach what is asked.
     """
-    usable = set(Hyperparameters.model_fields) - set(_OTHERWISE)
+    usable = set(Hyperparameters.model_fields) - set(_OTHERWISE) - set(Train.model_fields)
     for name in set(values) - set(Train.model_fields) - usable:
         near = difflib.get_close_matches(name, [*Train.model_fields, *usable], 1, 0.4)
         hint = _OTHERWISE.get(name) or (f"did you mean {near[0]!r}?" if near else "see docs/qat.md for those that there are")
@@ -167,7 +164,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recip
         raise RecipeError("augmentation takes hyperparameters by name, as {fliplr: 0.5}; each can be set by itself, too")
     augmentation = {**augmentation, **{name: values[name] for name in values if name in usable}}
     hyperparameters_for(quantized.family, (), **augmentation)
-    of_step.setdefault("teacher", _teaching(quantized, recipe, has_teacher))
+    of_step.setdefault("teacher", _teaching(quantized, has_teacher))
     try:
         step = Train.model_validate({**of_step, "augmentation": augmentation})
     except ValidationError as error:
@@ -176,26 +173,20 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, recip
         raise RecipeError(f"quantized training: {(*first['loc'], 'settings')[0]}: {reason_of(first)}") from error
     if step.teacher != "labels" and not has_teacher:
         raise RecipeError(f"teacher {step.teacher} needs the float network: name its checkpoint with --teacher")
-    if step.teacher in ("features", "both") and _is_smoothed(quantized, recipe):
+    if step.teacher in ("features", "both") and is_scaled(quantized.network):
         raise RecipeError("step smooth scaled the folder's channels, so that features cannot be compared: set teacher=detections")
     if step.compares_boxes() and quantized.head.suppresses:
         raise RecipeError("the file's head suppresses boxes, so that they cannot be compared: set teacher=features")
     return step
 
 
-def _teaching(quantized: QuantizedDetector, recipe: Recipe, has_teacher: bool) -> str:
+def _teaching(quantized: QuantizedDetector, has_teacher: bool) -> str:
     """What teaches where nothing is said."""
     if not has_teacher:
         return "labels"
-    if _is_smoothed(quantized, recipe):
+    if is_scaled(quantized.network):
         return "detections"
     return "features" if quantized.head.suppresses else "both"
-
-
-def _is_smoothed(quantized: QuantizedDetector, recipe: Recipe) -> bool:
-    """Channels were scaled by what images showed, which weights alone do not tell."""
-    others = any(step.stage is Stage.PREPARE and step.reads_images for step in recipe.algorithms if not isinstance(step, Smooth))
-    return others or is_scaled(quantized.network)
 
 
 def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) -> GraphModule:
@@ -223,7 +214,7 @@ def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) 
         )
     # Without images: steps that read some scaled channels as nobody knows here.
     job = Job(detector=teacher, reference=network, rules=recipe, images=CalibrationImages((), [], 0), reporter=Silent())
-    for step in () if _is_smoothed(quantized, recipe) else recipe.algorithms:
+    for step in () if is_scaled(quantized.network) else recipe.algorithms:
         if step.stage is Stage.PREPARE and not step.reads_images:
             step.apply(job)
     return network

@@ -105,7 +105,7 @@ def learn(
     rates = [group["lr"] for group in optimizer.param_groups] if optimizer else []
     generator = torch.Generator().manual_seed(seed)
     for quantizer in part.activations:
-        quantizer.drop = settings.drop
+        quantizer.drop = settings.qdrop
     order: list[int] = []
     devices = {tensor.device for tensor in part.state() if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
@@ -158,18 +158,20 @@ def _optimizer(part: Part, settings: Reconstruct) -> torch.optim.Adam | None:
         plain = part.floats[quantizer]
         # A weight that is not the float network's was rounded by an earlier step of the recipe.
         rounded = None if torch.equal(plain, weight) else weight
-        quantizer.learn_rounding(plain, settings.rounding, rounded, settings.reach)
+        quantizer.learn_rounding(plain, settings.rounding, rounded, settings.max_shift)
     choices = [quantizer.rounding.choice for quantizer in part.weights if quantizer.rounding is not None]
     if choices and settings.rounding == "soft":
-        groups.append({"params": choices, "lr": settings.rounding_rate, "decays": False})
+        groups.append({"params": choices, "lr": settings.rounding_learning_rate, "decays": False})
     for quantizer in part.activations:
         quantizer.learn_scale()
         assert isinstance(quantizer.scale, nn.Parameter)
-        groups.append({"params": [quantizer.scale], "lr": settings.scale_rate * float(quantizer.scale.detach()), "decays": True})
+        groups.append(
+            {"params": [quantizer.scale], "lr": settings.scale_learning_rate * float(quantizer.scale.detach()), "decays": True}
+        )
     for bias in part.biases:
         bias.requires_grad_(True)
         size = float(bias.detach().abs().mean()) + 1e-3
-        groups.append({"params": [bias], "lr": settings.bias_rate * size, "decays": True})
+        groups.append({"params": [bias], "lr": settings.bias_learning_rate * size, "decays": True})
     return torch.optim.Adam(groups) if groups else None
 
 
@@ -177,12 +179,12 @@ def _step_by_sign(part: Part, settings: Reconstruct, done: float) -> None:
     """Signed gradient descent on SignRound's choices: the rate falls linearly, so that all steps together cross a whole step."""
     if settings.rounding != "sign":
         return
-    rate = settings.sign_rate * 2.0 * (1.0 - done) / settings.iterations
+    rate = settings.sign_learning_rate * 2.0 * (1.0 - done) / settings.iterations
     with torch.no_grad():
         for quantizer in part.weights:
             choice = quantizer.rounding.choice  # type: ignore[union-attr]
             if choice.grad is not None:
-                choice.sub_(choice.grad.sign_(), alpha=rate).clamp_(-settings.reach, settings.reach)
+                choice.sub_(choice.grad.sign_(), alpha=rate).clamp_(-settings.max_shift, settings.max_shift)
                 choice.grad = None
 
 

@@ -189,9 +189,9 @@ class _Run:
     def _input(self, node: Node, numbers: Tensor) -> Tensor:
         """What the quantized network answers there, a share of it replaced by what the float network does (QDrop)."""
         found = self._stored(self.quantized, node.name, numbers)
-        if self.settings.drop and torch.is_grad_enabled() and node.name in self.quantized:
+        if self.settings.qdrop and torch.is_grad_enabled() and node.name in self.quantized:
             plain = self._stored(self.plain, value_of(node).name, numbers)
-            found = torch.where(torch.rand_like(found) < self.settings.drop, plain, found)
+            found = torch.where(torch.rand_like(found) < self.settings.qdrop, plain, found)
         return found
 
     def _loss(self, region: Region, answers: tuple[Tensor, ...], numbers: Tensor) -> Tensor:

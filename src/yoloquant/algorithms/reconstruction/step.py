@@ -22,27 +22,28 @@ class Reconstruct(Step):
     """Let regions of the network learn, without labels, to answer as the float network does.
 
     Attributes:
-        unit: what a region is: "layer" (AdaRound), "region" of at most `region_layers` layers, "block" of the network's top
-            level (BRECQ), or "network".
-        region_layers: weighted layers of a "region", at most.
+        unit: part of the network that learns at a time: "layer" (AdaRound), "region" of at most `region_layers` layers, "block"
+            of the network's top level (BRECQ), or "network".
+        region_layers: maximum number of weighted layers in a "region".
         loss: "mse", "fisher" (squared error weighted by squared gradients of the detection error), or "detection" (the error of
             boxes and scores itself, for the unit "network").
-        rounding: how rounding of weights is learned: "sign" (SignRound), "soft" (AdaRound), or "nearest", not at all.
-        scales: learn activation scales.
-        biases: learn biases.
-        images: calibration images that are used.
-        iterations: for each region.
-        batch_size: images in a step, at most; fewer where maps are large.
-        drop: share of activations that pass unquantized in training (QDrop).
-        sign_rate: how far "sign" can move each weight in all iterations together, in steps of its scale.
-        reach: how far "sign" may move a weight from its float value, in steps; one half chooses between the two neighbours.
-        rounding_rate: learning rate of "soft".
-        scale_rate: of scales, as a share of each.
-        bias_rate: of biases, as a share of their mean size.
-        rounding_weight: of the rounding's indecision in the loss.
+        rounding: method that learns the rounding of weights: "sign" (SignRound), "soft" (AdaRound), or "nearest", not learned.
+        scales: whether activation scales are learned.
+        biases: whether biases are learned.
+        images: number of calibration images that are used.
+        iterations: number of optimizer steps for each region.
+        batch_size: maximum number of images in a step; fewer where maps are large.
+        qdrop: share of activations that pass unquantized in training (QDrop).
+        sign_learning_rate: distance that "sign" can move each weight in all iterations together, in steps of its scale.
+        max_shift: maximum distance of a weight from its float value under "sign", in steps; one half chooses between the two
+            neighbours.
+        rounding_learning_rate: learning rate of "soft".
+        scale_learning_rate: learning rate of scales, as a share of each.
+        bias_learning_rate: learning rate of biases, as a share of their mean size.
+        rounding_weight: weight of the rounding's indecision in the loss.
         beta: exponent of the indecision, at first and at last.
         warm_up: share of the iterations before indecision counts.
-        cache: where values between regions are kept; "auto" takes the disk where memory is short.
+        cache: storage of values between regions: "memory", "disk", or "auto", which takes the disk where memory is short.
     """
 
     name: Literal["reconstruct"] = "reconstruct"
@@ -55,12 +56,12 @@ class Reconstruct(Step):
     images: Count = 128
     iterations: Count = 400
     batch_size: Count = 16
-    drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    sign_rate: Annotated[float, Field(gt=0.0)] = 0.5
-    reach: Annotated[float, Field(gt=0.0)] = 0.5
-    rounding_rate: Annotated[float, Field(gt=0.0)] = 0.02
-    scale_rate: Annotated[float, Field(gt=0.0)] = 0.001
-    bias_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    qdrop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    sign_learning_rate: Annotated[float, Field(gt=0.0)] = 0.5
+    max_shift: Annotated[float, Field(gt=0.0)] = 0.5
+    rounding_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    scale_learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    bias_learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
     rounding_weight: Annotated[float, Field(ge=0.0)] = 1.0
     beta: tuple[float, float] = (20.0, 2.0)
     warm_up: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2

@@ -70,7 +70,7 @@ def train_quantized(
     """
     if settings.teacher == "labels" and not has_label_files(entries, len(quantized.names)):
         raise DataError("training on labels needs label files beside the training images: add them, or train with a teacher")
-    judging, learning = split(entries, settings.judge_images)
+    judging, learning = split(entries, settings.val_images)
     side = max(quantized.input_size)
     with tell.step(f"Read {len(learning)} images to train on") as update:
         samples = _samples(quantized, settings, learning, side, tell)
@@ -78,7 +78,7 @@ def train_quantized(
         judges = _samples(quantized, settings, judging, side, tell)
         update(2, 2)
     parameters = hyperparameters_for(quantized.family, (), **{**_AS_THEY_ARE, **settings.augmentation})
-    loader = TrainingLoader(samples, settings.size or side, settings.batch_size, parameters, settings.seed)
+    loader = TrainingLoader(samples, settings.crop_size or side, settings.batch_size, parameters, settings.seed)
     with (
         on_device(device, quantized.network, quantized.head, reference),
         tell.step(f"Train {settings.epochs} epochs") as update,
@@ -98,7 +98,7 @@ def train_quantized(
     if result.after < result.before:
         tell.note(f"training left {result.after / result.before:.0%} of the error of {len(judges)} images it did not see")
     else:
-        gain = f"{settings.least_gain:.0%} less error of {len(judges)} images it did not see"
+        gain = f"{settings.min_gain:.0%} less error of {len(judges)} images it did not see"
         tell.note(f"training did not reach {gain}: the network stays as it was before")
     return result
 
@@ -131,12 +131,12 @@ def _samples(
 
 def _objective(quantized: QuantizedDetector, reference: GraphModule, settings: Train, parameters: Hyperparameters) -> Objective:
     if settings.teacher == "features":
-        return FeatureTeacher(quantized, reference, settings.stride)
+        return FeatureTeacher(quantized, reference, settings.block_stride)
     if settings.teacher == "both":
-        return BothTeachers(quantized, reference, settings.stride, settings.detection_share)
+        return BothTeachers(quantized, reference, settings.block_stride, settings.detection_weight)
     if settings.teacher == "detections":
         return DetectionTeacher(quantized, reference)
-    side = settings.size or max(quantized.input_size)
+    side = settings.crop_size or max(quantized.input_size)
     loss = loss_for(quantized, parameters, side)
     if isinstance(loss, nn.Module):
         loss.to(device_of(quantized.network))

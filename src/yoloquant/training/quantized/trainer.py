@@ -119,9 +119,9 @@ class QuantizedTraining:
         if not self._resume():
             self._start_error = self.best_error = self.judge()
         with torch.enable_grad():
-            while self.epoch < self.settings.epochs and len(self._faults) <= self.settings.recoveries:
+            while self.epoch < self.settings.epochs and len(self._faults) <= self.settings.max_rollbacks:
                 self._train_epoch(progress)
-                is_judged = (self.epoch + 1) % self.settings.judge_every == 0 or self.epoch + 1 == self.settings.epochs
+                is_judged = (self.epoch + 1) % self.settings.val_every == 0 or self.epoch + 1 == self.settings.epochs
                 if is_judged:
                     self._judge_epoch()
                 self.epoch += 1
@@ -130,7 +130,7 @@ class QuantizedTraining:
         self._load(self._best)
         finish_training(self.detector, self.parts)
         kept = self.best_error
-        if not self.best_error < (1.0 - self.settings.least_gain) * self._start_error:
+        if not self.best_error < (1.0 - self.settings.min_gain) * self._start_error:
             kept = self._start_error
             # To the last bit: the logarithm of a scale and back is not the scale.
             self._load(self._original)
@@ -147,7 +147,7 @@ class QuantizedTraining:
             loss, fault = self._step(to_input(images, self._device).contiguous(memory_format=self._order), targets, done)
             if fault is not None:
                 self._step_back(fault)
-                if len(self._faults) > self.settings.recoveries:
+                if len(self._faults) > self.settings.max_rollbacks:
                     break
             detail = f"loss {loss:.3f}, judged {self.best_error:.3f} of {self._start_error:.3f}"
             progress(self.epoch * self._batches + number + 1, self.settings.epochs * self._batches, detail)
@@ -157,11 +157,11 @@ class QuantizedTraining:
         """One optimizer step; `done` counts epochs."""
         targets = targets.to(self._device)
         settings, share = self.settings, done / self.settings.epochs
-        factor = decay(settings.shape, settings.epochs, settings.last_rate)(done) * self._slowdown
+        factor = decay(settings.schedule, settings.epochs, settings.lrf)(done) * self._slowdown
         if share < settings.warm_up:
             factor *= min((share + 1.0 / (settings.epochs * self._batches)) / settings.warm_up, 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * (settings.scale_rate if group["role"] == "scale" else settings.rate_at(int(done)))
+            group["lr"] = factor * (settings.scale_learning_rate if group["role"] == "scale" else settings.rate_at(int(done)))
         self.optimizer.zero_grad()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.amp):
             loss = self.objective(images, targets)
@@ -187,14 +187,14 @@ class QuantizedTraining:
     @torch.no_grad()
     def _follow(self) -> None:
         """Move the average towards the network."""
-        if self.settings.average:
+        if self.settings.ema:
             for name, value in self.detector.network.state_dict().items():
                 if value.is_floating_point():
-                    self._average[name].lerp_(value, 1.0 - self.settings.average)
+                    self._average[name].lerp_(value, 1.0 - self.settings.ema)
 
     def _judge_epoch(self) -> None:
         current = self._state()
-        candidate = {name: value.clone() for name, value in self._average.items()} if self.settings.average else current
+        candidate = {name: value.clone() for name, value in self._average.items()} if self.settings.ema else current
         self._load(candidate)
         error = self.judge()
         self._load(current)
@@ -231,7 +231,7 @@ class QuantizedTraining:
         groups = {
             "network": self._good,
             "best": self._best,
-            "average": self._average if self.settings.average else {},
+            "average": self._average if self.settings.ema else {},
             "optimizer": optimizer_tensors(self.optimizer),
             "oscillations": self._oscillations.tensors(),
         }
