@@ -34,10 +34,10 @@ TRAINING = {
     "teacher": "features",
     "images": 1000,
     "epochs": 4,
-    "rate": 1e-5,
+    "learning_rate": 1e-5,
     "weights": "fixed",
     "activations": "fixed",
-    "average": 0.98,
+    "ema": 0.98,
     "fliplr": 0.5,
 }
 COLUMNS = ("architecture", "width", "parameters, M", "epochs", "float", "INT8", "drop", "trained INT8", "drop")

@@ -32,7 +32,7 @@ STEPS = """[
     {bias_correction: {images: 2}},
     {batch_norm_reestimation: {images: 2}},
     {reconstruct: {unit: block, images: 4, iterations: 1}},
-    {reconstruct: {unit: region, loss: fisher, drop: 0.5, images: 2, iterations: 1, cache: disk}},
+    {reconstruct: {unit: region, loss: fisher, qdrop: 0.5, images: 2, iterations: 1, cache: disk}},
     {reconstruct: {unit: layer, rounding: soft, images: 2, iterations: 1}},
     {reconstruct: {unit: network, loss: detection, images: 2, iterations: 1}},
     {train: {epochs: 1, images: 6, batch_size: 2, val_images: 2}},

@@ -168,4 +168,4 @@ def test_transposed_convolutions_are_left_alone():
 
 def test_the_default_rounds_what_reads_the_image():
     steps = [step.name for step in resolve_recipe(None).algorithms]
-    assert steps == ["calibrate", "keep_float", "gptq", "bias_correction"]
+    assert steps == ["smooth", "calibrate", "keep_float", "gptq", "bias_correction"]

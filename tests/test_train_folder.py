@@ -252,7 +252,7 @@ def test_settings_of_every_kind_reach_the_step(student):
 @pytest.mark.parametrize(
     ("words", "settings"),
     [
-        ("no setting 'rat': did you mean 'learning_rate'", {"learning_rat": 0.1}),
+        ("no setting 'learning_rat': did you mean 'learning_rate'", {"learning_rat": 0.1}),
         ("no setting 'lr0': its learning rate is learning_rate", {"lr0": 0.1}),
         ("learning_rate: Input should be greater than 0", {"learning_rate": -1}),
         ("hyperparameter fliplr", {"fliplr": 7}),
