@@ -205,3 +205,10 @@ def test_a_file_is_judged_where_it_belongs(own, deciding):
     results = [Parity(runtime, 30.0) for runtime in ("onnxruntime", "openvino")]
     others = ("openvino",) if own == "tflite" else ("onnxruntime", "openvino")
     assert [result.runtime for result in binding(results, own, others)] == deciding
+
+
+@pytest.mark.parametrize(("runtime", "hinted"), [("onnxruntime", False), ("openvino", True)])
+def test_saturation_is_named_only_where_it_was_not_ruled_out(runtime, hinted):
+    with pytest.raises(ExportError, match=f"does not answer in {runtime}") as caught:
+        require_parity([Parity(runtime, -1.0, "model.3")])
+    assert ("weights.bits=7" in str(caught.value)) == hinted
