@@ -130,19 +130,18 @@ def test_values_that_nothing_may_scale_are_left_alone():
     assert smooth(graph_module, [images(2)], min_gain=1.0) == {}
 
 
-def smoothed_detector(target, activation=nn.Hardswish):
-    network = Shuffled(activation)
-    graph_module = capture(network, SIZE, 8)
+def smoothed_detector(target):
+    graph_module = capture(Shuffled(nn.Hardswish), SIZE, 8)
     chosen = get_target(target)
     smooth(graph_module, [images(2)], min_gain=1.0, before_activations=not chosen.fuses_activations)
     placement = chosen.place(graph_module, None)
     insert_quantizers(graph_module, placement)
-    return QuantizedDetector(graph_module, placement, None, (), (8,), SIZE, "small"), network
+    return QuantizedDetector(graph_module, placement, None, (), (8,), SIZE, "small")
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_no_quantizer_stands_between_an_activation_and_its_multiplications(target):
-    detector, _ = smoothed_detector(target)
+    detector = smoothed_detector(target)
     multiplications = 0
     for node in detector.network.graph.nodes:
         if not (node.op == "call_function" and "multiplier" in layer_name(node)):

@@ -26,6 +26,7 @@ from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import WEIGHTED, channel_axis, group_count, is_channel_product, kind, sole_activation
 from yoloquant.graph.sizes import readers
 from yoloquant.progress import Progress
+from yoloquant.quant.arithmetic import expand_parameter
 from yoloquant.quant.fake_quantize import passing
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.spec import Count
@@ -178,10 +179,8 @@ def _robust_mean(errors: Tensor, axis: int, weights: Tensor | None) -> Tensor:
 
     Those are of values that were clipped. A bias that made up for them would be wrong wherever nothing is.
     """
-    shape = [1] * errors.dim()
-    shape[axis] = -1
-    distances = (errors - _mean(errors, axis, weights).view(shape)).abs()
-    near = (distances <= _FAR * _mean(distances, axis, weights).view(shape)).to(errors)
+    distances = (errors - expand_parameter(_mean(errors, axis, weights), errors, axis, 0)).abs()
+    near = (distances <= _FAR * expand_parameter(_mean(distances, axis, weights), errors, axis, 0)).to(errors)
     return _mean(errors, axis, near if weights is None else weights * near)
 
 

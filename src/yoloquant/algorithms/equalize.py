@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch.fx import GraphModule, Node
 
-from yoloquant.algorithms.channel_scaling import Source, divide_output, multiply_input, parameter, source_of, takes_scaled_input
+from yoloquant.algorithms.channel_scaling import (
+    Source,
+    divide_output,
+    input_strength,
+    multiply_input,
+    parameter,
+    source_of,
+    takes_scaled_input,
+)
 from yoloquant.algorithms.step import Stage, Step, step
 from yoloquant.graph.capture import layer_name
 from yoloquant.graph.operators import kind
@@ -57,9 +65,8 @@ def _pairs(graph_module: GraphModule) -> Iterator[tuple[Source, Node]]:
 def _balancing(graph_module: GraphModule, first: Node, second: Node) -> torch.Tensor:
     """What the first layer's output channels are divided by, `(C,)`: equation 11, after which both ranges are the geometric mean
     of what they were."""
-    weight, following = (parameter(graph_module, node.args[1]).detach() for node in (first, second))
-    own = weight.abs().flatten(1).amax(1)
-    next_ = following.abs().transpose(0, 1).flatten(1).amax(1)
+    own = parameter(graph_module, first.args[1]).detach().abs().flatten(1).amax(1)
+    next_ = input_strength(graph_module, second)
     usable = (own > 0) & (next_ > 0)
     return torch.where(usable, (own / next_.clamp(min=1e-30)).sqrt(), 1.0).clamp(1e-4, 1e4)
 

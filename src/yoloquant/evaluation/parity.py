@@ -30,6 +30,7 @@ from yoloquant.runtime.torch_runner import TorchRunner
 # layers behind it. That is a part of the rounding that quantization does, so it stays below quantization's own error against the
 # float network; where that error is smaller, this much may still be. A wrong transformation falls far below both.
 LEAST_SIGNAL_TO_NOISE_DB = 20.0
+_SATURATION = "on an x86 processor without VNNI sums of 8-bit products saturate: --set weights.bits=7 avoids that"
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,6 @@ def binding(results: Sequence[Parity], own: str, others: Container[str]) -> list
     return found or [result for result in results if result.runtime in others]
 
 
-SATURATION = "on an x86 processor without VNNI sums of 8-bit products saturate: --set weights.bits=7 avoids that"
-
-
 def require_parity(results: Iterable[Parity]) -> None:
     """Raise for the first runtime that disagrees.
 
@@ -161,7 +159,7 @@ def require_parity(results: Iterable[Parity]) -> None:
             )
         if not result.agrees:
             # ONNX Runtime was asked to add exactly, too, so that saturation is not what is left there.
-            saturation = "" if result.runtime == "onnxruntime" else f"; where it is, {SATURATION}"
+            saturation = "" if result.runtime == "onnxruntime" else f"; where it is, {_SATURATION}"
             raise ExportError(
                 f"the exported file does not answer in {result.runtime} as the torch model does "
                 f"({result.signal_to_noise:.1f} dB signal to noise; the disagreement starts at {result.first_layer}): "

@@ -24,7 +24,7 @@ def multiply_channels(graph_module: GraphModule, node: Node, factors: Tensor) ->
     graph = graph_module.graph
     readers = list(node.users)
     constant = _constant(graph_module, node, MULTIPLIER, factors)
-    with graph.inserting_after(constant):
+    with graph.inserting_after(node):
         product = graph.create_node("call_function", aten.mul.Tensor, (node, constant), name=f"{node.name}_{MULTIPLIER}")
     product.meta.update(node.meta, layer=f"{layer_name(node)}.{MULTIPLIER}")
     for reader in readers:
@@ -34,15 +34,13 @@ def multiply_channels(graph_module: GraphModule, node: Node, factors: Tensor) ->
 
 
 def multiply_input_channels(graph_module: GraphModule, node: Node, factors: Tensor) -> Node:
-    """Let one node read its first input times a factor for each channel, `(C,)`; answers with the new node."""
+    """Let an activation read its input times a factor for each channel, `(C,)`; answers with the new node."""
     source = node.args[0]
     assert isinstance(source, Node)
-    name = f"{node.name}_{INPUT_MULTIPLIER}"
-    values = _registered(graph_module, f"{name}_values", source, factors)
-    with graph_module.graph.inserting_before(node):
-        constant = graph_module.graph.get_attr(values)
-        product = graph_module.graph.create_node("call_function", aten.mul.Tensor, (source, constant), name=name)
-    constant.meta["layer"] = f"{layer_name(node)}.{INPUT_MULTIPLIER}_values"
+    graph = graph_module.graph
+    constant = _constant(graph_module, node, INPUT_MULTIPLIER, factors)
+    with graph.inserting_before(node):
+        product = graph.create_node("call_function", aten.mul.Tensor, (source, constant), name=f"{node.name}_{INPUT_MULTIPLIER}")
     product.meta.update(source.meta, layer=f"{layer_name(node)}.{INPUT_MULTIPLIER}")
     node.update_arg(0, product)
     _finish(graph_module, node, INPUT_MULTIPLIER)
@@ -57,7 +55,7 @@ def cap_channels(graph_module: GraphModule, node: Node) -> Node:
     assert cap is not None
     constant = _constant(graph_module, node, CAP, torch.full((channels,), cap))
     readers = list(node.users)
-    with graph.inserting_after(constant):
+    with graph.inserting_after(node):
         capped = graph.create_node("call_function", aten.minimum.default, (node, constant), name=f"{node.name}_{CAP}")
     capped.meta.update(node.meta, layer=f"{layer_name(node)}.{CAP}")
     node.target, node.args = aten.relu.default, (node.args[0],)
@@ -99,19 +97,15 @@ def put_back(graph_module: GraphModule, recorded: Iterable[Iterable[str]]) -> No
 
 
 def _constant(graph_module: GraphModule, node: Node, what: str, values: Tensor) -> Node:
-    name = _registered(graph_module, f"{node.name}_{what}_values", node, values)
-    with graph_module.graph.inserting_after(node):
-        constant = graph_module.graph.get_attr(name)
-    constant.meta["layer"] = f"{layer_name(node)}.{what}_values"
-    return constant
-
-
-def _registered(graph_module: GraphModule, name: str, node: Node, values: Tensor) -> str:
-    """Name of a new buffer that holds values for each channel of what a node makes."""
+    """A new buffer that holds values for each channel of what a node makes, read before the node."""
+    name = f"{node.name}_{what}_values"
     shape = [1] * (node.meta["val"].dim() - 1)
     shape[channel_axis(node) - 1] = -1
     graph_module.register_buffer(name, values.detach().clone().view(shape))
-    return name
+    with graph_module.graph.inserting_before(node):
+        constant = graph_module.graph.get_attr(name)
+    constant.meta["layer"] = f"{layer_name(node)}.{what}_values"
+    return constant
 
 
 def _finish(graph_module: GraphModule, node: Node, what: str) -> None:

@@ -112,10 +112,10 @@ class _Labeller(Interpreter):
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
         if n.op == "output":
-            self._bind_inputs(n)
+            self._ended(n, value)
         elif kind(n) not in ("parameter", "size"):
             self._marked[n] = self._mark(n, value)
-            labels = self._read(n, self._marked[n])
+            labels = _by_channel(n, self._marked[n])
             if labels is not None:
                 self._found.values.append(Channels(n, labels))
         return value
@@ -132,56 +132,45 @@ class _Labeller(Interpreter):
         if what in ("view", "concat"):
             return self._repeated(node)
         if what in _BY_CHANNEL or (what == "other" and "upsample" in str(node.target)):
-            return self._by_channel(node, value)
+            return self._channelwise(node, value)
         if what == "add":
             return self._through_addition(node, value)
         if what == "mul":
             return self._through_product(node, value)
-        self._bind_inputs(node)
-        return self._made(node, value, bound=True)
+        return self._ended(node, value)
 
     def _through_layer(self, node: Node, value: Tensor) -> Any:
         source: Node = node.args[0]  # type: ignore[assignment]
-        labels = self._read(source, self._marked[source])
+        labels = _by_channel(source, self._marked[source])
         if labels is None or kind(node.args[1]) != "parameter":  # type: ignore[arg-type]
-            self._bind_inputs(node)
-            return self._made(node, value, bound=True)
-        self._found.readers.append(Channels(node, labels))
-        marked = self._made(node, value)
-        self._found.makers.append(Channels(node, self._known(node, marked)))
-        return marked
+            return self._ended(node, value)
+        return self._begun_anew(node, value, labels, self._found.readers, self._found.makers)
 
     def _through_activation(self, node: Node, value: Tensor) -> Any:
         source: Node = node.args[0]  # type: ignore[assignment]
-        labels = self._read(source, self._marked[source])
+        labels = _by_channel(source, self._marked[source])
         if is_homogeneous(node) and labels is not None:
             if is_capped(node):
                 self._found.caps.append(Channels(node, labels))
             return self._marked[source]
         if labels is None:
-            self._bind_inputs(node)
-            return self._made(node, value, bound=True)
-        self._found.activations_behind.append(Channels(node, labels))
-        marked = self._made(node, value)
-        self._found.activations_before.append(Channels(node, self._known(node, marked)))
-        return marked
+            return self._ended(node, value)
+        return self._begun_anew(node, value, labels, self._found.activations_behind, self._found.activations_before)
 
-    def _by_channel(self, node: Node, value: Tensor) -> Any:
+    def _channelwise(self, node: Node, value: Tensor) -> Any:
         source: Node = node.args[0]  # type: ignore[assignment]
-        labels = self._read(source, self._marked[source])
+        labels = _by_channel(source, self._marked[source])
         if labels is None or value.dim() != 4:
-            self._bind_inputs(node)
-            return self._made(node, value, bound=True)
+            return self._ended(node, value)
         return _spread(labels, value, 1)
 
     def _through_addition(self, node: Node, value: Tensor) -> Any:
         sources = tensor_inputs(node)
-        known = [self._read(source, self._marked.get(source)) for source in sources]
+        known = [_by_channel(source, self._marked.get(source)) for source in sources]
         first, second = known if len(known) == 2 else (None, None)
         # A number, or a constant, that is added has no channel whose scale it could follow.
         if first is None or second is None or len(first) != len(second) or node.kwargs:
-            self._bind_inputs(node)
-            return self._made(node, value, bound=True)
+            return self._ended(node, value)
         self._labels.join(first, second)
         return _spread(first, value, channel_axis(node))
 
@@ -191,8 +180,7 @@ class _Labeller(Interpreter):
         carriers = [factor for factor in factors if self.env[factor].shape == value.shape]
         squared = len(factors) == 2 and factors[0] is factors[1]
         if squared or not carriers:
-            self._bind_inputs(node)
-            return self._made(node, value, bound=True)
+            return self._ended(node, value)
         # Of two of one shape the gate is what an activation that ends at 1 makes, which comes last.
         for gate in factors:
             if gate is not carriers[0]:
@@ -214,6 +202,21 @@ class _Labeller(Interpreter):
             arguments = (marked.contiguous(), *arguments[1:])
         return function(*arguments, **keywords)
 
+    def _ended(self, node: Node, value: Any) -> Any:
+        """Labels of a node through which no scale passes: nothing that it reads or makes may be scaled."""
+        for source in tensor_inputs(node):
+            self._bind(source)
+        return self._made(node, value, bound=True)
+
+    def _begun_anew(self, node: Node, value: Tensor, labels: Tensor, readers: list[Channels], makers: list[Channels]) -> Any:
+        """New labels behind a node that takes up the scale of what it reads and that of what it makes."""
+        readers.append(Channels(node, labels))
+        marked = self._made(node, value)
+        made = _by_channel(node, marked)
+        assert made is not None
+        makers.append(Channels(node, made))
+        return marked
+
     def _made(self, node: Node, value: Any, bound: bool = False) -> Any:
         if not isinstance(value, Tensor):
             return None
@@ -223,33 +226,11 @@ class _Labeller(Interpreter):
             self._labels.bind(labels)
         return _spread(labels, value, axis) if value.dim() else labels.reshape(())
 
-    def _read(self, node: Node, marked: Any) -> Tensor | None:
-        """Labels by channel, `(C,)`; none where a channel holds several."""
-        if not isinstance(marked, Tensor) or marked.dim() < 2:
-            return None
-        rows = marked.transpose(0, channel_axis(node))
-        if not rows.numel():
-            return None
-        first = rows
-        while first.dim() > 1:
-            first = first.select(-1, 0)
-        same = all(stride == 0 for stride in rows.stride()[1:]) or bool((rows == first.view(-1, *[1] * (rows.dim() - 1))).all())
-        return first if same else None
-
-    def _known(self, node: Node, marked: Any) -> Tensor:
-        labels = self._read(node, marked)
-        assert labels is not None
-        return labels
-
     def _bind(self, node: Node) -> None:
         marked = self._marked.get(node)
         for labels in marked if isinstance(marked, tuple | list) else (marked,):
             if isinstance(labels, Tensor):
                 self._labels.bind(labels)
-
-    def _bind_inputs(self, node: Node) -> None:
-        for source in tensor_inputs(node):
-            self._bind(source)
 
     def stretches(self) -> Iterator[Stretch]:
         """What was found, taken apart."""
@@ -273,3 +254,17 @@ def _spread(labels: Tensor, value: Tensor, axis: int) -> Tensor:
     shape = [1] * value.dim()
     shape[axis] = -1
     return labels.view(shape).expand(value.shape)
+
+
+def _by_channel(node: Node, marked: Any) -> Tensor | None:
+    """Labels by channel, `(C,)`; none where a channel holds several."""
+    if not isinstance(marked, Tensor) or marked.dim() < 2:
+        return None
+    rows = marked.transpose(0, channel_axis(node))
+    if not rows.numel():
+        return None
+    first = rows
+    while first.dim() > 1:
+        first = first.select(-1, 0)
+    same = all(stride == 0 for stride in rows.stride()[1:]) or bool((rows == first.view(-1, *[1] * (rows.dim() - 1))).all())
+    return first if same else None
