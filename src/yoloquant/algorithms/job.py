@@ -15,7 +15,9 @@ from yoloquant.graph.capture import copy_graph
 from yoloquant.graph.operators import WEIGHTED, kind
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Clock, Reporter
+from yoloquant.quant.hardswish import fit_hardswish
 from yoloquant.quant.images import CalibrationImages, first_images, loader_for, spread_images
+from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.quantized_detector import QuantizedDetector, quantized_from
 from yoloquant.targets.layer_rules import LayerRules, TensorSettings
 from yoloquant.targets.placement import FloatLayer
@@ -92,8 +94,15 @@ class Job:
         loader = self.batches()
         with self.reporter.step(f"Calibrate on {len(self.images.calibration)} images") as update:
             calibrate(self.quantized, (batch.images for batch in loader), len(loader), update)
+        self.fit_scales()
         for sentence in loader.skipped:
             self.reporter.note(f"skipped: {sentence}")
+
+    def fit_scales(self) -> None:
+        """Let every scale be one that the target's integer kernels take."""
+        fit_biases(self.quantized)
+        if self.target.integer_hardswish:
+            fit_hardswish(self.quantized)
 
     def place_again(
         self, *, keep_float: Mapping[str, FloatLayer] | None = None, weights: Mapping[str, TensorSettings] | None = None
@@ -112,3 +121,4 @@ class Job:
             self.calibrate()
         else:
             calibrate(self.quantized, ())
+            self.fit_scales()

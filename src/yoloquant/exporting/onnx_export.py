@@ -22,6 +22,7 @@ from yoloquant.checkpoint.onnx_metadata import extra_facts
 from yoloquant.checkpoint.read_onnx import opset_of
 from yoloquant.errors import ExportError, first_line
 from yoloquant.exporting.fused_silu import fuse_silu
+from yoloquant.exporting.integer_hardswish import write_hardswish_in_integers
 from yoloquant.exporting.lowering import (
     DOMAIN,
     OP_TYPE,
@@ -139,6 +140,8 @@ def _write_for(model: ir.Model, target: Target) -> None:
         remove_repeated_pairs(model)
     if target.fused_silu:
         fuse_silu(model)
+    if target.integer_hardswish:
+        write_hardswish_in_integers(model)
 
 
 def _lowest_opset(detector: Detector | QuantizedDetector) -> int:

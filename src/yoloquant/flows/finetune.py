@@ -32,7 +32,6 @@ from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.images import CalibrationImages
-from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.recipe.recipe import Recipe, recipe_of
 from yoloquant.results.quantization import QuantizationResult
@@ -137,7 +136,7 @@ def finetune(
         )
         job.quantized = quantized
         step.apply(job)
-        fit_biases(quantized)
+        job.fit_scales()
         job.clock.stop(step.name)
         return deliver(job, followed, wanted)
 

@@ -10,7 +10,6 @@ from yoloquant.models.branches import branch_sentence, two_pairs
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Clock, Reporter
 from yoloquant.quant.images import CalibrationImages
-from yoloquant.quant.int32_bias import fit_biases
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.recipe.recipe import Recipe
 
@@ -59,7 +58,7 @@ def follow(recipe: Recipe, job: Job) -> Job:
         step.apply(job)
         job.clock.stop(step.name)
     # Steps change biases and scales after calibration.
-    fit_biases(job.quantized)
+    job.fit_scales()
     return job
 
 

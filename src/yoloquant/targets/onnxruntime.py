@@ -22,6 +22,7 @@ ONNXRUNTIME = Target(
     float_outputs=True,
     float_inputs=True,
     fused_silu=True,
+    integer_hardswish=True,
     needs_output_quantizer=True,
     costly_layers=2,
     # Of activations it has LeakyRelu and Sigmoid on integers (QLinearLeakyRelu, QLinearSigmoid), and computes the others in float

@@ -50,6 +50,7 @@ class Target:
         costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
         carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
         fused_silu: files hold SiLU as the one contrib operator of ONNX Runtime.
+        integer_hardswish: files hold Hardswish between integers as operators on the integers, see `yoloquant.quant.hardswish`.
         fuses_activations: The runtime computes an activation within the layer before it, whatever the activation is.
         has_silu: The runtime may compute SiLU as one activation; without, Q/DQ stands around its sigmoid.
         needs_output_quantizer: A layer runs in integers only where one QuantizeLinear reads its output.
@@ -78,6 +79,7 @@ class Target:
     costly_layers: int = 3
     carries_integers: bool = False
     fused_silu: bool = False
+    integer_hardswish: bool = False
     fuses_activations: bool = False
     has_silu: bool = True
     needs_output_quantizer: bool = False
