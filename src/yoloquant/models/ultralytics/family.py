@@ -90,11 +90,12 @@ def _renew_classes(layer: DecoupledDetect, kept: Kept) -> None:
 
 
 def _family(name: str, loss: Callable[[LossRequest], nn.Module] = _loss) -> Family:
+    architectures = tuple(architecture for architecture, plan in PLANS.items() if plan.family == name)
     return Family(
         name=name,
         head=DistanceHead,
-        architectures=tuple(architecture for architecture, plan in PLANS.items() if plan.family == name),
-        build=_build,
+        architectures=architectures,
+        build=_build if architectures else None,
         checkpoint=_reader(name),
         loss=loss,
         class_layers={DecoupledDetect: _renew_classes},
