@@ -33,7 +33,9 @@ def images(count=2):
 
 def test_the_families_are_these():
     assert list(FAMILIES) == [
-        "yolov5", "yolov6", "yolov7", "ultralytics", "yolov5u", "yolov8", "yolov9", "yolov10", "yolo11", "yolo12", "yolo26", "yolox"
+        "yolov5", "yolov6", "yolov7",
+        "ultralytics", "yolov5u", "yolov8", "yolov9", "yolov10", "yolo11", "yolo12", "yolo26",
+        "yolox",
     ]  # fmt: skip
     assert {name for name, family in FAMILIES.items() if not family.architectures} == NOT_BUILT
     assert len(ARCHITECTURES) == sum(len(family.architectures) for family in FAMILIES.values()) == 38
@@ -137,8 +139,10 @@ def shared_files():
 
 
 def known_names(source, folders=()):
-    """Lines of a module where a text is a family's or an architecture's name, or begins a class path of it, or that import from its
-    folder; docstrings and texts for people do not count."""
+    """Lines where a text is a family's or an architecture's name or begins a class path of it, or that import from its folder.
+
+    Docstrings and messages, which hold such names beside other words, do not count.
+    """
     names = {*FAMILIES, *ARCHITECTURES, "yolo", "yolov"}
     prefixes = (*(f"{name}." for name in names), *(f"yoloquant.models.{folder.name}" for folder in folders))
     found = []
