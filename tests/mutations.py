@@ -29,7 +29,6 @@ from yoloquant.assets import demo_weights
 from yoloquant.checking.findings import check_file
 from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.checkpoint.read import detector_from_checkpoint, read_detector
-from yoloquant.checkpoint.unpickler import Record as PickleRecord
 from yoloquant.checkpoint.unpickler import read_pickle
 from yoloquant.data.dataset import load_dataset
 from yoloquant.data.images import read_image
@@ -38,6 +37,7 @@ from yoloquant.errors import CheckpointError
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.files.reading import parsed
 from yoloquant.flows.search import _Known
+from yoloquant.models.record import Record as PickleRecord
 from yoloquant.progress import Silent
 from yoloquant.recipe.recipe import load_recipe, recipe_of
 from yoloquant.report.comparison import read_entries

@@ -9,7 +9,6 @@ from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.checkpoint.read import detector_from_checkpoint, read_detector
 from yoloquant.checkpoint.recognise import build_head, family_of
 from yoloquant.checkpoint.safetensors_file import load_detector, save_detector
-from yoloquant.checkpoint.unpickler import Record
 from yoloquant.data.images import to_input
 from yoloquant.data.loader import ImageLoader
 from yoloquant.data.sample import calibration_images
@@ -17,6 +16,7 @@ from yoloquant.errors import CheckpointError
 from yoloquant.evaluation.parity import check_parity, signal_to_noise
 from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.graph.capture import capture
+from yoloquant.models.record import Record
 from yoloquant.quant.fake_quantize import passing
 from yoloquant.quant.quantized_detector import quantized_from
 from yoloquant.targets.registry import get_target

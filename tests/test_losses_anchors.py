@@ -165,8 +165,7 @@ def test_auxiliary_heads_learn_more_cells_that_the_lead_heads_choose(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_without_choosing_all_cells_that_fit_learn(seed):
     lead, beside, targets = random_maps(seed), random_maps(seed + 100), random_targets(5, seed)
-    loss = YOLOv7Loss(ANCHORS, STRIDES, CLASSES, **GAINS)
-    loss.chooses = False
+    loss = YOLOv7Loss(ANCHORS, STRIDES, CLASSES, chooses=False, **GAINS)
     answer = loss([*lead, *beside], targets)
     rows = targets.tolist()
     first = looped_terms(lead, rows, fitting_cells(rows, 0.5))

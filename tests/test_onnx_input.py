@@ -180,10 +180,10 @@ RAW = {
 
 @pytest.mark.parametrize("name", RAW)
 def test_undecoded_maps_are_decoded_with_the_official_anchors(name, tmp_path):
-    from yoloquant.checkpoint.onnx_metadata import DEFAULT_ANCHORS
+    from yoloquant.models.yolov5.build import COCO_ANCHORS
 
     network, head, decoder, layout = RAW[name]
-    decoder.anchors = DEFAULT_ANCHORS
+    decoder.anchors = COCO_ANCHORS
     path = write(tmp_path / "raw.onnx", network, head)
     detector = read_detector(path)
     assert (detector.head.layout, detector.strides, len(detector.names)) == (layout, (8, 16, 32), 80)

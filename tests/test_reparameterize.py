@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import yoloquant.models.families  # noqa: F401  (registers the blocks)
+import yoloquant.models.registry  # noqa: F401  (registers the blocks)
 from yoloquant.models.architecture import Description, build
 from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.reparameterize import deploy

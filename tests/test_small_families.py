@@ -6,6 +6,7 @@ import torch
 from small_families import SIDE, SMALL_FAMILIES, small_detector, small_images
 from yoloquant.checkpoint.safetensors_file import load_detector, save_detector
 from yoloquant.data.synthetic import CLASS_NAMES
+from yoloquant.models.branches import ONE_TO_MANY, ONE_TO_ONE, choose_branch
 from yoloquant.models.registry import ARCHITECTURES, build_detector
 from yoloquant.models.ultralytics.plans import PLANS
 
@@ -77,8 +78,9 @@ def _compare_with_ultralytics(name):
     images = torch.rand(1, 3, 64, 128, generator=generator)
     with torch.no_grad():
         maps = theirs(images)[1]
-        raw = ours.network(images)
-    maps = maps.get("one2one", maps)
-    found = {"boxes": raw[::2], "scores": raw[1::2]}
-    for kind, levels in found.items():
-        torch.testing.assert_close(torch.cat([level.flatten(2) for level in levels], 2), maps[kind], rtol=1e-5, atol=1e-5)
+        pairs = {ONE_TO_MANY: maps["one2many"], ONE_TO_ONE: maps["one2one"]} if "one2one" in maps else {None: maps}
+        for branch, expected in pairs.items():
+            raw = choose_branch(ours, branch).network(images)
+            for kind, levels in {"boxes": raw[::2], "scores": raw[1::2]}.items():
+                found = torch.cat([level.flatten(2) for level in levels], 2)
+                torch.testing.assert_close(found, expected[kind], rtol=1e-5, atol=1e-5)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from yoloquant.checkpoint.read import detector_from_checkpoint
 from yoloquant.checkpoint.safetensors_file import CUSTOM
-from yoloquant.checkpoint.unpickler import Record
 from yoloquant.errors import CheckpointError
 from yoloquant.models.detector import Detector, Head
 from yoloquant.models.output_formats import LAYOUTS
 from yoloquant.models.preprocessing import PLAIN, Preprocessing
+from yoloquant.models.record import Record
 
 
 def detector_from_live(model: Any) -> Detector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +15,18 @@ from yoloquant.checkpoint.output_axes import read_axes
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Head
-from yoloquant.models.distance_head import DistanceHead
-from yoloquant.models.grid_head import BatchRowsHead, GridHead, JoinedMapsHead, RawAnchorsHead
-from yoloquant.models.onnx.cut import constants_of, find_cut
 from yoloquant.models.onnx.metadata import ModelMetadata, literal, names_of
+from yoloquant.models.onnx.outputs import USUAL_COUNT, OnnxFacts, OnnxOutputs
 from yoloquant.models.preprocessing import PLAIN, Preprocessing
-from yoloquant.models.yolov5.network import AnchorHead
+from yoloquant.models.registry import FAMILIES
 
-# YOLOv5's anchors for COCO, pixels; files with undecoded maps do not hold their own.
-DEFAULT_ANCHORS = [
-    [[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]],
-    [[30.0, 61.0], [62.0, 45.0], [59.0, 119.0]],
-    [[116.0, 90.0], [156.0, 198.0], [373.0, 326.0]],
-]
 _STRIDES = (8, 16, 32)
-# Operators that only move or squash values: a head of these alone decodes nothing.
-_NO_DECODING = frozenset(
-    {"Sigmoid", "Concat", "Reshape", "Transpose", "Identity", "Shape", "Gather", "Slice", "Unsqueeze", "Squeeze", "Cast",
-     "Constant", "Flatten"}
-)  # fmt: skip
 # Operators that leave final detections only.
 _SELECTING = frozenset({"TopK", "NonMaxSuppression"})
 # Side of the images where a file leaves it free and names none, pixels.
 DEFAULT_SIZE = 640
 # Pixels that no image for a detector comes near.
 _LARGEST_SIDE = 1 << 16
-
-
-@dataclass(frozen=True)
-class OnnxFacts:
-    """A detector's file.
-
-    Attributes:
-        names: class names.
-        strides: of the levels, pixels.
-        input_size: `(height, width)`, pixels.
-        family: "yolox", or "onnx".
-        layout: of the decoded output.
-        decoder: turns the outputs into the layout; none if the first output has it already.
-        preprocessing: that the file wants.
-    """
-
-    names: tuple[str, ...]
-    strides: tuple[int, ...]
-    input_size: tuple[int, int]
-    family: str
-    layout: str
-    decoder: Head | None = None
-    preprocessing: Preprocessing = PLAIN
 
 
 def read_metadata(path: Path | bytes) -> ModelMetadata:
@@ -111,20 +75,24 @@ def foreign_facts(model: onnx.ModelProto) -> OnnxFacts:
     properties = properties_of(model)
     own = ModelMetadata.from_properties(properties)
     if own is not None:
-        return OnnxFacts(own.names, own.strides, own.input_size, own.family, own.layout)
+        return OnnxFacts(own.names, own.strides, own.input_size, own.layout, family=own.family)
     size = fixed_size(image_input(model.graph)) or _size_in(properties) or (DEFAULT_SIZE, DEFAULT_SIZE)
-    shapes = _output_shapes(model, size)
-    names = names_of(properties)
-    strides = _named_strides(properties)
-    if len(shapes[0]) == 2 and shapes[0][1] == 7:
-        classes = names or _numbered(80)
-        return OnnxFacts(classes, strides, size, "onnx", "rows_final", BatchRowsHead(len(classes)))
-    if len(shapes[0]) == 3:
-        _refuse_prototypes(shapes, size)
-        return _decoded_facts(model, shapes[0], names, strides, size)
-    if len(shapes) == 3 and all(len(shape) in (4, 5) for shape in shapes):
-        return _maps_facts(shapes, names, size)
-    told = ", ".join(str(shape) for shape in shapes)
+    outputs = OnnxOutputs(
+        graph=model.graph,
+        shapes=_output_shapes(model, size),
+        names=names_of(properties),
+        strides=_named_strides(properties),
+        input_size=size,
+    )
+    if len(outputs.shapes[0]) == 3:
+        outputs = _decoded(outputs)
+    readers = (family.onnx for family in reversed(FAMILIES.values()) if family.onnx is not None)
+    known = next((facts for facts in (reader.facts(outputs) for reader in readers) if facts is not None), None)
+    if known is not None:
+        return known
+    if outputs.layout is not None:
+        return OnnxFacts(outputs.names_or(), outputs.strides, size, outputs.layout)
+    told = ", ".join(str(shape) for shape in outputs.shapes)
     raise CheckpointError(
         f"its outputs {told} are not a detector's as the families' exporters write them, (N, A, 5+C), (N, 4+C, A), (N, K, 6), "
         "or three maps: export it with its detection head"
@@ -154,6 +122,15 @@ def _named_strides(properties: dict[str, str]) -> tuple[int, ...]:
     return _STRIDES
 
 
+def _decoded(outputs: OnnxOutputs) -> OnnxOutputs:
+    """The outputs with what the axes of one decoded output say (or of one that is undecoded but has the same axes)."""
+    _refuse_prototypes(outputs.shapes, outputs.input_size)
+    selects = any(node.op_type in _SELECTING for node in outputs.graph.node)
+    axes = read_axes(outputs.shapes[0], len(outputs.names) if outputs.names else None, outputs.input_size, selects)
+    names = outputs.names_or(axes.class_count or USUAL_COUNT)
+    return replace(outputs, names=names, strides=axes.strides or outputs.strides, layout=axes.layout)
+
+
 def _refuse_prototypes(shapes: list[tuple[int, ...]], size: tuple[int, int]) -> None:
     """Boxes with one more output, at a quarter of the image's size, are those of a network for masks."""
     if len(shapes) == 2 and len(shapes[1]) == 4 and shapes[1][2:] == (size[0] // 4, size[1] // 4):
@@ -161,58 +138,6 @@ def _refuse_prototypes(shapes: list[tuple[int, ...]], size: tuple[int, int]) -> 
             f"its second output {shapes[1]} holds masks: it is a network for the task 'segment', not a detector: only detectors "
             "are supported"
         )
-
-
-def _decoded_facts(
-    model: onnx.ModelProto, shape: tuple[int, ...], names: tuple[str, ...] | None, strides: tuple[int, ...], size: tuple[int, int]
-) -> OnnxFacts:
-    """One decoded output (or YOLOX's, which may not be decoded)."""
-    selects = any(node.op_type in _SELECTING for node in model.graph.node)
-    axes = read_axes(shape, len(names) if names else None, size, selects)
-    strides = axes.strides or strides
-    classes = names or _numbered(axes.class_count or 80)
-    if axes.layout != "rows_objectness":
-        return OnnxFacts(classes, strides, size, "onnx", axes.layout)
-    operators = _head_operators(model)
-    if operators and operators <= _NO_DECODING:
-        decoder = GridHead(len(classes), list(strides), size)
-        return OnnxFacts(classes, strides, size, "yolox", axes.layout, decoder, Preprocessing(True, 255.0, True))
-    if "Exp" in operators:
-        return OnnxFacts(classes, strides, size, "yolox", axes.layout, None, Preprocessing(True, 255.0, True))
-    return OnnxFacts(classes, strides, size, "onnx", axes.layout)
-
-
-def _maps_facts(shapes: list[tuple[int, ...]], names: tuple[str, ...] | None, size: tuple[int, int]) -> OnnxFacts:
-    """Three undecoded maps."""
-    strides = tuple(size[0] // (shape[2] if len(shape) == 4 or shape[1] <= 4 else shape[1]) for shape in shapes)
-    first = shapes[0]
-    values = first[4] if len(first) == 5 else first[1]
-    anchored = len(first) == 5 or (values % 3 == 0 and values // 3 - 5 == len(names or _numbered(80)))
-    if anchored:
-        classes = names or _numbered((values if len(first) == 5 else values // 3) - 5)
-        anchors = AnchorHead(len(classes), list(strides), DEFAULT_ANCHORS)
-        return OnnxFacts(classes, strides, size, "onnx", "rows_objectness", RawAnchorsHead(anchors))
-    classes = names or _numbered(values - 64)
-    bins = (values - len(classes)) // 4
-    if bins < 1:
-        raise CheckpointError(
-            f"its maps have {values} channels, too few for {len(classes)} classes: export it with its detection head"
-        )
-    decoder = DistanceHead("columns_classes", len(classes), list(strides), bins)
-    return OnnxFacts(classes, strides, size, "onnx", "columns_classes", JoinedMapsHead(decoder))
-
-
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"class {index}" for index in range(count))
-
-
-def _head_operators(model: onnx.ModelProto) -> frozenset[str]:
-    """Operators behind the last convolutions."""
-    try:
-        cut = find_cut(model.graph, constants_of(model.graph))
-    except CheckpointError:
-        return frozenset()
-    return frozenset(model.graph.node[index].op_type for index in cut.head)
 
 
 def _output_shapes(model: onnx.ModelProto, size: tuple[int, int]) -> list[tuple[int, ...]]:

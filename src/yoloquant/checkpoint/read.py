@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import yoloquant.models.families  # noqa: F401  (registers the modules that files may hold)
 from yoloquant.checkpoint.onnx_checks import channels_refused
 from yoloquant.checkpoint.read_onnx import read_onnx
-from yoloquant.checkpoint.recognise import build_head, family_of, head_record
-from yoloquant.checkpoint.records import check_modules, describe_record, is_module, unwrapped
+from yoloquant.checkpoint.recognise import build_head, family_of, no_detector
+from yoloquant.checkpoint.records import check_modules, describe_record, unwrapped
 from yoloquant.checkpoint.safetensors_file import load_detector
-from yoloquant.checkpoint.unpickler import Record, read_pickle, to_number
+from yoloquant.checkpoint.unpickler import read_pickle
 from yoloquant.errors import CheckpointError
 from yoloquant.files.reading import is_file, parsed
 from yoloquant.models.architecture import CLASSES, build, canonical
 from yoloquant.models.detector import Detector
 from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.models.record import Record, head_record, is_module, to_number
 
 DEFAULT_INPUT_SIZE = 640
 # The file that makes a folder a quantized one.
@@ -62,7 +62,7 @@ def detector_from_checkpoint(content: Any, path: Path) -> Detector:
         check_modules(record)
         last = head_record(record)
         if canonical(last.path) not in CLASSES:
-            raise CheckpointError(f"it ends in a {last.path}, not in a detection head: only detectors are supported")
+            raise no_detector(last)
         network = build(describe_record(record))
         _check_channels(network)
         head, strides = build_head(record, network)

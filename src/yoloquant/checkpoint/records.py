@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
-from yoloquant.checkpoint.unpickler import Record, to_number
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import CLASSES, POSITION_FIELDS, Description, canonical, fields_of
+from yoloquant.models.record import Record, is_module, to_number
 
 # Levels of modules in each other, and modules, that no detector comes near.
 _DEEPEST, _MOST_MODULES = 50, 20_000
 # Numbers of a tensor that is a setting.
 _LONGEST_SETTING = 4096
-
-
-def is_module(value: object) -> TypeGuard[Record]:
-    """The record is a pickled `nn.Module`."""
-    return isinstance(value, Record) and isinstance(value.state.get("_modules"), dict)
 
 
 def check_modules(record: Record) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-import yoloquant.models.families  # noqa: F401  (registers the modules that files may hold)
+import yoloquant.models.registry  # noqa: F401  (registers the modules that files may hold)
 from yoloquant.errors import CheckpointError
 from yoloquant.files.reading import parsed
 from yoloquant.models.architecture import Description, build, describe

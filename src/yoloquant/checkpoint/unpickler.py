@@ -13,13 +13,14 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from yoloquant.checkpoint.opcodes import Global, Interpreter, checked_key
 from yoloquant.errors import CheckpointError
 from yoloquant.files.reading import parsed
+from yoloquant.models.record import Record
+from yoloquant.models.registry import FAMILIES
 
 # No official detector's file comes near these; a file that declares more is an attack or no checkpoint.
 LARGEST_TOTAL = 8 << 30
@@ -43,19 +44,6 @@ STORAGE_TYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-
-
-class Record:
-    """An object of the pickle as inert data.
-
-    Attributes:
-        path: `module.name` of the class that the pickle names.
-        state: Its attributes.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.state: dict[Any, Any] = {}
 
 
 class _Budget:
@@ -155,28 +143,21 @@ _INERT = frozenset(
         "argparse.Namespace",
         "types.SimpleNamespace",
         "datetime.datetime",
-        "ultralytics.utils.IterableSimpleNamespace",
-        "ultralytics.yolo.utils.IterableSimpleNamespace",
         "easydict.EasyDict",
         "addict.addict.Dict",
-        "yolov6.utils.config.ConfigDict",
-        "yolov6.utils.config.Config",
     }
 )
 
+_READERS = [family.checkpoint for family in FAMILIES.values() if family.checkpoint is not None]
 # Packages whose classes are modules of detectors; which of those are understood is decided when networks are built.
-_MODULE_PACKAGES = (
-    "models.",
-    "ultralytics.nn.",
-    "yolov6.layers.",
-    "yolov6.models.",
-    "yolov6.assigners.",
+_PACKAGES = (
     "torch.nn.modules.",
     "torch.distributed.",
     "torch.nn.parallel.",
     "torch.nn.utils.prune.",
+    *dict.fromkeys(package for reader in _READERS for package in reader.packages),
 )
-_LOSS_PACKAGES = ("utils.loss.", "ultralytics.utils.loss.", "ultralytics.yolo.utils.loss.", "yolov6.models.losses.")
+_VALUES = _INERT.union(*(reader.values for reader in _READERS))
 
 
 class _Reader:
@@ -196,8 +177,8 @@ class _Reader:
         is_storage = name.module == "torch" and name.name in STORAGE_TYPES
         # A class is a plain name in a plain module: "models.common" must not smuggle "os.system" in by dots.
         is_class = "." not in name.name and name.name.isidentifier()
-        is_module = path.startswith((*_MODULE_PACKAGES, *_LOSS_PACKAGES)) and is_class
-        if path in _FUNCTIONS or path == _TENSOR or path in _INERT or is_storage or is_module:
+        is_module = path.startswith(_PACKAGES) and is_class
+        if path in _FUNCTIONS or path == _TENSOR or path in _VALUES or is_storage or is_module:
             return name
         raise CheckpointError(
             f"the checkpoint names {path}, which is not on the list of what a detector's file may hold: it is refused"
@@ -295,12 +276,3 @@ def _not_a_zip(path: Path) -> str:
             "load it with torch and save it again with torch.save to get the zip format"
         )
     return f"{path} is not a torch checkpoint"
-
-
-def to_number(value: Any) -> Any:
-    """Numbers of torch (0-dimensional tensors) as Python's; anything else as it is."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
-    if isinstance(value, np.generic):
-        return value.item()
-    return value

@@ -30,12 +30,13 @@ from yoloquant.graph.capture import captured, copy_graph
 from yoloquant.graph.channel_constants import is_scaled
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Detector
+from yoloquant.models.hyperparameters import Hyperparameters
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.images import CalibrationImages
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.recipe.recipe import Recipe, recipe_of
 from yoloquant.results.quantization import QuantizationResult
-from yoloquant.training.hyperparameters import Hyperparameters, hyperparameters_for
+from yoloquant.training.hyperparameters import hyperparameters_for
 from yoloquant.training.quantized.step import Train
 
 # Hyperparameters of float training that do nothing here, and what does.

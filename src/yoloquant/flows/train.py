@@ -24,6 +24,7 @@ from yoloquant.files.writing import checked_own_folder, replaced_whole, write_te
 from yoloquant.models.activations import swap_activations
 from yoloquant.models.change_classes import with_classes
 from yoloquant.models.detector import Detector, at_size
+from yoloquant.models.hyperparameters import Hyperparameters
 from yoloquant.models.registry import ARCHITECTURES, build_detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.results.training import TrainingResult
@@ -33,7 +34,7 @@ from yoloquant.training.float.distillation import Teacher
 from yoloquant.training.float.log import LOG_NAME, EpochTable
 from yoloquant.training.float.protocols import EpochResult, Score
 from yoloquant.training.float.trainer import NOMINAL_BATCH, STATE_NAME, Trainer
-from yoloquant.training.hyperparameters import Hyperparameters, hyperparameters_for
+from yoloquant.training.hyperparameters import hyperparameters_for
 from yoloquant.training.loader import TrainingLoader, open_samples
 from yoloquant.training.losses import loss_for
 

@@ -99,13 +99,23 @@ def architecture(*names: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     return register
 
 
-def canonical(path: str) -> str:
-    """The name that a class path of a pickle is registered under.
+# Packages, with the dot behind them, whose classes moved between their files from release to release.
+_FLAT_PACKAGES: set[str] = set()
 
-    Classes of ultralytics moved between the files of one package from release to release: those files do not count.
+
+def flat_package(prefix: str) -> None:
+    """Register a package whose classes go by `prefix` and their own name, whichever of its files they stand in.
+
+    Args:
+        prefix: the package, with the dot behind it.
     """
-    package = "ultralytics.nn.modules."
-    return package + path.rpartition(".")[2] if path.startswith(package) else path
+    _FLAT_PACKAGES.add(prefix)
+
+
+def canonical(path: str) -> str:
+    """The name that a class path of a pickle is registered under: without the file's name in a flat package."""
+    package = next((prefix for prefix in _FLAT_PACKAGES if path.startswith(prefix)), None)
+    return path if package is None else package + path.rpartition(".")[2]
 
 
 # torch's own modules: constructor arguments by attribute name.

@@ -15,12 +15,25 @@ from torch import nn
 from yoloquant.errors import CheckpointError
 from yoloquant.models.detector import Detector
 from yoloquant.models.distance_head import DistanceHead
-from yoloquant.models.ultralytics.network import DecoupledDetect
 
 ONE_TO_ONE, ONE_TO_MANY = "one-to-one", "one-to-many"
 BRANCHES = (ONE_TO_ONE, ONE_TO_MANY)
 LAYOUT_OF = {ONE_TO_ONE: "rows_final", ONE_TO_MANY: "columns_classes"}
 _ANSWERS = {ONE_TO_ONE: "final boxes", ONE_TO_MANY: "boxes that suppression thins out"}
+
+
+class TwoBranches(nn.Module):
+    """A detection layer that may hold two pairs of branches.
+
+    Attributes:
+        end_to_end: the one-to-one pair is the used one where both are there.
+    """
+
+    end_to_end: bool = False
+
+    def has_both(self) -> bool:
+        """Both pairs are there."""
+        raise NotImplementedError
 
 
 def choose_branch(detector: Detector, branch: str | None) -> Detector:
@@ -45,9 +58,9 @@ def choose_branch(detector: Detector, branch: str | None) -> Detector:
     return replace(detector, network=network, head=head)
 
 
-def two_pairs(network: nn.Module) -> DecoupledDetect | None:
+def two_pairs(network: nn.Module) -> TwoBranches | None:
     """The detection layer of a network, if it holds both pairs of branches."""
-    found = (module for module in network.modules() if isinstance(module, DecoupledDetect) and module.has_both())
+    found = (module for module in network.modules() if isinstance(module, TwoBranches) and module.has_both())
     return next(found, None)
 
 

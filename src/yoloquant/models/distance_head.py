@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yoloquant.models.architecture import Field, architecture
 from yoloquant.models.detector import Head
@@ -92,6 +92,12 @@ class DistanceHead(Head):
         corners = corners.gather(1, boxes[..., None].expand(-1, -1, 4))
         classes = (pairs % self.class_count).to(corners.dtype)
         return torch.cat([corners, values[..., None], classes[..., None]], 2)
+
+
+def output_channels(branches: nn.ModuleList) -> int:
+    """Channels of the maps of box branches or class branches, by the last convolution of the first level."""
+    last = [module for module in branches[0].modules() if isinstance(module, nn.Conv2d)][-1]
+    return last.out_channels
 
 
 def cell_centers(raw_map: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from yoloquant.models.architecture import architecture
 
 
-@architecture("models.yolo.DetectionModel", "models.yolo.Model", "ultralytics.nn.tasks.DetectionModel")
+@architecture("models.yolo.DetectionModel", "models.yolo.Model")
 class LayeredNetwork(nn.Module):
     """Layers in order; each has `f`, where it reads from (-1 the layer before, else an index), and `i`, its index.
 

@@ -1,4 +1,4 @@
-"""Fresh detectors by the name of an architecture."""
+"""Families by name, those listed here and those of installed plug-ins; fresh detectors by the name of an architecture."""
 
 from __future__ import annotations
 
@@ -6,22 +6,36 @@ from collections.abc import Sequence
 
 import torch
 
+import yoloquant.models.onnx.head
+import yoloquant.models.onnx.network  # noqa: F401  (registers the modules of detectors of no family)
+from yoloquant.environment import plug_ins
 from yoloquant.errors import CheckpointError
 from yoloquant.models.detector import Detector
-from yoloquant.models.ultralytics.build import build_ultralytics
-from yoloquant.models.ultralytics.plans import PLANS
-from yoloquant.models.yolov5.build import SIZES as YOLOV5_SIZES
-from yoloquant.models.yolov5.build import build_yolov5, official_config
-from yoloquant.models.yolov6.build import WIDTHS as YOLOV6_SIZES
-from yoloquant.models.yolov6.build import build_yolov6
-from yoloquant.models.yolov7.build import Anchors, build_yolov7_tiny
+from yoloquant.models.family import Anchors, BuildRequest, Family, Trainable
+from yoloquant.models.ultralytics.family import FAMILIES as ULTRALYTICS
+from yoloquant.models.yolov5.family import FAMILY as YOLOV5
+from yoloquant.models.yolov6.family import FAMILY as YOLOV6
+from yoloquant.models.yolov7.family import FAMILY as YOLOV7
+from yoloquant.models.yolox.family import FAMILY as YOLOX
 
-ARCHITECTURES = (
-    *(f"yolov5{size}" for size in YOLOV5_SIZES),
-    *(f"yolov6{size}" for size in YOLOV6_SIZES),
-    "yolov7-tiny",
-    *PLANS,
-)
+# A family that builds on the classes of another one stands behind it: what several recognise belongs to the last of them.
+_ALL = (YOLOV5, YOLOV6, YOLOV7, *ULTRALYTICS, YOLOX)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*_ALL, *plug_ins("yoloquant.families").values())}
+_BUILDERS = {name: family.build for family in FAMILIES.values() if family.build for name in family.architectures}
+ARCHITECTURES = tuple(_BUILDERS)
+
+
+def family_for(detector: Trainable) -> Family | None:
+    """The family whose loss and class outputs a detector has.
+
+    Its own if its head is one of that family; else the family that stands for all detectors with such a head; none if there is
+    none, as for detectors read from ONNX files.
+    """
+    own = FAMILIES.get(detector.family)
+    if own is not None and isinstance(detector.head, own.head):
+        return own
+    standing_in = (family for family in FAMILIES.values() if family.is_default_of_head)
+    return next((family for family in standing_in if isinstance(detector.head, family.head)), None)
 
 
 def build_detector(
@@ -48,22 +62,11 @@ def build_detector(
     Raises:
         CheckpointError: there is no such architecture.
     """
-    if name not in ARCHITECTURES:
+    if name not in _BUILDERS:
         raise CheckpointError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")
     if seed is not None:
         torch.manual_seed(seed)
-    if name in PLANS:
-        return build_ultralytics(name, names, input_size, width, depth)
-    family, size = name[:6], name[6:]
-    if family == "yolov6":
-        return build_yolov6(size, names, input_size, width)
-    if family == "yolov7":
-        return build_yolov7_tiny(names, input_size, width, anchors)
-    config = official_config(size, len(names))
-    if width is not None:
-        config["width_multiple"] = width
-    if depth is not None:
-        config["depth_multiple"] = depth
-    if anchors is not None:
-        config["anchors"] = [[side for anchor in level for side in anchor] for level in anchors]
-    return build_yolov5(config, names, input_size)
+    request = BuildRequest(
+        architecture=name, names=tuple(names), input_size=input_size, width=width, depth=depth, anchors=anchors
+    )
+    return _BUILDERS[name](request)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from yoloquant.data.images import PADDING_VALUE
-from yoloquant.training.hyperparameters import Hyperparameters
+from yoloquant.models.hyperparameters import Hyperparameters
 
 Sample = tuple[np.ndarray, np.ndarray]
 

@@ -17,8 +17,8 @@ from yoloquant.data.images import PADDING_VALUE, read_image
 from yoloquant.data.labels import read_labels
 from yoloquant.distributed import process_count, process_number
 from yoloquant.errors import DataError
+from yoloquant.models.hyperparameters import Hyperparameters
 from yoloquant.training.augment import Sample, augment, to_targets
-from yoloquant.training.hyperparameters import Hyperparameters
 
 # What the images of a set may take in memory, bytes; larger sets are read again in each epoch.
 IN_MEMORY = 4 << 30

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from yoloquant.training.hyperparameters import Hyperparameters
+from yoloquant.models.hyperparameters import Hyperparameters
 
 Shape = Literal["linear", "cosine"]
 

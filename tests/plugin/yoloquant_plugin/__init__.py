@@ -1,1 +1,1 @@
-"""A package that adds a step, a target, an observer and a runtime from outside, as a user's would: one file each."""
+"""A package that adds a step, a target, an observer, a runtime and a family from outside, as a user's would: one file each."""

@@ -6,12 +6,17 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from yoloquant.models.architecture import Field, architecture
+from yoloquant.models.architecture import Field, architecture, flat_package
+from yoloquant.models.branches import TwoBranches
+from yoloquant.models.layered import LayeredNetwork
 from yoloquant.models.reparameterize import part
+
+flat_package("ultralytics.nn.modules.")
+architecture("ultralytics.nn.tasks.DetectionModel")(LayeredNetwork)
 
 
 @architecture("ultralytics.nn.modules.Detect", "ultralytics.nn.modules.v10Detect")
-class DecoupledDetect(nn.Module):
+class DecoupledDetect(TwoBranches):
     """A box branch and a class branch for each level; decoding is in `DistanceHead`.
 
     Files of YOLOv10 and YOLO26 hold both branches twice; the pair `one2one_cv2`, `one2one_cv3` answers without suppression, and
@@ -24,7 +29,7 @@ class DecoupledDetect(nn.Module):
         "reg_max": Field((int,), 16),
         "end_to_end": Field((bool,), False),
     }
-    end_to_end: bool = False
+    nc: int
     # Its weights are the constants 0, 1, 2, ..., and `DistanceHead` has those.
     left_out: ClassVar[tuple[str, ...]] = ("dfl",)
 

@@ -13,6 +13,7 @@ from torch import nn
 from yoloquant.errors import CheckpointError, first_line
 from yoloquant.files.reading import is_file, parse_yaml, read_text
 from yoloquant.models.detector import Detector
+from yoloquant.models.family import Anchors, BuildRequest
 from yoloquant.models.layer_stack import divisible, initialise_anchor_biases, measure_strides, settle_norms
 from yoloquant.models.layered import LayeredNetwork
 from yoloquant.models.yolov5 import blocks
@@ -58,22 +59,41 @@ _HEAD: list[list[Any]] = [
     [-1, 3, "C3", [1024, False]],
     [[17, 20, 23], 1, "Detect", ["nc", "anchors"]],
 ]
-_ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
+# Level -> anchor -> width and height in pixels.
+COCO_ANCHORS = [
+    [[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]],
+    [[30.0, 61.0], [62.0, 45.0], [59.0, 119.0]],
+    [[116.0, 90.0], [156.0, 198.0], [373.0, 326.0]],
+]
 # Depth, width.
 SIZES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
 
 
-def official_config(size: str, class_count: int = 80) -> dict[str, Any]:
-    """Configuration of YOLOv5 n, s, m, l or x."""
+def official_config(size: str, class_count: int = 80, anchors: Anchors = COCO_ANCHORS) -> dict[str, Any]:
+    """Configuration of YOLOv5 n, s, m, l or x.
+
+    Args:
+        size: a key of `SIZES`.
+        class_count: C.
+        anchors: level -> anchor -> width and height in pixels.
+    """
     depth, width = SIZES[size]
     return {
         "nc": class_count,
         "depth_multiple": depth,
         "width_multiple": width,
-        "anchors": _ANCHORS,
+        "anchors": [[side for anchor in level for side in anchor] for level in anchors],
         "backbone": _BACKBONE,
         "head": _HEAD,
     }
+
+
+def build(request: BuildRequest) -> Detector:
+    """A detector of one of the official sizes with random weights; see `build_yolov5`."""
+    config = official_config(request.architecture[-1], len(request.names), request.anchors or COCO_ANCHORS)
+    multiples = {"width_multiple": request.width, "depth_multiple": request.depth}
+    config.update({name: value for name, value in multiples.items() if value is not None})
+    return build_yolov5(config, request.names, request.input_size)
 
 
 def build_yolov5(

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from yoloquant.distributed import process_count, sum_over_processes
+from yoloquant.models.family import LossRequest
 from yoloquant.models.losses.overlap import complete_iou
 from yoloquant.models.losses.parts import LossParts, weighted
 from yoloquant.models.output_formats import corners
+from yoloquant.models.yolov5.network import AnchorHead
 
 # Weight of the objectness of a level, small objects first: of three levels, and of any other number of them up to five.
 _THREE_LEVELS = (4.0, 1.0, 0.4)
@@ -192,6 +194,28 @@ class YOLOv5Loss(nn.Module):
         wanted = torch.full_like(logits, self.negative)
         wanted[torch.arange(len(wanted), device=wanted.device), classes] = self.positive
         return binary_cross_entropy_with_logits(logits, wanted, pos_weight=self.class_weight, reduction="sum")
+
+
+def anchor_settings(head: AnchorHead, request: LossRequest) -> dict[str, float]:
+    """Settings of the losses of anchor-based families, with weights for the size of a detector and of its images.
+
+    Gains are given for 80 classes, images of 640 pixels and three levels: `box` and `cls` are multiplied by 3 over the number of
+    levels, `cls` by the classes over 80, `obj` by the area of the images over 640 x 640.
+
+    Args:
+        head: of the detector.
+        request: gains and size of the images.
+    """
+    p, levels = request.parameters, 3 / len(head.strides)
+    return {
+        "box": p.box * levels,
+        "cls": p.cls * levels * head.class_count / 80,
+        "obj": p.obj * levels * (request.image_size / 640) ** 2,
+        "cls_pw": p.cls_pw,
+        "obj_pw": p.obj_pw,
+        "anchor_t": p.anchor_t,
+        "label_smoothing": p.label_smoothing,
+    }
 
 
 def decode_cells(cells: Tensor, anchors: Tensor) -> Tensor:

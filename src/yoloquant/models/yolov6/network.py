@@ -132,10 +132,11 @@ class LiteNeck(nn.Module):
         return [first, second, third, self.p6_conv_1(coarse) + self.p6_conv_2(third)]
 
 
-_HEADS = ("effidehead", "heads.effidehead_fuseab", "heads.effidehead_distill_ns", "heads.effidehead_lite")
+_FILES_OF_HEADS = ("effidehead", "heads.effidehead_fuseab", "heads.effidehead_distill_ns", "heads.effidehead_lite")
+HEADS = tuple(f"yolov6.models.{name}.Detect" for name in _FILES_OF_HEADS)
 
 
-@architecture(*(f"yolov6.models.{name}.Detect" for name in _HEADS))
+@architecture(*HEADS)
 class EfficientDetect(nn.Module):
     """A stem and a class branch and a box branch for each level; decoding is in `DistanceHead`.
 
@@ -144,6 +145,7 @@ class EfficientDetect(nn.Module):
     """
 
     fields: ClassVar[dict[str, Field]] = {"nc": Field((int,)), "reg_max": Field((int,), 16), "use_dfl": Field((bool,), False)}
+    nc: int
     stems: nn.ModuleList
     cls_convs: nn.ModuleList
     reg_convs: nn.ModuleList

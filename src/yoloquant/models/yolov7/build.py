@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from yoloquant.models.detector import Detector
+from yoloquant.models.family import Anchors
 from yoloquant.models.layer_stack import LayerStack, assemble, divisible, initialise_anchor_biases
 from yoloquant.models.yolov5.blocks import Concat, Conv
 from yoloquant.models.yolov5.network import AnchorHead
@@ -15,7 +16,6 @@ from yoloquant.models.yolov7.blocks import ImplicitA, ImplicitM, Pool
 from yoloquant.models.yolov7.network import IDetect
 
 STRIDES = (8, 16, 32)
-Anchors = Sequence[Sequence[Sequence[float]]]
 ANCHORS: Anchors = (
     ((9, 6), (13, 16), (29, 11)),
     ((29, 28), (66, 26), (51, 62)),

@@ -90,7 +90,26 @@ class YOLOv7Loss(YOLOv5Loss):
         chooses: by `choose_cells`; else all cells that fit learn, as YOLOv5's do.
     """
 
-    chooses = True
+    def __init__(
+        self,
+        anchors: list[list[list[float]]],
+        strides: tuple[int, ...],
+        class_count: int,
+        *,
+        chooses: bool = True,
+        **settings: float,
+    ) -> None:
+        """Keep the settings.
+
+        Args:
+            anchors: level -> anchor -> width and height in pixels (`AnchorHead.anchors`).
+            strides: of the levels, pixels.
+            class_count: C.
+            chooses: see the class.
+            settings: by name, as of `YOLOv5Loss`.
+        """
+        super().__init__(anchors, strides, class_count, **settings)
+        self.chooses = chooses
 
     def forward(self, raw_maps: list[Tensor], targets: Tensor) -> LossParts:
         """See `YOLOv5Loss.forward`."""

@@ -20,6 +20,7 @@ class IDetect(nn.Module):
     """
 
     fields: ClassVar[dict[str, Field]] = {"nc": Field((int,)), "na": Field((int,))}
+    nc: int
     m: nn.ModuleList
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from yoloquant.data.images import to_input
 from yoloquant.distributed import process_count, process_number, sum_over_processes
 from yoloquant.errors import CheckpointError, YoloquantError
+from yoloquant.models.hyperparameters import Hyperparameters
 from yoloquant.models.losses.parts import LossParts
 from yoloquant.progress import Update
 from yoloquant.training.amp import Precision, in_float32
@@ -21,7 +22,6 @@ from yoloquant.training.float.ema import ExponentialMovingAverage
 from yoloquant.training.float.log import RunLog
 from yoloquant.training.float.parameter_groups import parameter_groups
 from yoloquant.training.float.protocols import EpochAware, EpochResult, Hook, Loss, LossResult, Score
-from yoloquant.training.hyperparameters import Hyperparameters
 from yoloquant.training.loader import TrainingLoader
 from yoloquant.training.memory_format import memory_format
 from yoloquant.training.run_state import (

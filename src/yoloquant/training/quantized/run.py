@@ -18,10 +18,11 @@ from yoloquant.data.ground_truth import has_label_files
 from yoloquant.data.images import to_input
 from yoloquant.distributed import device_of, on_device, process_count, sum_over_processes, take_from_first
 from yoloquant.errors import DataError
+from yoloquant.models.hyperparameters import Hyperparameters
 from yoloquant.progress import Reporter
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.training.augment import Sample
-from yoloquant.training.hyperparameters import Hyperparameters, hyperparameters_for
+from yoloquant.training.hyperparameters import hyperparameters_for
 from yoloquant.training.loader import TrainingLoader, open_samples
 from yoloquant.training.losses import loss_for
 from yoloquant.training.quantized.objectives import BothTeachers, DetectionTeacher, FeatureTeacher, LabelObjective, Objective

@@ -1,0 +1,147 @@
+"""A family of detectors as a value: all that shared code asks of it, from building a network to reading its ONNX files.
+
+A family is a folder with a file `family.py` that holds its `Family`, and a line in `registry.py` or, in another package, an entry
+point of the group `yoloquant.families`. Shared code asks `registry.FAMILIES` and compares no names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import onnx
+from torch import nn
+
+from yoloquant.models.class_outputs import Kept
+from yoloquant.models.detector import Detector, Head
+from yoloquant.models.hyperparameters import Hyperparameters
+from yoloquant.models.onnx.outputs import OnnxFacts, OnnxOutputs
+from yoloquant.models.record import Record
+
+# Level -> anchor -> width and height in pixels.
+Anchors = Sequence[Sequence[Sequence[float]]]
+
+# Hyperparameters of YOLOv8 and the families after it where they differ from the defaults of `Hyperparameters`.
+USUAL_VALUES: Mapping[str, Any] = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "close_mosaic": 10}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """A detector with random weights that is asked for.
+
+    Attributes:
+        architecture: one of the family's.
+        names: class names.
+        input_size: side of the square input, pixels.
+        width: multiple of the channels; by default the architecture's.
+        depth: multiple of the repeated blocks; by default the architecture's. Families without such a multiple ignore it.
+        anchors: by default those for COCO. Families without anchors ignore them.
+    """
+
+    architecture: str
+    names: tuple[str, ...]
+    input_size: int = 640
+    width: float | None = None
+    depth: float | None = None
+    anchors: Anchors | None = None
+
+
+class Trainable(Protocol):
+    """What a loss is chosen by; float and quantized detectors have it."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Images -> raw maps."""
+        ...
+
+    @property
+    def head(self) -> Head:
+        """Decodes raw maps."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Whose losses and hyperparameters are used."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRequest:
+    """A training loss that is asked for.
+
+    Attributes:
+        detector: float or quantized; its head is of the family's class.
+        parameters: gains, and how cells are matched.
+        image_size: side of the training images, pixels.
+        epochs: of the run, for losses that change over it.
+    """
+
+    detector: Trainable
+    parameters: Hyperparameters
+    image_size: int
+    epochs: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointReader:
+    """How the checkpoints of a family's own training code are read; its network's classes are registered by `@architecture`.
+
+    A network ends in its child `detect`, or in the last layer of its child `model`; that layer or the network holds the strides
+    as the tensor `stride`.
+
+    Attributes:
+        packages: prefixes of class paths, with the dot behind the package: modules and losses that the pickles may name.
+        values: paths of further classes that the pickles may name, all of whose objects hold plain values.
+        recognises: the record of a network that the pickle holds -> whether it is of this family.
+        heads: class path of the last layer, as `architecture.canonical` writes it -> function of the layer's record, the layer
+            as built and the strides in pixels, that makes the head. It raises `CheckpointError` where something is missing.
+    """
+
+    packages: tuple[str, ...]
+    values: frozenset[str] = frozenset()
+    recognises: Callable[[Record], bool]
+    heads: Mapping[str, Callable[[Record, Any, tuple[int, ...]], Head]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxReader:
+    """What the ONNX files of a family's exporters are known by.
+
+    Attributes:
+        facts: outputs -> how they are decoded; none for outputs that its exporters do not write.
+        branch: file -> branch whose boxes it outputs, see `yoloquant.models.branches`; none where nothing says so.
+    """
+
+    facts: Callable[[OnnxOutputs], OnnxFacts | None]
+    branch: Callable[[onnx.ModelProto], str | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of detectors.
+
+    Attributes:
+        name: value of `Detector.family`.
+        head: class of the heads that decode its raw maps.
+        is_default_of_head: detectors of no family that end in such a head have its loss and its way to change classes.
+        architectures: names of the networks that it builds.
+        build: request -> detector with random weights; none if it has no architectures.
+        checkpoint: how its checkpoints are read; none if they are not.
+        onnx: what its ONNX files are known by; none if they need no decoding of their own.
+        loss: request -> module that computes `LossParts` of raw maps and targets; none if it cannot be trained.
+        hyperparameters: where they differ from the defaults of `Hyperparameters`.
+        class_layers: class of the last layer -> function of such a layer and of the kept classes, that makes the layer's class
+            outputs anew, see `yoloquant.models.class_outputs`; empty if its classes cannot be changed.
+    """
+
+    name: str
+    head: type[Head]
+    is_default_of_head: bool = False
+    architectures: tuple[str, ...] = ()
+    build: Callable[[BuildRequest], Detector] | None = None
+    checkpoint: CheckpointReader | None = None
+    onnx: OnnxReader | None = None
+    loss: Callable[[LossRequest], nn.Module] | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=lambda: USUAL_VALUES)
+    class_layers: Mapping[type[nn.Module], Callable[[Any, Kept], None]] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""YOLOX: read from the ONNX files of its exporter alone."""
