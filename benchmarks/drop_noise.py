@@ -19,6 +19,7 @@ from rich.table import Table
 
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.evaluation.coco_metrics import coco_figures
+from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import evaluate, labelled_split
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.runtime.torch_runner import TorchRunner
@@ -33,7 +34,8 @@ def left_out(truth: dict[str, Any], rows: Rows, groups: list[set[int]]) -> np.nd
     """mAP50-95 of all images, and then without each group."""
     everything = set().union(*groups)
     kept = [everything, *(everything - group for group in groups)]
-    figures = [coco_figures(truth, [row for row in rows if row["image_id"] in ids], sorted(ids))[0] for ids in kept]
+    table = table_from_rows(rows)
+    figures = [coco_figures(truth, table, sorted(ids))[0] for ids in kept]
     return np.array([found["mAP50-95"] for found in figures])
 
 

@@ -160,7 +160,7 @@ def two_cameras(folder):
 def evaluation_of(dataset, rows):
     truth = dataset.ground_truth
     ids = [image["id"] for image in truth["images"]]
-    figures, _ = coco_figures(truth, rows, ids)
+    figures, _ = coco_figures(truth, table_from_rows(rows), ids)
     files = {image["id"]: image["file_name"] for image in truth["images"]}
     table = table_from_rows(rows)
     return Evaluation(
@@ -191,7 +191,7 @@ def test_predictions_are_written_with_the_ids_of_the_annotations(tmp_path):
     # COCO's own tools score the file against the JSON as it is.
     own = read_coco(tmp_path / "truth.json")
     own["annotations"] = [a | {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0, "id": a["id"] + 1} for a in own["annotations"]]
-    figures, _ = coco_figures(own | {"info": {}}, written, [71, 72])
+    figures, _ = coco_figures(own | {"info": {}}, table_from_rows(written), [71, 72])
     assert figures["mAP50-95"] == pytest.approx(100)
     assert {(row["image_id"], row["file_name"]) for row in written} == {(71, "cam1/0001.png"), (72, "cam2/0001.png")}
     assert "coco_ids" not in evaluation.to_dict()
@@ -254,4 +254,4 @@ def test_any_change_to_a_json_is_read_or_told(data, tmp_path_factory):
     except DataError:
         return
     assert all(a["bbox"][2] > 0 and a["bbox"][3] > 0 and a["category_id"] in (0, 1) for a in truth["annotations"])
-    coco_figures(truth, [], [image["id"] for image in truth["images"]])
+    coco_figures(truth, table_from_rows([]), [image["id"] for image in truth["images"]])

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from yoloquant.assets import demo_weights
+from yoloquant.data.synthetic import write_generated_dataset
+
 PROGRAM = """
 import time
 from yoloquant.cli import ending
@@ -25,9 +28,11 @@ def start(body: str, **options) -> subprocess.Popen:
     )
 
 
-# Python, another thread that goes on, and clean-up that waits for another process.
+# Python, a computation in C that no signal interrupts, another thread that goes on, and clean-up that waits for another process.
 BUSY = {
     "python": "print('ready', flush=True)\nwhile True: time.sleep(0.01)",
+    "computing": "import hashlib, threading\nthreading.Timer(0.5, print, ('ready',), {'flush': True}).start()\n"
+    "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)",
     "threads": "import threading\nother = threading.Timer(0, time.sleep, (60,))\nother.start()\nprint('ready', flush=True)\n"
     "time.sleep(60)",
     "waiting": "print('ready', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(60)",
@@ -122,3 +127,47 @@ def test_one_process_of_several_speaks(variables, speaks):
     answer, told = process.communicate(timeout=20)
     assert process.returncode == 0, told
     assert bool(answer) == speaks
+
+
+def children_of(process: int) -> list[Path]:
+    """The folders of Linux on the processes that a process started."""
+    statuses = {path.parent: path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")}
+    return [folder for folder, status in statuses.items() if int(status[1]) == process]
+
+
+def begun_under_torchrun(folder: Path) -> subprocess.Popen:
+    """Two processes that train together, and have finished an epoch."""
+    data = write_generated_dataset(folder / "set", train=4, val=2)
+    arguments = ["train", demo_weights(), "--data", data, "--output", folder / "run", "--epochs", 1000, "--batch", 4]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "yoloquant"]
+    process = subprocess.Popen(
+        [*torchrun, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    while not (folder / "run" / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+@pytest.mark.parametrize("receiver", ["torchrun", "group", "one process"])
+def test_signals_end_all_processes_under_torchrun_and_nothing_is_left(receiver, number, code, word, tmp_path):
+    process = begun_under_torchrun(tmp_path)
+    children = children_of(process.pid)
+    assert len(children) == 2
+    if receiver == "one process":
+        os.kill(int(children[0].name), number)
+    else:
+        (os.kill if receiver == "torchrun" else os.killpg)(process.pid, number)
+    told, _ = process.communicate(timeout=60)
+    # torchrun's own code; it shows that of a process which ended by itself.
+    assert process.returncode == 1
+    assert receiver != "one process" or f"exitcode  : {code} " in told
+    # Where one process got it, torchrun ends the other by SIGTERM.
+    assert [line for line in told.splitlines() if line in ("interrupted", "terminated")] in (
+        ([word], ["terminated"], []) if receiver == "one process" else ([word],)
+    ), told
+    assert not any(child.exists() for child in children)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "set"]
+    assert not list((tmp_path / "run").glob(".yoloquant-*"))

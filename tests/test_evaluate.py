@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small_sets import coco, iou
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError
+from yoloquant.evaluation import coco_metrics
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
@@ -60,19 +61,59 @@ def test_multi_label_and_class_agnostic():
 def test_figures_of_cases_known_by_hand():
     truth = coco({1: [[10, 10, 20, 20]], 2: [[10, 10, 20, 20]]}, classes=2)
     perfect = [{"image_id": i, "category_id": 0, "bbox": [10, 10, 20, 20], "score": 0.9} for i in (1, 2)]
-    figures, per_class = coco_figures(truth, perfect, [1, 2])
+    figures, per_class = coco_figures(truth, table_from_rows(perfect), [1, 2])
     assert figures["mAP50-95"] == pytest.approx(100)
     assert np.isnan(figures["mAP50-95 large"])
     assert np.isnan(per_class[1][0])
     # Half of the objects found: precision 1 up to recall 0.5, that is 51 of COCO's 101 points.
-    figures, _ = coco_figures(truth, perfect[:1], [1, 2])
+    figures, _ = coco_figures(truth, table_from_rows(perfect[:1]), [1, 2])
     assert figures["mAP50"] == pytest.approx(100 * 51 / 101)
     # A box with IoU 0.6 counts at the thresholds 0.50, 0.55 and 0.60.
     shifted = [{**row, "bbox": [10, 15, 20, 20]} for row in perfect]
-    figures, _ = coco_figures(truth, shifted, [1, 2])
+    figures, _ = coco_figures(truth, table_from_rows(shifted), [1, 2])
     assert figures["mAP50-95"] == pytest.approx(30)
-    figures, _ = coco_figures(truth, [], [1, 2])
+    figures, _ = coco_figures(truth, table_from_rows([]), [1, 2])
     assert figures["mAP50-95"] == 0
+
+
+def whole_evaluation(truth, rows, ids):
+    """The twelve figures as faster-coco-eval summarizes all classes and images together."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    ground = COCO(truth)
+    evaluation = COCOeval_faster(ground, ground.loadRes([{**row, "segmentation": []} for row in rows]), "bbox")
+    evaluation.params.imgIds = ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [np.nan if value < 0 else value * 100 for value in evaluation.stats[:12]]
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 500_000])
+def test_figures_of_classes_in_parts_are_those_of_all_together(at_once, monkeypatch):
+    monkeypatch.setattr(coco_metrics, "_AT_ONCE", at_once)
+    random = np.random.default_rng(0)
+    boxes = {image: random.uniform(1, 120, (random.integers(0, 8), 4)).tolist() for image in range(1, 30)}
+    # Classes without objects, without detections and without either; crowds; small, medium and large objects.
+    truth = coco(boxes, classes=9)
+    for annotation in truth["annotations"]:
+        annotation.update(category_id=int(random.integers(0, 6)), iscrowd=int(random.random() < 0.1))
+    rows = [
+        {
+            "image_id": annotation["image_id"],
+            "category_id": annotation["category_id"] if random.random() < 0.8 else int(random.integers(1, 9)),
+            "bbox": (np.array(annotation["bbox"]) + random.normal(0, 3, 4)).clip(1).tolist(),
+            "score": float(random.random()),
+        }
+        for annotation in truth["annotations"] * 2
+        if annotation["category_id"] != 0
+    ]
+    ids = list(range(3, 28))
+    table = table_from_rows(rows)
+    figures, per_class = coco_figures(truth, table, ids)
+    assert list(figures.values()) == pytest.approx(whole_evaluation(truth, list(table.rows()), ids), nan_ok=True)
+    assert sorted(per_class) == list(range(9))
+    assert np.isnan([per_class[category] for category in (6, 7, 8)]).all()
 
 
 def test_runtimes_agree_on_photographs(shared):
@@ -168,7 +209,3 @@ def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared, monkeyp
         assert np.array_equal(getattr(again, name), getattr(table, name))
     np.testing.assert_allclose(again.boxes, table.boxes, atol=6e-4)
     np.testing.assert_allclose(again.scores, table.scores, atol=6e-7)
-    rows = found.rows
-    evaluated = [sorted(row) for row in rows[:3]]
-    coco_figures(dataset.ground_truth, rows, ids)
-    assert [sorted(row) for row in rows[:3]] == evaluated

@@ -1,11 +1,14 @@
 """Sizes of images from headers, against what OpenCV decodes."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from yoloquant.data.image_size import check_header, image_size
 from yoloquant.data.images import read_image
@@ -61,3 +64,23 @@ def test_damaged_headers_are_sizes_or_none(data, tmp_path_factory):
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     height, width = image_size(path)
     assert (height == 0) == (width == 0)
+
+
+# Orientation 6 as XMP says it, which OpenCV does not follow.
+XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+@pytest.mark.parametrize("kind", [b"eXIf", b"iTXt"])
+def test_orientations_of_png_images_are_those_that_are_decoded(kind, is_behind, tmp_path):
+    path = tmp_path / "x.png"
+    cv2.imwrite(str(path), np.zeros((40, 60, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = exif.tobytes().removeprefix(b"Exif\0\0") if kind == b"eXIf" else XMP
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    # Behind the header of 13 bytes, or before the end of 12.
+    data = path.read_bytes()
+    place = len(data) - 12 if is_behind else 8 + 12 + 13
+    path.write_bytes(data[:place] + chunk + data[place:])
+    assert image_size(path) == read_image(path).shape[:2] == ((60, 40) if kind == b"eXIf" else (40, 60))

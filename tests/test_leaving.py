@@ -1,7 +1,10 @@
 """What leaves the machine: files without its folders, and names of classes and files that try to be more than names."""
 
 import csv
+import os
 import socket
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -77,6 +80,49 @@ def test_origins_are_taken_out_of_graphs_in_graphs():
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "outer", [], [], doc_string="/home/me"))
     strip_origins(model)
     assert b"/home/me" not in model.SerializeToString()
+
+
+# Every command that leaves files, with inputs and outputs as absolute paths: what is in braces is one of them.
+COMMANDS = (
+    "quantize {model} --data {data} --recipe int8-minmax --limit 2 --image-size 64 --plots png --output {quantized}",
+    "analyze {model} --data {data} --images 1 --plots png --output {analysis}",
+    "search {model} --data {data} --max-drop 5 --output {found.yaml}",
+    "train {model} --data {data} --epochs 1 --batch 4 --workers 1 --output {trained}",
+    "finetune {quantized} --data {data} --teacher {model} --epochs 1 --set val_images=2 --output {finetuned}",
+    "export {quantized} --nms --output {exported.onnx}",
+    "export {model} --output {float.onnx}",
+    "evaluate {quantized} --data {data} --predictions {found.json}",
+    "compare {quantized} {finetuned} --output {compared.html}",
+)
+
+
+@pytest.mark.slow
+def test_no_file_that_a_command_leaves_names_a_folder_of_the_machine_or_its_user(tmp_path):
+    from mutations import small_detector_file
+    from yoloquant.checkpoint.safetensors_file import save_detector
+    from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
+
+    own = tmp_path / "folder-of-zaphod"
+    own.mkdir()
+    detector = small_detector_file(len(CLASS_NAMES))
+    detector.input_size, detector.names = (64, 64), CLASS_NAMES
+    save_detector(detector, own / "model.safetensors")
+    given = {"model": own / "model.safetensors", "data": write_generated_dataset(own / "set", train=4, val=2)}
+    (tmp_path / "elsewhere").mkdir()
+    user = {"HOME": str(own), "USER": "zaphod", "LOGNAME": "zaphod"}
+    # The paths of torch's caches say nothing.
+    environment = {**os.environ, **user, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    before = set(own.rglob("*"))
+    for command in COMMANDS:
+        words = [str(given.get(word[1:-1], own / word[1:-1])) if word[0] == "{" else word for word in command.split()]
+        program = [sys.executable, "-m", "yoloquant", *words]
+        ended = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path / "elsewhere", env=environment)
+        assert ended.returncode == 0, ended.stderr
+    files = [path for path in set(own.rglob("*")) - before if path.is_file()]
+    places = (b"zaphod", bytes(tmp_path), bytes(Path(__file__).parent.parent), b"site-packages")
+    found = [(str(path.relative_to(own)), place) for path in files for place in places if place in path.read_bytes()]
+    assert len(files) > 30
+    assert not found, str(found)
 
 
 def test_paths_in_figures_are_relative(tmp_path, monkeypatch):

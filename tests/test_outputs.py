@@ -18,7 +18,7 @@ from yoloquant.errors import YoloquantError
 from yoloquant.evaluation.predict import check_pictures, picture_names
 from yoloquant.files import outputs
 from yoloquant.files.outputs import put_in_place, refuse_images, refuse_inputs, reserved, storage_error, working_folder
-from yoloquant.files.writing import checked_file, checked_folder, replaced_whole, write_text
+from yoloquant.files.writing import checked_file, checked_folder, checked_own_folder, replaced_whole, write_text
 from yoloquant.flows.deliver import checked_output, partial_folder
 
 
@@ -142,6 +142,19 @@ def test_what_a_killed_run_set_aside_comes_back(tmp_path):
         pass
     assert names(tmp_path) == ["out"]
     assert (out / "quantized.safetensors").read_text() == "old"
+
+
+def test_what_a_killed_run_left_in_an_output_does_not_hold_up_the_next(tmp_path):
+    out = folder_of(tmp_path / "out", "old")
+    (out / ".yoloquant-part-metrics.json").touch()
+    assert checked_output(out) == out
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / ".yoloquant-part-options.json").touch()
+    assert checked_own_folder(begun, "options.json", "another") == begun
+    (begun / "notes.txt").touch()
+    with pytest.raises(YoloquantError, match="holds other files"):
+        checked_own_folder(begun, "options.json", "another")
 
 
 HOLD = """

@@ -155,7 +155,7 @@ def test_a_few_images_equal_the_installed_ultralytics(size, rectangular, shared,
     written = json.loads((tmp_path / "runs" / "val" / "predictions.json").read_text())
     rows = [{**row, "category_id": row["category_id"] - 1} for row in written]
     ids = [entry.image_id for entry in dataset.images]
-    figures, _ = coco_figures(dataset.ground_truth, rows, ids)
+    figures, _ = coco_figures(dataset.ground_truth, table_from_rows(rows), ids)
     assert (ours.map50_95, ours.map50) == pytest.approx((figures["mAP50-95"], figures["mAP50"]), abs=0.02)
     assert ours.classification.f1 == pytest.approx(
         precision_recall(dataset.ground_truth, table_from_rows(rows), ids).f1, abs=0.02

@@ -13,6 +13,7 @@ from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.cli import app
 from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
 from yoloquant.errors import RecipeError, YoloquantError
+from yoloquant.files.outputs import reserved
 from yoloquant.flows.train import TrainingOptions, train
 from yoloquant.models.activations import ACTIVATIONS, swap_activations
 from yoloquant.models.change_classes import with_classes
@@ -139,6 +140,15 @@ def test_a_finished_run_is_not_overwritten_and_a_run_resumes(data, tmp_path):
     assert on.exit_code == 0, on.output
     with (tmp_path / "run" / "results.csv").open(encoding="utf-8") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+
+
+def test_a_second_run_into_one_folder_changes_nothing_in_it(data, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "options.json").write_text('{"hyperparameters": "of the run that goes on"}')
+    with reserved(run), pytest.raises(YoloquantError, match="another run is writing"):
+        train(small("yolov5n"), data, run, FAST)
+    assert "of the run that goes on" in (run / "options.json").read_text()
 
 
 @pytest.mark.parametrize(

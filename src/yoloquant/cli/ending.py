@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from yoloquant.cli.console import ERR, OUT
+from yoloquant.environment import is_first_process
 from yoloquant.errors import YoloquantError
 from yoloquant.files.outputs import storage_error
 
@@ -41,13 +43,15 @@ def run(command: Callable[[], object]) -> None:
         # A parent that ignores interruptions, as nohup and some shells do, means it for its children, too.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
+    _watch()
     try:
         try:
             command()
         finally:
             _flush()
     except Stopped as stop:
-        _exit(_WORDS[signal.Signals(stop.number)], 128 + stop.number)
+        _tell_of(stop.number)
+        _end(128 + stop.number)
     except YoloquantError as error:
         _exit(f"error: {error}", 2)
     except MemoryError:
@@ -71,23 +75,41 @@ def _of_system(error: OSError) -> str | None:
 def _stop(number: int, _frame: FrameType | None) -> None:
     # Once more, and it ends at once.
     signal.signal(number, signal.SIG_DFL)
-    _watch(number)
     raise Stopped(number)
 
 
-def _watch(number: int) -> None:
-    """End the process if what it still has to put away takes too long, as where other processes do not answer any more."""
+def _watch() -> None:
+    """End the process some time after a signal, if it has not ended by itself.
+
+    The main thread cannot as long as it computes outside of Python, or puts away what waits for another process.
+    """
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    # The system's handler writes here at once, whatever the main thread does.
+    signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
 
     def watch() -> None:
+        while (number := reading.recv(1)[0]) not in _WORDS:
+            pass
         time.sleep(PATIENCE)
-        _tell(_WORDS[signal.Signals(number)])
+        _tell_of(number)
         os._exit(128 + number)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _tell_of(number: int) -> None:
+    """Say which signal ends it; of several processes, which all get it, one does."""
+    if is_first_process():
+        _tell(_WORDS[signal.Signals(number)])
+
+
 def _exit(sentence: str, code: int) -> None:
     _tell(sentence)
+    _end(code)
+
+
+def _end(code: int) -> None:
     try:
         _flush()
     except OSError:

@@ -12,11 +12,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 # Formats by their first bytes. `PIL.Image.open` is not asked: ultralytics replaces it by one that installs packages where Pillow
 # does not know a file.
 _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
-    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    _PNG: PngImageFile,
     b"BM": BmpImageFile,
     b"II*\0": TiffImageFile,
     b"MM\0*": TiffImageFile,
@@ -59,9 +60,26 @@ def _pillow_size(file: BinaryIO, first: bytes, largest: int) -> tuple[int, int]:
         raise UnknownSize("the format is unknown")
     image = reader(file, "")
     width, height = image.size
-    may_turn = isinstance(image, _ORIENTED) and width * height <= largest
+    may_turn = isinstance(image, _ORIENTED) and width * height <= largest and _may_have_exif(image, file)
     turned = may_turn and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
     return (width, height) if turned else (height, width)
+
+
+def _may_have_exif(image: ImageFile.ImageFile, file: BinaryIO) -> bool:
+    """No for a PNG without a chunk of it, of which Pillow would decode all pixels to look behind them."""
+    if not isinstance(image, PngImageFile):
+        return True
+    place = file.tell()
+    try:
+        file.seek(len(_PNG))
+        while len(head := file.read(8)) == 8:
+            if head[4:] in (b"eXIf", b"IEND"):
+                return head[4:] == b"eXIf"
+            # Behind the data there are four bytes of a checksum.
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+        return False
+    finally:
+        file.seek(place)
 
 
 def _webp_size(first: bytes) -> tuple[int, int]:

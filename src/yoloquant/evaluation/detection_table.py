@@ -32,6 +32,10 @@ class DetectionTable:
         """Number of detections."""
         return len(self.scores)
 
+    def taken(self, positions: np.ndarray) -> DetectionTable:
+        """The detections at some positions, in their order."""
+        return DetectionTable(*(getattr(self, name)[positions] for name in _COLUMNS))
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """The detections as COCO result rows, category ids being class indices."""
         for start in range(0, len(self), _AT_ONCE):

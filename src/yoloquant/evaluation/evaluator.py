@@ -211,7 +211,7 @@ def evaluate(
     image_ids = gathered(image_ids)
     if not image_ids:
         raise DataError(f"none of the {len(entries)} images could be decoded; the first: {loader.skipped[0]}")
-    figures, per_class = coco_figures(truth, detections.rows(), image_ids)
+    figures, per_class = coco_figures(truth, detections, image_ids)
     names = {category["id"]: category["name"] for category in truth["categories"]}
     return Evaluation(
         figures=figures,

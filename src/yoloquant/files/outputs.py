@@ -196,7 +196,8 @@ def working_folder(output: Path | None) -> Iterator[Path]:
             yield Path(folder)
         return
     work = beside(output, "work")
-    work.mkdir(parents=True)
+    # One that could not be removed, as on network file systems while files in it are open, is used again.
+    work.mkdir(parents=True, exist_ok=True)
     try:
         yield work
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yoloquant.errors import YoloquantError
-from yoloquant.files.outputs import beside, followed, storage_errors_told
+from yoloquant.files.outputs import PREFIX, beside, followed, storage_errors_told
 
 # What begins a formula in spreadsheets.
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -58,7 +58,7 @@ def checked_own_folder(path: str | Path, mark: str, earlier: str) -> Path:
         YoloquantError: the folder cannot be made, or holds other files; the message offers what `earlier` says, too.
     """
     folder = checked_folder(path)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+    if _entries(folder) and not (folder / mark).is_file():
         raise YoloquantError(f"the output folder {folder} holds other files: name a new folder, or {earlier}")
     return folder
 
@@ -72,13 +72,18 @@ def checked_replaceable_folder(path: str | Path, mark: str, own: Collection[str]
     folder = checked_own_folder(path, mark, earlier)
     if os.path.ismount(folder):
         raise YoloquantError(f"the output folder {folder} is a mount point, which cannot be replaced: name a folder in it")
-    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own) if folder.is_dir() else []
+    others = sorted(_entries(folder) - set(own))
     if others:
         raise YoloquantError(
             f"the output folder {folder} holds {others[0]}, which yoloquant did not write and would delete: move it away, or "
             "name another folder"
         )
     return folder
+
+
+def _entries(folder: Path) -> set[str]:
+    """Names in a folder, without what a killed run left unfinished; none where there is no folder."""
+    return {entry.name for entry in folder.iterdir() if not entry.name.startswith(PREFIX)} if folder.is_dir() else set()
 
 
 @contextmanager

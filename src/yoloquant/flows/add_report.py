@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from yoloquant.analysis.layer_figures import layer_figures
 from yoloquant.analysis.tensor_statistics import tensor_statistics
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.exporting.folder import METRICS
+from yoloquant.files.outputs import working_folder
 from yoloquant.files.writing import replaced_whole
 from yoloquant.progress import Clock, Reporter
 from yoloquant.quant.images import spread_images
@@ -41,7 +41,7 @@ def add_report(
     Each part is made whole or left out; what could not be made is told in a note.
 
     Args:
-        result: whose folder `output` is written.
+        result: whose folder `output` is written, and held by `reserved`.
         reference: the float weights by name; none if they are not known.
         entries: calibration images.
         dataset: that was evaluated, for its photographs.
@@ -56,8 +56,8 @@ def add_report(
     folder = result.output
     result = _attempt("figures of layers and tensors", lambda: _with_figures(result, reference, entries, tell), tell) or result
     # Beside the folder, so that a part which fails halfway leaves nothing in it.
-    with tempfile.TemporaryDirectory(prefix=".yoloquant-", dir=folder.parent) as scratch:
-        page, charts = Path(scratch) / "page", Path(scratch) / "charts"
+    with working_folder(folder) as scratch:
+        page, charts = scratch / "page", scratch / "charts"
         for part in (page, charts):
             part.mkdir()
         _attempt("report", lambda: _add_page(result, page, dataset, tell), tell)

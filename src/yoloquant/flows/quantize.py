@@ -172,7 +172,7 @@ def commands_to_repeat(
         given = [(f"--{option.replace('_', '-')}", str(value)) for option, value in shown.items() if value is not None]
         return shlex.join(["yoloquant", name, named_path(subject), *(word for pair in given for word in pair)])
 
-    chosen = {"recipe": Path(output) / RECIPE, "output": f"{output}-again"}
+    chosen = {"recipe": Path(output) / RECIPE, "output": Path(f"{output}-again")}
     labelled = {name: sources[name] for name in ("data", "annotations")}
     return (
         command("quantize", model, **sources, **chosen, **options),

@@ -20,7 +20,7 @@ from yoloquant.errors import CheckpointError, DataError, YoloquantError
 from yoloquant.evaluation.evaluator import evaluate
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.reading import parse_json, read_text
-from yoloquant.files.writing import checked_own_folder, replaced_whole, write_text
+from yoloquant.files.writing import checked_own_folder, named_path, replaced_whole, write_text
 from yoloquant.models.activations import swap_activations
 from yoloquant.models.change_classes import with_classes
 from yoloquant.models.detector import Detector, at_size
@@ -157,13 +157,14 @@ def _train(
         nominal_batch=options.nominal_batch,
         teacher=teacher,
     )
-    if resume:
-        trainer.resume()
-        tell.note(f"going on with epoch {trainer.epoch} of {options.epochs}")
-    elif process_number() == 0:
-        write_text(output / OPTIONS, _described(model, data, options, parameters))
-    table = EpochTable(tell, options.epochs)
+    # All that is read or written of the run, since another one may be in the folder.
     with reserved(output), tell.step(f"Train {options.epochs} epochs") as update:
+        if resume:
+            trainer.resume()
+            tell.note(f"going on with epoch {trainer.epoch} of {options.epochs}")
+        elif process_number() == 0:
+            write_text(output / OPTIONS, _described(model, data, options, parameters))
+        table = EpochTable(tell, options.epochs)
         trainer.run(update, lambda result: _epoch_done(trainer, detector, result, output, table))
         return _finish(trainer, detector, output)
 
@@ -287,6 +288,6 @@ def _finish(trainer: Trainer, detector: Detector, output: Path) -> TrainingResul
 
 def _described(model: str | Path | Detector, data: str | Path, options: TrainingOptions, parameters: Hyperparameters) -> str:
     """The run's options as JSON."""
-    name = model.family if isinstance(model, Detector) else str(model)
-    values = {"model": name, "data": str(data), **asdict(options), "hyperparameters": parameters.model_dump()}
+    name = model.family if isinstance(model, Detector) else named_path(model)
+    values = {"model": name, "data": named_path(data), **asdict(options), "hyperparameters": parameters.model_dump()}
     return json.dumps(values, indent=2)
