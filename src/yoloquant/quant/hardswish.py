@@ -1,7 +1,7 @@
 """Scales at which Hardswish can be computed on integers.
 
-Hardswish is `x * clip(x + 3, 0, 6) / 6`. Where the scale of x is `3 / k` with an integer k, adding 3 is adding k to an integer, and
-the gate needs no rounding of its own.
+Hardswish is `x * clip(x + 3, 0, 6) / 6`. Where the scale of x is `3 / k` with an integer k, adding 3 is adding k to an
+integer, and the gate needs no rounding of its own.
 """
 
 from __future__ import annotations
