@@ -37,16 +37,16 @@ def _has_integer_output(node: ir.Node) -> bool:
 def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     dequantized = node.inputs[0]
     pair = None if dequantized is None else dequantized.producer()
-    if pair is None or pair.op_type != "DequantizeLinear" or len(pair.inputs) < 3:
+    if dequantized is None or pair is None or pair.op_type != "DequantizeLinear" or len(pair.inputs) < 3:
         return False
-    integers, scale, zero_point = (_constant(value) if index else value for index, value in enumerate(pair.inputs))
-    if not isinstance(scale, np.ndarray) or not isinstance(zero_point, np.ndarray) or scale.size != 1:
+    integers, scale, zero_point = pair.inputs[0], _constant(pair.inputs[1]), _constant(pair.inputs[2])
+    if integers is None or scale is None or zero_point is None or scale.size != 1:
         return False
     limits = np.iinfo(zero_point.dtype)
     zero, steps = int(zero_point.reshape(())), gate_steps(float(scale.reshape(())))
     if steps is None or zero - steps < limits.min:
         return False
-    kind, name = zero_point.dtype, str(dequantized.name)  # type: ignore[union-attr]
+    kind, name = zero_point.dtype, str(dequantized.name)
     low, high = np.array(zero - steps, kind), np.array(min(zero + steps, limits.max), kind)
     ends = [_initializer(graph, f"{name}.gate_{end}", value) for end, value in (("low", low), ("high", high))]
     gate_scale = _initializer(graph, f"{name}.gate_scale", np.array(1.0 / (2 * steps), np.float32))
