@@ -7,7 +7,7 @@ import torch
 
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.checkpoint.read import detector_from_checkpoint, read_detector
-from yoloquant.checkpoint.recognise import build_head, family_of
+from yoloquant.checkpoint.recognise import build_head, recognised
 from yoloquant.checkpoint.safetensors_file import load_detector, save_detector
 from yoloquant.data.images import to_input
 from yoloquant.data.loader import ImageLoader
@@ -97,15 +97,15 @@ def record(path, children=None, **state):
 def test_the_repository_is_told_by_contents():
     detect = record("models.yolo.Detect")
     conv = record("models.common.Conv")
-    assert family_of(record("models.yolo.Model", {"model": record("Sequential", {"0": conv, "1": detect})})) == "yolov5"
+    assert recognised(record("models.yolo.Model", {"model": record("Sequential", {"0": conv, "1": detect})}))[0] == "yolov5"
     layers = {"0": conv, "1": record("models.common.SPPCSPC"), "2": detect}
-    assert family_of(record("models.yolo.Model", {"model": record("Sequential", layers)})) == "yolov7"
+    assert recognised(record("models.yolo.Model", {"model": record("Sequential", layers)}))[0] == "yolov7"
 
     def ultralytics(*blocks, reg_max=16, head="Detect"):
         names = [f"ultralytics.nn.modules.block.{block}" for block in blocks]
         layers = {str(index): record(name) for index, name in enumerate(names)}
         layers["head"] = record(f"ultralytics.nn.modules.head.{head}", reg_max=reg_max)
-        return family_of(record("ultralytics.nn.tasks.DetectionModel", {"model": record("Sequential", layers)}))
+        return recognised(record("ultralytics.nn.tasks.DetectionModel", {"model": record("Sequential", layers)}))[0]
 
     assert ultralytics("C2f", "SPPF") == "yolov8"
     assert ultralytics("C2f", "SCDown", head="v10Detect") == "yolov10"
@@ -126,5 +126,7 @@ def test_networks_for_other_tasks_are_refused_by_the_name_of_their_head(tmp_path
 def test_a_yolov6_of_release_0_1_is_told_so(shared):
     detector = read_detector(shared / "checkpoints" / "yolov6n_w12.pt")
     head = record("yolov6.models.effidehead.Detect", {"obj_preds": record("ModuleList")}, stride=torch.tensor([8, 16, 32]))
+    network = record("yolov6.models.yolo.Model", {"detect": head})
+    _, reader = recognised(network)
     with pytest.raises(CheckpointError, match=r"release 0\.1"):
-        build_head(record("yolov6.models.yolo.Model", {"detect": head}), detector.network)
+        build_head(reader, network, detector.network)

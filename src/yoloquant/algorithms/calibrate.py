@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
 from yoloquant.algorithms.step import Stage, Step, step
 from yoloquant.data.images import to_input
@@ -90,13 +89,8 @@ def _observe_activations(detector: QuantizedDetector, batches: Iterable[Tensor],
 
 def _note_readers(detector: QuantizedDetector) -> None:
     """Tell each observer whose values an activation alone reads of that activation."""
-    calls: dict[str, list[Node]] = {}
-    for node in detector.network.graph.nodes:
-        if node.op == "call_module":
-            calls.setdefault(node.target, []).append(node)
-    for path, nodes in calls.items():
-        quantizer = detector.network.get_submodule(path)
-        if isinstance(quantizer, FakeQuantize) and quantizer.observer is not None:
+    for quantizer, nodes in detector.quantizer_calls().items():
+        if quantizer.observer is not None:
             quantizer.observer.reader = sole_activation(user for node in nodes for user in node.users)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from yoloquant.checkpoint.onnx_checks import properties_of
-from yoloquant.models.onnx.metadata import ModelMetadata
+from yoloquant.models.onnx.metadata import ModelMetadata, properties_of
 from yoloquant.models.registry import FAMILIES
 
 

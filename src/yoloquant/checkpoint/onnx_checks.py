@@ -12,6 +12,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from yoloquant.errors import CheckpointError
 from yoloquant.files.reading import parsed
+from yoloquant.models.onnx.metadata import properties_of
 
 DETECTION = "detect"
 
@@ -71,11 +72,6 @@ def open_detector_file(path: Path | bytes) -> onnx.ModelProto:
     except CheckpointError as error:
         raise CheckpointError(f"{'the model in memory' if isinstance(path, bytes) else path} cannot be read: {error}") from error
     return model
-
-
-def properties_of(model: onnx.ModelProto) -> dict[str, str]:
-    """The file's metadata."""
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def check_task(properties: dict[str, str]) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 
 from yoloquant.checkpoint.onnx_branch import branch_in
-from yoloquant.checkpoint.onnx_checks import image_input, onnx_parsed, open_detector_file, properties_of, shape_of
+from yoloquant.checkpoint.onnx_checks import image_input, onnx_parsed, open_detector_file, shape_of
 from yoloquant.checkpoint.output_axes import read_axes
 from yoloquant.errors import CheckpointError
 from yoloquant.models.architecture import describe
 from yoloquant.models.detector import Head
-from yoloquant.models.onnx.metadata import ModelMetadata, literal, names_of
+from yoloquant.models.onnx.metadata import ModelMetadata, literal, names_of, properties_of
 from yoloquant.models.onnx.outputs import USUAL_COUNT, OnnxFacts, OnnxOutputs
 from yoloquant.models.preprocessing import PLAIN, Preprocessing
 from yoloquant.models.registry import FAMILIES

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from yoloquant.checkpoint.onnx_checks import channels_refused
 from yoloquant.checkpoint.read_onnx import read_onnx
-from yoloquant.checkpoint.recognise import build_head, family_of, no_detector
+from yoloquant.checkpoint.recognise import build_head, no_detector, recognised
 from yoloquant.checkpoint.records import check_modules, describe_record, unwrapped
 from yoloquant.checkpoint.safetensors_file import load_detector
 from yoloquant.checkpoint.unpickler import read_pickle
@@ -65,13 +65,14 @@ def detector_from_checkpoint(content: Any, path: Path) -> Detector:
             raise no_detector(last)
         network = build(describe_record(record))
         _check_channels(network)
-        head, strides = build_head(record, network)
+        family, reader = recognised(record)
+        head, strides = build_head(reader, record, network)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     names = _names(record.state.get("names"), head.class_count)
     # The network's own size is not in these files; the training options are, sometimes.
     size = _round_up(_training_size(content, record), max(strides))
-    return Detector(network, head, names, strides, (size, size), family_of(record), source=_source(content))
+    return Detector(network, head, names, strides, (size, size), family, source=_source(content))
 
 
 def _check_channels(network: nn.Module) -> None:

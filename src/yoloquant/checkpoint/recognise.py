@@ -14,8 +14,8 @@ from yoloquant.models.record import Record, head_record
 from yoloquant.models.registry import FAMILIES
 
 
-def _recognised(network: Record) -> tuple[str, CheckpointReader]:
-    """The name of the family that a network is of, and how that reads it.
+def recognised(network: Record) -> tuple[str, CheckpointReader]:
+    """The name of the family that a network is of, `yolov5`, `yolov6`, ..., and how that reads it.
 
     Raises:
         CheckpointError: no family knows it.
@@ -32,19 +32,11 @@ def no_detector(last: Record) -> CheckpointError:
     return CheckpointError(f"it ends in a {last.path}, not in a detection head: only detectors are supported")
 
 
-def family_of(network: Record) -> str:
-    """Name of the family: `yolov5`, `yolov6`, ...
-
-    Raises:
-        CheckpointError: no family knows such a network.
-    """
-    return _recognised(network)[0]
-
-
-def build_head(network_record: Record, network: nn.Module) -> tuple[Head, tuple[int, ...]]:
+def build_head(reader: CheckpointReader, network_record: Record, network: nn.Module) -> tuple[Head, tuple[int, ...]]:
     """The head that decodes the maps, and the strides of its levels in pixels.
 
     Args:
+        reader: of the network's family, see `recognised`.
         network_record: the whole network.
         network: the same, built; branches of its detection layer that inference does not use are taken out.
 
@@ -53,7 +45,6 @@ def build_head(network_record: Record, network: nn.Module) -> tuple[Head, tuple[
     """
     record = head_record(network_record)
     layer = network.get_submodule("detect") if hasattr(network, "detect") else list(network.get_submodule("model").children())[-1]
-    _, reader = _recognised(network_record)
     make = reader.heads.get(canonical(record.path))
     if make is None:
         raise no_detector(record)

@@ -61,20 +61,12 @@ def activation_places(detector: QuantizedDetector) -> list[Place]:
     """All quantized activations in the graph's order; a quantizer that stands at several places numbers them."""
     counts: dict[str, int] = {}
     places = []
-    for call, quantizer in _calls(detector):
+    for call, quantizer in detector.calls():
         counts[quantizer.name] = counts.get(quantizer.name, 0) + 1
         number = counts[quantizer.name]
         if not quantizer.of_weight:
             places.append(Place(quantizer.name if number == 1 else f"{quantizer.name}@{number}", call, quantizer))
     return places
-
-
-def _calls(detector: QuantizedDetector) -> Iterator[tuple[Node, FakeQuantize]]:
-    for node in detector.network.graph.nodes:
-        if node.op == "call_module":
-            module = detector.network.get_submodule(str(node.target))
-            if isinstance(module, FakeQuantize):
-                yield node, module
 
 
 def layer_in_file(network: GraphModule, graph: QdqGraph, layer: Node) -> onnx.NodeProto | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from yoloquant.exporting.lowering import replace_value
+from yoloquant.exporting.lowering import array_of, constant, copy_type, replace_value
 from yoloquant.quant.hardswish import gate_steps
 
 
@@ -35,43 +35,34 @@ def _has_integer_output(node: ir.Node) -> bool:
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> bool:
-    dequantized = node.inputs[0]
-    pair = None if dequantized is None else dequantized.producer()
-    if dequantized is None or pair is None or pair.op_type != "DequantizeLinear" or len(pair.inputs) < 3:
+    x, output = node.inputs[0], node.outputs[0]
+    assert x is not None
+    pair = x.producer()
+    if pair is None or pair.op_type != "DequantizeLinear":
         return False
-    integers, scale, zero_point = pair.inputs[0], _constant(pair.inputs[1]), _constant(pair.inputs[2])
-    if integers is None or scale is None or zero_point is None or scale.size != 1:
-        return False
-    limits = np.iinfo(zero_point.dtype)
-    zero, steps = int(zero_point.reshape(())), gate_steps(float(scale.reshape(())))
+    integers, scale, zero_point = pair.inputs
+    assert integers is not None
+    assert scale is not None
+    assert zero_point is not None
+    limits = np.iinfo(array_of(zero_point).dtype)
+    zero, steps = int(array_of(zero_point)), gate_steps(float(array_of(scale)))
     if steps is None or zero - steps < limits.min:
         return False
-    kind, name = zero_point.dtype, str(dequantized.name)
-    low, high = np.array(zero - steps, kind), np.array(min(zero + steps, limits.max), kind)
-    ends = [_initializer(graph, f"{name}.gate_{end}", value) for end, value in (("low", low), ("high", high))]
-    gate_scale = _initializer(graph, f"{name}.gate_scale", np.array(1.0 / (2 * steps), np.float32))
-    clip = ir.node("Clip", [integers, *ends], name=f"{name}.gate")
-    gate = ir.node("DequantizeLinear", [clip.outputs[0], gate_scale, ends[0]], name=f"{name}.gate_DequantizeLinear")
-    product = ir.node("Mul", [dequantized, gate.outputs[0]], name=node.name)
-    output = node.outputs[0]
+    name = f"{output.name}.gate"
+    low = constant(graph, f"{name}_low", np.array(zero - steps, limits.dtype))
+    high = constant(graph, f"{name}_high", np.array(min(zero + steps, limits.max), limits.dtype))
+    gate_scale = constant(graph, f"{name}_scale", np.array(1.0 / (2 * steps), np.float32))
+    clip = ir.node("Clip", [integers, low, high], name=name)
+    gate = ir.node("DequantizeLinear", [clip.outputs[0], gate_scale, low], name=f"{name}_DequantizeLinear")
+    product = ir.node("Mul", [x, gate.outputs[0]], name=node.name)
     for made, like, made_name in (
-        (clip.outputs[0], integers, f"{name}.gate_integers"),
-        (gate.outputs[0], dequantized, f"{name}.gate"),
+        (clip.outputs[0], integers, f"{name}_integers"),
+        (gate.outputs[0], x, name),
         (product.outputs[0], output, output.name),
     ):
-        made.name, made.type, made.shape = made_name, like.type, like.shape
+        made.name = made_name
+        copy_type(like, made)
     graph.insert_before(node, [clip, gate, product])
     replace_value(output, product.outputs[0])
     graph.remove(node, safe=True)
     return True
-
-
-def _constant(value: ir.Value | None) -> np.ndarray | None:
-    held = None if value is None else value.const_value
-    return None if held is None else held.numpy()
-
-
-def _initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
-    made = ir.Value(name=name, const_value=ir.tensor(value, name=name))
-    graph.register_initializer(made)
-    return made

@@ -155,8 +155,8 @@ def _lower(graph: ir.Graph, node: ir.Node, used: dict[str, int]) -> None:
     # A shared quantizer stands at several places; each gets a name of its own.
     used[name] = used.get(name, 0) + 1
     place = name if used[name] == 1 else f"{name}@{used[name]}"
-    scale = _array(scale_value).astype(np.float32)
-    zero = _array(zero_value).astype(np.int64)
+    scale = array_of(scale_value).astype(np.float32)
+    zero = array_of(zero_value).astype(np.int64)
     integers = node.attributes["quant_min"].as_int(), node.attributes["quant_max"].as_int()
     axis, group_size = node.attributes["axis"].as_int(), node.attributes["group_size"].as_int()
     if x.const_value is not None:
@@ -168,13 +168,13 @@ def _lower(graph: ir.Graph, node: ir.Node, used: dict[str, int]) -> None:
     graph.remove(node, safe=True)
 
 
-def _array(value: ir.Value) -> np.ndarray:
+def array_of(value: ir.Value) -> np.ndarray:
     """The content of an initializer."""
     assert value.const_value is not None
     return value.const_value.numpy()
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+def constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
     """An initializer; the same name and content is made once."""
     if name not in graph.initializers:
         tensor = ir.tensor(array if dtype is None else array.astype(dtype.numpy()), name=name)
@@ -210,7 +210,7 @@ def _dequantized_constant(
     place: str,
 ) -> list[ir.Node]:
     """A weight: its integers as an initializer, and the DequantizeLinear that reads them."""
-    weight = _array(x)
+    weight = array_of(x)
     holder = container(*integers)
     wide_scale, wide_zero = (_broadcast(part, weight.shape, axis, group_size) for part in (scale, zero))
     quantized = np.clip(np.rint(weight / wide_scale) + wide_zero, *integers)
@@ -230,13 +230,13 @@ def _dequantized_constant(
         attributes = {"axis": axis}
     base = place.removesuffix("_quantizer")
     values = [
-        _constant(graph, f"{base}_quantized", quantized, holder.dtype),
-        _constant(graph, f"{base}_scale", scale),
-        _constant(graph, f"{base}_zero_point", zero, holder.dtype),
+        constant(graph, f"{base}_quantized", quantized, holder.dtype),
+        constant(graph, f"{base}_scale", scale),
+        constant(graph, f"{base}_zero_point", zero, holder.dtype),
     ]
     node = ir.node("DequantizeLinear", values, attributes=attributes, name=f"{base}.dequantize")
     node.outputs[0].name = base
-    _copy_type(x, node.outputs[0])
+    copy_type(x, node.outputs[0])
     return [node]
 
 
@@ -258,14 +258,14 @@ def _quantize_dequantize(
     source = x
     if integers != (holder.low, holder.high):
         low, high = ((np.float32(bound) - zero.astype(np.float32)) * scale for bound in integers)
-        limits = [_constant(graph, f"{shared_name}.{end}", part) for end, part in (("low", low), ("high", high))]
+        limits = [constant(graph, f"{shared_name}.{end}", part) for end, part in (("low", low), ("high", high))]
         nodes.append(ir.node("Clip", [source, *limits], name=f"{place}.clip"))
         source = nodes[-1].outputs[0]
         source.name = f"{place}.clipped"
-        _copy_type(x, source)
+        copy_type(x, source)
     parameters = [
-        _constant(graph, f"{shared_name}.scale", scale),
-        _constant(graph, f"{shared_name}.zero_point", zero, holder.dtype),
+        constant(graph, f"{shared_name}.scale", scale),
+        constant(graph, f"{shared_name}.zero_point", zero, holder.dtype),
     ]
     attributes = {"axis": axis} if axis >= 0 else {}
     quantize = ir.node("QuantizeLinear", [source, *parameters], attributes=attributes, name=f"{place}.quantize")
@@ -275,9 +275,10 @@ def _quantize_dequantize(
         "DequantizeLinear", [quantize.outputs[0], *parameters], attributes=attributes, name=f"{place}.dequantize"
     )
     dequantize.outputs[0].name = place
-    _copy_type(x, dequantize.outputs[0])
+    copy_type(x, dequantize.outputs[0])
     return [*nodes, quantize, dequantize]
 
 
-def _copy_type(source: ir.Value, target: ir.Value) -> None:
+def copy_type(source: ir.Value, target: ir.Value) -> None:
+    """Give a value the type and the shape of another one."""
     target.type, target.shape = source.type, source.shape

@@ -19,7 +19,7 @@ from yoloquant.checkpoint.read_onnx import opset_of
 from yoloquant.errors import ExportError
 from yoloquant.exporting.onnx_head import attach_head
 from yoloquant.files.writing import replaced_whole
-from yoloquant.models.onnx.metadata import ModelMetadata
+from yoloquant.models.onnx.metadata import ModelMetadata, properties_of
 from yoloquant.models.output_formats import LAYOUTS
 
 FINAL_LAYOUT = "rows_final"
@@ -142,8 +142,7 @@ def add_nms(model: onnx.ModelProto, options: NmsOptions, *, tensorrt: bool = Fal
     Raises:
         ExportError: the file does not say how its output is laid out, or answers with final detections already.
     """
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    metadata = ModelMetadata.from_properties(properties)
+    metadata = ModelMetadata.from_properties(properties_of(model))
     if metadata is None or len(model.graph.output) != 1 or metadata.layout not in _CANDIDATES:
         final = metadata is not None and LAYOUTS[metadata.layout].suppressed
         reason = "its output is final already" if final else "only files that yoloquant exported with decoded boxes can get it"

@@ -6,8 +6,9 @@ integer, and the gate needs no rounding of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch.fx import Node
 
 from yoloquant.graph.operators import aten
 from yoloquant.graph.sizes import readers
@@ -43,7 +44,7 @@ def fit_hardswish(detector: QuantizedDetector) -> list[str]:
         Names of the quantizers that were changed.
     """
     changed = []
-    for name, quantizer in _before_hardswish(detector).items():
+    for quantizer in _before_hardswish(detector):
         spec = quantizer.spec
         if spec.symmetric or spec.power_of_two or spec.granularity != "tensor":
             continue
@@ -51,23 +52,16 @@ def fit_hardswish(detector: QuantizedDetector) -> list[str]:
         high = (spec.quant_max - zero) * scale
         # Rounded down, so that the range reaches at least as high; a scale that was fitted before stays the same.
         steps = int(REACH * (spec.quant_max - spec.quant_min) / (high + REACH) + _TOLERANCE)
-        fitted = (REACH / steps, spec.quant_min + steps) if steps else (scale, zero)
-        if (gate_steps(scale), zero) != (steps or None, fitted[1]):
-            quantizer.set_parameters(torch.tensor(fitted[0]), torch.tensor(fitted[1], dtype=torch.int32))
-            changed.append(name)
+        fitted = spec.quant_min + steps
+        if steps and (gate_steps(scale), zero) != (steps, fitted):
+            quantizer.set_parameters(torch.tensor(REACH / steps), torch.tensor(fitted, dtype=torch.int32))
+            changed.append(quantizer.name)
     return changed
 
 
-def _before_hardswish(detector: QuantizedDetector) -> dict[str, FakeQuantize]:
-    """Quantizers of activations by name, of those whose every value is read by Hardswish alone."""
-    calls: dict[str, list[Node]] = {}
-    for node in detector.network.graph.nodes:
-        if node.op == "call_module":
-            calls.setdefault(str(node.target), []).append(node)
-    found = {}
-    for path, nodes in calls.items():
-        quantizer = detector.network.get_submodule(path)
-        reading = [reader for node in nodes for reader in readers(node)]
-        if isinstance(quantizer, FakeQuantize) and reading and all(r.target is aten.hardswish.default for r in reading):
-            found[quantizer.name] = quantizer
-    return found
+def _before_hardswish(detector: QuantizedDetector) -> Iterator[FakeQuantize]:
+    """Quantizers of whose values every one is read by Hardswish alone."""
+    for quantizer, calls in detector.quantizer_calls().items():
+        reading = [reader for call in calls for reader in readers(call)]
+        if reading and all(reader.target is aten.hardswish.default for reader in reading):
+            yield quantizer

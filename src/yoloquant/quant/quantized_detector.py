@@ -64,13 +64,23 @@ class QuantizedDetector:
 
     def quantizers(self) -> Iterator[tuple[str, FakeQuantize]]:
         """Names and modules of all quantizers, in the graph's order, each once."""
-        seen = set()
+        for quantizer in self.quantizer_calls():
+            yield quantizer.name, quantizer
+
+    def quantizer_calls(self) -> dict[FakeQuantize, list[Node]]:
+        """All quantizers in the graph's order, each with the nodes that call it."""
+        found: dict[FakeQuantize, list[Node]] = {}
+        for node, quantizer in self.calls():
+            found.setdefault(quantizer, []).append(node)
+        return found
+
+    def calls(self) -> Iterator[tuple[Node, FakeQuantize]]:
+        """All nodes that call a quantizer, in the graph's order, and the quantizer."""
         for node in self.network.graph.nodes:
-            if node.op == "call_module" and node.target not in seen:
-                seen.add(node.target)
+            if node.op == "call_module":
                 module = self.network.get_submodule(node.target)
                 if isinstance(module, FakeQuantize):
-                    yield module.name, module
+                    yield node, module
 
     def quantized_weights(self) -> Iterator[QuantizedWeight]:
         """Layers with quantized weights, in the graph's order."""

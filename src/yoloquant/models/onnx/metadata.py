@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
+import onnx
 from pydantic import BaseModel, Field, ValidationError
 
 from yoloquant.errors import CheckpointError
@@ -18,6 +19,11 @@ KEY = "yoloquant"
 _LARGEST = 1 << 16
 _LONGEST_LITERAL = 4 << 20
 _Pixels = Annotated[int, Field(ge=1, le=_LARGEST)]
+
+
+def properties_of(model: onnx.ModelProto) -> dict[str, str]:
+    """The metadata of a file."""
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 class _Values(BaseModel, extra="forbid", strict=False):

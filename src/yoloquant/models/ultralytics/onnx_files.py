@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import onnx
 from torch import Tensor
 
 from yoloquant.errors import CheckpointError
-from yoloquant.models.architecture import Field, architecture
+from yoloquant.models.architecture import architecture
 from yoloquant.models.branches import ONE_TO_MANY, ONE_TO_ONE
-from yoloquant.models.detector import Head
 from yoloquant.models.distance_head import DistanceHead
+from yoloquant.models.onnx.metadata import properties_of
 from yoloquant.models.onnx.outputs import OnnxFacts, OnnxOutputs, numbered_names
+from yoloquant.models.onnx.undecoded import RegroupedMapsHead
 
 # Part of the names of nodes and weights of the one-to-one branch.
 _MARK = "one2one_cv"
@@ -23,26 +22,18 @@ _BOX_CHANNELS = 64
 
 
 @architecture("yoloquant.JoinedMapsHead")
-class JoinedMapsHead(Head):
+class JoinedMapsHead(RegroupedMapsHead):
     """Maps of YOLOv8 and later before decoding, box channels and class channels in one map for each level."""
 
-    fields: ClassVar[dict[str, Field]] = {"class_count": Field((int,))}
     layout = "columns_classes"
 
-    def __init__(self, decoder: Head):
-        """`decoder`: a `DistanceHead`, which takes both apart."""
-        super().__init__()
-        self.class_count = decoder.class_count
-        self.decoder = decoder
-
-    def forward(self, raw_maps: list[Tensor]) -> Tensor:
-        """List of `(N, 4*bins+C, H, W)`, finest first -> decoded output."""
+    def regrouped(self, raw_maps: list[Tensor]) -> list[Tensor]:
+        """List of `(N, 4*bins+C, H, W)` -> box map and class map of each, as `DistanceHead` reads them."""
         pairs: list[Tensor] = []
         for raw in raw_maps:
             boxes = raw.shape[1] - self.class_count
             pairs += raw.split([boxes, self.class_count], 1)
-        out: Tensor = self.get_submodule("decoder")(pairs)
-        return out
+        return pairs
 
 
 def onnx_facts(outputs: OnnxOutputs) -> OnnxFacts | None:
@@ -65,7 +56,7 @@ def onnx_facts(outputs: OnnxOutputs) -> OnnxFacts | None:
 
 def onnx_branch(model: onnx.ModelProto) -> str | None:
     """The branch that a file outputs, by its metadata or by the names of its nodes; none where nothing says so."""
-    properties = {entry.key: entry.value for entry in model.metadata_props}
+    properties = properties_of(model)
     names = (name for node in model.graph.node for name in (node.name, *node.input))
     if properties.get("end2end") == "True" or any(_MARK in name for name in names):
         return ONE_TO_ONE

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
-from yoloquant.models.architecture import Field, architecture
-from yoloquant.models.detector import Head
+from yoloquant.models.architecture import architecture
 from yoloquant.models.onnx.outputs import OnnxFacts, OnnxOutputs, numbered_names
+from yoloquant.models.onnx.undecoded import RegroupedMapsHead
 from yoloquant.models.yolov5.build import COCO_ANCHORS
 from yoloquant.models.yolov5.network import AnchorHead
 
 
 @architecture("yoloquant.RawAnchorsHead")
-class RawAnchorsHead(Head):
+class RawAnchorsHead(RegroupedMapsHead):
     """Maps of YOLOv5 and YOLOv7 before decoding, where an exporter has them as `(N, anchors, H, W, values)`."""
 
-    fields: ClassVar[dict[str, Field]] = {"class_count": Field((int,))}
     layout = "rows_objectness"
 
-    def __init__(self, decoder: Head):
-        """`decoder`: an `AnchorHead`."""
-        super().__init__()
-        self.class_count = decoder.class_count
-        self.decoder = decoder
-
-    def forward(self, raw_maps: list[Tensor]) -> Tensor:
-        """List of `(N, A, H, W, 5+C)` or `(N, A*(5+C), H, W)`, finest first -> decoded output."""
-        maps = [raw.permute(0, 1, 4, 2, 3).flatten(1, 2) if raw.dim() == 5 else raw for raw in raw_maps]
-        out: Tensor = self.get_submodule("decoder")(maps)
-        return out
+    def regrouped(self, raw_maps: list[Tensor]) -> list[Tensor]:
+        """List of `(N, A, H, W, 5+C)` or `(N, A*(5+C), H, W)` -> the latter, as `AnchorHead` reads them."""
+        return [raw.permute(0, 1, 4, 2, 3).flatten(1, 2) if raw.dim() == 5 else raw for raw in raw_maps]
 
 
 def onnx_facts(outputs: OnnxOutputs) -> OnnxFacts | None:
