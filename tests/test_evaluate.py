@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from small_sets import coco, iou
 from yoloquant.data.dataset import load_dataset
+from yoloquant.data.images import read_image
+from yoloquant.data.sources import find_sources
 from yoloquant.errors import DataError
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import table_from_rows
+from yoloquant.evaluation.drawing import draw_detections, side_by_side
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.postprocess import Detections, detections_of, greedy_suppression, non_maximum_suppression
-from yoloquant.evaluation.predict import draw_detections, find_images, predict_to_files, side_by_side
+from yoloquant.evaluation.predict import PredictionSettings, predict
+from yoloquant.evaluation.prediction_files import PredictionFiles, predict_to_files
 from yoloquant.runtime.open import open_model
 
 
@@ -104,12 +108,18 @@ def test_other_classes_are_refused(shared):
 
 def test_predictions_are_drawn_side_by_side(shared, tmp_path):
     runner = open_model(shared / "weights" / "yolov5n.pt")
-    entries = find_images([shared / "coco" / "images" / "val2017" / "000000000139.jpg"])
-    ((path, found),) = predict_to_files(runner, entries, tmp_path, compare=runner, titles=("a", "b"))
-    assert len(found) > 3
+    file = shared / "coco" / "images" / "val2017" / "000000000139.jpg"
+    files = PredictionFiles(output=tmp_path)
+    (done,) = predict_to_files(runner, find_sources([file]), files, compare=runner, titles=("a", "b"))
+    ((image, found),) = predict(runner, [read_image(file)], PredictionSettings())
+    assert image.shape == (426, 640, 3)
+    assert done.objects == len(found) > 3
     names = {runner.names[index] for index in found.classes}
     assert {"tv", "chair", "person"} <= names
-    assert path.stat().st_size > 10_000
+    path = tmp_path / "000000000139.jpg"
+    assert done.name == str(path)
+    # Two pictures in a row, under a title.
+    assert read_image(path).shape == (426 + 28, 2 * 640, 3)
     # Boxes are in the picture's own pixels, 640 x 426.
     assert found.boxes[:, 2].max() <= 640
     assert found.boxes[:, 3].max() <= 426

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from yoloquant.cli.console import OUT
 from yoloquant.data.dataset import ImageEntry
+from yoloquant.evaluation.drawing import draw_detections, side_by_side
 from yoloquant.evaluation.evaluator import _below
 from yoloquant.evaluation.postprocess import Detections
-from yoloquant.evaluation.predict import draw_detections, side_by_side
 from yoloquant.exporting.onnx_export import export_onnx, strip_origins
 from yoloquant.files.writing import named_path, write_rows
 from yoloquant.report.charts import Bars, Point, Points
