@@ -129,7 +129,10 @@ def _(chart: Curves, axes: Axes) -> None:
     axes.set_ylim(0.0, 1.0)
     axes.set_xlabel(_text(chart.x_label))
     axes.set_ylabel(_text(chart.y_label))
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0)) if len(named) > 2 else axes.legend(fontsize=7)
+    # Many names stand beside the axes.
+    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)} if len(named) > 2 else {}
+    if named:
+        axes.legend(fontsize=7, **place)
 
 
 @plot.register(Matrix)
