@@ -45,7 +45,7 @@ NAMES = {
     "formula": "=HYPERLINK(1)",
     "lines": "a\nb\r\tc\0",
     "empty": "",
-    "formula of matplotlib": r"$\frac{",
+    "formula of matplotlib": r"$\frac{$",
     "folders": "../../etc/x",
 }
 
