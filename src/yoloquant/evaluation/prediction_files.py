@@ -141,10 +141,10 @@ def predict_to_files(
         sources: What to read.
         files: What to write.
         settings: Thresholds and classes.
-        compare: A second model, for pictures and videos alone.
+        compare: A second model, drawn on the right of the first.
         titles: Of both models.
         skipped: Gets a sentence for each picture that cannot be decoded, which is left out.
-        reporter: Told about the frames of videos.
+        reporter: Receives the progress of each video.
 
     Yields:
         Each source that is done.

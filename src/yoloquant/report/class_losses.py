@@ -58,7 +58,7 @@ def class_rows(classes: Sequence[ClassLoss], label: str) -> list[dict[str, Any]]
             "float": entry.before,
             label: entry.after,
             "drop": entry.loss.value,
-            "standard_error": entry.loss.error,
+            "standard_error": None if entry.loss.error != entry.loss.error else entry.loss.error,
         }
         for entry in classes
     ]

@@ -130,9 +130,10 @@ def _(chart: Curves, axes: Axes) -> None:
     axes.set_xlabel(_text(chart.x_label))
     axes.set_ylabel(_text(chart.y_label))
     # Many names stand beside the axes.
-    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)} if len(named) > 2 else {}
-    if named:
-        axes.legend(fontsize=7, **place)
+    if len(named) > 2:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    elif named:
+        axes.legend(fontsize=7)
 
 
 @plot.register(Matrix)
