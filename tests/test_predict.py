@@ -302,14 +302,16 @@ def test_an_interrupted_stream_leaves_what_there_is(place, server, tmp_path, run
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_labels_of_the_images_that_are_read_are_not_replaced(tmp_path):
-    data = write_generated_dataset(tmp_path / "images" / ".." / "set", train=1, val=1)
-    picture = next((data.parent / "images" / "val").iterdir())
-    (tmp_path / "flat" / "images").mkdir(parents=True)
-    (tmp_path / "flat" / "labels").mkdir()
-    (tmp_path / "flat" / "images" / "a.png").write_bytes(picture.read_bytes())
-    (tmp_path / "flat" / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
-    answer = run(tmp_path / "flat" / "images" / "a.png", "--output", tmp_path / "flat", "--save-txt", "--no-draw")
+@pytest.mark.parametrize("linked", [False, True])
+def test_labels_of_the_images_that_are_read_are_not_replaced(linked, place, tmp_path):
+    picture = place[2][0]
+    for folder in ("images", "labels"):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    (tmp_path / "own" / "images" / "a.png").write_bytes(picture.read_bytes())
+    (tmp_path / "own" / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    output = tmp_path / ("link" if linked else "own")
+    answer = run(tmp_path / "own" / "images" / "a.png", "--output", output, "--save-txt", "--no-draw")
     assert isinstance(answer.exception, YoloquantError)
     assert "would replace those of" in str(answer.exception)
-    assert (tmp_path / "flat" / "labels" / "a.txt").read_text() == "0 0.5 0.5 0.1 0.1\n"
+    assert (tmp_path / "own" / "labels" / "a.txt").read_text() == "0 0.5 0.5 0.1 0.1\n"

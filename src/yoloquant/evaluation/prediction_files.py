@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -105,9 +106,9 @@ def check_predictions(
     labels = [_label_file(files, name) for name in names.values()] if files.labels else []
     if drawn or labels:
         check_drawn(entries, [*drawn, *labels], files.output, [*models, *lists])
-    own = {label_path(entry.path): entry.path for entry in entries} if labels else {}
+    own = {os.path.realpath(label_path(entry.path)): entry.path for entry in entries} if labels else {}
     for path in labels:
-        if path.exists() and (image := own.get(path.absolute())):
+        if path.exists() and (image := own.get(os.path.realpath(path))):
             raise YoloquantError(f"the labels in {path.parent} would replace those of {image}: name another output")
     if files.json is not None:
         checked_file(files.json)
