@@ -218,16 +218,13 @@ def detections(folder: Path, network: str) -> Any:
 def detected(runner: Any) -> Iterator[tuple[Path, str]]:
     """Every second photograph without labels, and what a network detects there, as labels."""
     from yoloquant.data.images import read_image
-    from yoloquant.evaluation.predict import find_images, predict
+    from yoloquant.evaluation.predict import PredictionSettings, predict
+    from yoloquant.evaluation.prediction_files import label_rows
 
-    entries = find_images([SHARED / "coco" / "images" / "unlabeled2017"])[::2]
-    for entry, found in predict(runner, entries, confidence=CERTAIN, iou=OVERLAP):
-        height, width = read_image(entry.path).shape[:2]
-        lines = [
-            f"{number} {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} {(x2 - x1) / width} {(y2 - y1) / height}\n"
-            for (x1, y1, x2, y2), number in zip(found.boxes.tolist(), found.classes, strict=True)
-        ]
-        yield entry.path, "".join(lines)
+    paths = sorted((SHARED / "coco" / "images" / "unlabeled2017").iterdir())[::2]
+    settings = PredictionSettings(confidence=CERTAIN, iou=OVERLAP)
+    for path, (image, found) in zip(paths, predict(runner, map(read_image, paths), settings), strict=True):
+        yield path, label_rows(image.shape[:2], found)
 
 
 def photographs(held_out: bool) -> Any:

@@ -14,7 +14,8 @@ from yoloquant.errors import DataError
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import Evaluation
-from yoloquant.evaluation.precision_recall import precision_recall
+from yoloquant.evaluation.matching import match_objects
+from yoloquant.evaluation.precision_recall import class_curves, precision_recall
 
 
 def test_coco_categories_map_to_classes_by_name(tmp_path):
@@ -165,7 +166,7 @@ def evaluation_of(dataset, rows):
     table = table_from_rows(rows)
     return Evaluation(
         figures=figures,
-        classification=precision_recall(truth, table, ids),
+        classification=precision_recall(class_curves(match_objects(truth, table, ids))),
         per_class={},
         image_count=len(ids),
         seconds={},

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from yoloquant.cli import app
 from yoloquant.errors import YoloquantError
-from yoloquant.report.comparison import comparison_charts, pareto_front, read_entries
+from yoloquant.report.comparison import cells, comparison_charts, pareto_front, read_entries
 
 number = st.integers(0, 6).map(float)
 
@@ -26,7 +26,7 @@ def test_the_front_holds_what_nothing_beats(points):
         assert any(cost <= point[0] and worth >= point[1] for cost, worth in front)
 
 
-def folder(tmp_path, name, drop, latency, rows=True, images=634):
+def folder(tmp_path, name, drop, latency, rows=True, images=634, error=None):
     path = tmp_path / name
     path.mkdir()
 
@@ -44,6 +44,8 @@ def folder(tmp_path, name, drop, latency, rows=True, images=634):
         "recipe": {"target": "onnxruntime"},
         "rows": [row("float", 27.0, 20.0, 8_000_000), row("int8", 27.0 - drop, latency, 3_000_000)],
     }
+    if error is not None:
+        content["rows"][1]["drop"] = {"value": drop, "error": error}
     (path / "metrics.json").write_text(json.dumps(content if rows else {**content, "rows": []}))
     return path
 
@@ -94,3 +96,13 @@ def test_folders_without_figures_are_refused(tmp_path):
         read_entries([folder(tmp_path, "empty", 0.0, 1.0, rows=False)])
     with pytest.raises(YoloquantError, match=r"no readable metrics\.json"):
         read_entries([tmp_path])
+
+
+def test_drops_carry_their_standard_error_where_it_was_written(tmp_path):
+    paths = [folder(tmp_path, "new", 0.3, 12.0, error=0.1834), folder(tmp_path, "old", 0.4, 12.0)]
+    found = {entry.folder: cells(entry) for entry in read_entries(paths) if entry.model == "int8"}
+    assert found["new"][5] == "0.30 ± 0.18"
+    assert found["old"][5] == "0.40"
+    answer = CliRunner().invoke(app, ["compare", *map(str, paths), "--output", str(tmp_path / "page.html")])
+    assert "0.30 ± 0.18" in answer.output
+    assert "0.30 ± 0.18" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -1,21 +1,33 @@
 """Suppression, metrics and drawing against brute force and against the real photographs."""
 
+import re
+import shutil
 import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from small_sets import coco, iou
+from yoloquant.assets import demo_weights
+from yoloquant.cli import app
 from yoloquant.data.dataset import load_dataset
-from yoloquant.errors import DataError
+from yoloquant.data.images import read_image
+from yoloquant.data.sources import find_sources
+from yoloquant.data.synthetic import write_generated_dataset
+from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation import coco_metrics
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import table_from_rows
+from yoloquant.evaluation.drawing import draw_detections, side_by_side
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluation.matching import match_objects
 from yoloquant.evaluation.postprocess import Detections, detections_of, greedy_suppression, non_maximum_suppression
-from yoloquant.evaluation.predict import draw_detections, find_images, predict_to_files, side_by_side
+from yoloquant.evaluation.precision_recall import class_curves, class_figures
+from yoloquant.evaluation.predict import PredictionSettings, predict
+from yoloquant.evaluation.prediction_files import PredictionFiles, predict_to_files
 from yoloquant.runtime.open import open_model
 
 
@@ -145,12 +157,18 @@ def test_other_classes_are_refused(shared):
 
 def test_predictions_are_drawn_side_by_side(shared, tmp_path):
     runner = open_model(shared / "weights" / "yolov5n.pt")
-    entries = find_images([shared / "coco" / "images" / "val2017" / "000000000139.jpg"])
-    ((path, found),) = predict_to_files(runner, entries, tmp_path, compare=runner, titles=("a", "b"))
-    assert len(found) > 3
+    file = shared / "coco" / "images" / "val2017" / "000000000139.jpg"
+    files = PredictionFiles(output=tmp_path)
+    (done,) = predict_to_files(runner, find_sources([file]), files, compare=runner, titles=("a", "b"))
+    ((image, found),) = predict(runner, [read_image(file)], PredictionSettings())
+    assert image.shape == (426, 640, 3)
+    assert done.objects == len(found) > 3
     names = {runner.names[index] for index in found.classes}
     assert {"tv", "chair", "person"} <= names
-    assert path.stat().st_size > 10_000
+    path = tmp_path / "000000000139.jpg"
+    assert done.name == str(path)
+    # Two pictures in a row, under a title.
+    assert read_image(path).shape == (426 + 28, 2 * 640, 3)
     # Boxes are in the picture's own pixels, 640 x 426.
     assert found.boxes[:, 2].max() <= 640
     assert found.boxes[:, 3].max() <= 426
@@ -209,3 +227,46 @@ def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared, monkeyp
         assert np.array_equal(getattr(again, name), getattr(table, name))
     np.testing.assert_allclose(again.boxes, table.boxes, atol=6e-4)
     np.testing.assert_allclose(again.scores, table.scores, atol=6e-7)
+
+
+def test_the_command_prints_the_table_of_ultralytics_and_writes_its_plots(tmp_path):
+    data = write_generated_dataset(tmp_path / "set", train=1, val=20)
+    out = tmp_path / "plots"
+    command = ["evaluate", str(demo_weights()), "--data", str(data), "--verbose", "--plots", "png", "--output", str(out)]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 0, answer.output
+    dataset = load_dataset(data)
+    found = evaluate(open_model(demo_weights()), dataset)
+    lines = [re.split(r"[\s│┃]+", line.strip("│┃ ")) for line in answer.output.splitlines()]
+    (heading,) = [number for number, line in enumerate(lines) if line[:2] == ["Class", "Images"]]
+    assert lines[heading] == ["Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95"]
+    labels = [annotation["category_id"] for annotation in dataset.ground_truth["annotations"]]
+    means = found.classification
+    figures = [f"{value:.1f}" for value in (means.precision, means.recall, means.map50, means.map50_95)]
+    assert lines[heading + 2] == ["all", "20", str(len(labels)), *figures]
+    rows = {line[0]: line for line in lines if line[0] in dataset.names}
+    assert {name: int(row[2]) for name, row in rows.items()} == {
+        name: labels.count(index) for index, name in enumerate(dataset.names) if index in labels
+    }
+    assert re.search(r"speed: for an image [\d.]+ ms before the network .+, [\d.]+ ms in it, [\d.]+ ms after it", answer.output)
+    assert found.seconds["before"] > 0.0 < found.seconds["after"]
+    names = ["F1_curve.png", "PR_curve.png", "P_curve.png", "R_curve.png", "confusion_matrix.png", "pictures"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    pictures = sorted((out / "pictures").iterdir())
+    assert len(pictures) == 16
+    first = read_image(dataset.images[0].path)
+    assert read_image(pictures[0]).shape == (first.shape[0] + 28, 2 * first.shape[1], 3)
+    # Another run replaces what this one left, and never an image that it reads.
+    assert CliRunner().invoke(app, command).exit_code == 0
+    (out / "pictures").rename(out / "moved")
+    shutil.copytree(data.parent / "images" / "val", out / "pictures")
+    answer = CliRunner().invoke(app, ["evaluate", str(demo_weights()), "--data", str(out / "pictures"), *command[5:]])
+    assert isinstance(answer.exception, YoloquantError)
+    assert "would stand among the images that are read" in str(answer.exception)
+
+
+def test_classes_without_objects_are_left_out(tmp_path):
+    truth = coco({1: [[10, 10, 20, 20]], 2: []}, classes=3)
+    matches = match_objects(truth, table_from_rows([]), [1, 2])
+    (only,) = class_figures(class_curves(matches), dict(enumerate("abc")))
+    assert (only.name, only.images, only.objects, only.precision, only.recall, only.map50) == ("a", 1, 1, 0, 0, 0)

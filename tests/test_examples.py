@@ -77,3 +77,23 @@ def test_cpp_example(case, tmp_path):
     command = [str(tmp_path / "detect"), str(model), str(tmp_path / "picture.ppm")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     check(result.stdout, [(str(names.index(name)), score, box) for name, score, box in rows])
+
+
+def test_tracking_example(case, tmp_path):
+    pytest.importorskip("supervision")
+    pytest.importorskip("trackers")
+    model, picture, rows, _ = case
+    image = cv2.imread(str(picture))
+    writer = cv2.VideoWriter(str(tmp_path / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, image.shape[1::-1])
+    for _ in range(5):
+        writer.write(image)
+    writer.release()
+    command = [sys.executable, str(EXAMPLES / "track_supervision.py"), str(model), str(tmp_path / "film.mp4")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    # Nothing moves: each object keeps its track through the frames.
+    tracks = {(line[1], line[2]) for line in lines}
+    assert {line[0] for line in lines} >= {"2", "3", "4"}
+    assert 0 < len(tracks) == len({track for track, _ in tracks}) <= len(rows) + 1
+    assert {name for _, name in tracks} <= {name for name, _, _ in rows}

@@ -1,6 +1,7 @@
 """What leaves the machine: files without its folders, and names of classes and files that try to be more than names."""
 
 import csv
+import json
 import os
 import socket
 import subprocess
@@ -9,20 +10,34 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import jinja2
 import numpy as np
 import onnx
 import pytest
 from rich.table import Table
 
+from small_sets import coco
 from yoloquant.cli.console import OUT
-from yoloquant.data.dataset import ImageEntry
+from yoloquant.cli.tables import class_table as class_table_on_screen
+from yoloquant.data.dataset import DetectionDataset, ImageEntry
+from yoloquant.data.sources import Source
+from yoloquant.evaluation.drawing import draw_detections, side_by_side
 from yoloquant.evaluation.evaluator import _below
 from yoloquant.evaluation.postprocess import Detections
-from yoloquant.evaluation.predict import draw_detections, side_by_side
+from yoloquant.evaluation.prediction_files import output_names
+from yoloquant.evaluation.prediction_formats import json_line, label_rows
+from yoloquant.evaluation.uncertainty import class_losses
 from yoloquant.exporting.onnx_export import export_onnx, strip_origins
 from yoloquant.files.writing import named_path, write_rows
-from yoloquant.report.charts import Bars, Point, Points
+from yoloquant.report.accuracy_charts import compared_charts, matrix
+from yoloquant.report.charts import Bars, Curves, Line, Matrix, Point, Points
+from yoloquant.report.class_losses import changed_confusions, class_chart, class_table
+from yoloquant.report.headline import headline, set_name
 from yoloquant.report.page import Column, PageTable, TableRow, write_page
+from yoloquant.report.photographs import differing_photographs
+from yoloquant.report.plots import save_charts
+from yoloquant.report.svg import draw
+from yoloquant.results.quantization import Row
 
 NAMES = {
     "script": "<script>alert(1)</script>",
@@ -33,6 +48,8 @@ NAMES = {
     "formula": "=HYPERLINK(1)",
     "lines": "a\nb\r\tc\0",
     "empty": "",
+    "formula of matplotlib": r"$\frac{$",
+    "folders": "../../etc/x",
 }
 
 
@@ -143,11 +160,29 @@ def test_cells_are_no_formulas(tmp_path):
     assert {row["value"] for row in read} == {"-1.5"}
 
 
+def hostile_charts(name):
+    return [
+        Points("p", name, name, name, (Point(1.0, 2.0, f"{name}: 1", True),)),
+        Bars("b", name, name, {name: 1.0}, errors={name: 0.5}),
+        Curves("c", name, name, name, (0.0, 1.0), (Line(name, (0.0, 1.0)), Line("", (0.0, 1.0)), Line(name, (1.0, 0.0), True))),
+        Matrix("m", name, name, name, (name, "background"), ((3, 1), (1, 0))),
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_are_drawn_into_files_of_charts(name, tmp_path):
+    files = save_charts(hostile_charts(name), tmp_path / "plots", "png")
+    # In the folder, under names of their own, and of a size that a person can look at.
+    assert sorted(tmp_path.rglob("*.png")) == sorted(files)
+    assert len(files) == 4
+    assert max(max(cv2.imread(str(path)).shape) for path in files) < 1500
+
+
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_names_are_text_in_pages_and_charts(name, tmp_path):
     columns = (Column("name", True), Column("value"))
     table = PageTable("comparison", name, columns, (TableRow((name, "1.0")),), name)
-    charts = [Points("p", name, name, name, (Point(1.0, 2.0, f"{name}: 1", True),)), Bars("b", name, name, {name: 1.0})]
+    charts = hostile_charts(name)
     write_page("comparison.html.j2", tmp_path / "x.html", title=name, table=table, charts=charts)
     empty = PageTable("comparison", "t", columns, (), "t")
     write_page("comparison.html.j2", tmp_path / "plain.html", title="t", table=empty, charts=[])
@@ -190,3 +225,77 @@ def test_names_that_try_more_pass_through_a_file_and_back(tmp_path):
     detector.names = (NAMES["script"], NAMES["lines"])
     save_detector(detector, tmp_path / "x.safetensors")
     assert read_detector(tmp_path / "x.safetensors").names == detector.names
+
+
+@pytest.fixture
+def hostile_pair():
+    """Evaluations of two models on one image whose only class has the given name, and rows of them."""
+    from test_uncertainty import evaluation_of
+
+    def make(name):
+        truth = coco({1: [[10, 10, 20, 20]]})
+        truth["categories"][0]["name"] = name
+        rows = [{"image_id": 1, "category_id": 0, "bbox": [x, 10, 20, 20], "score": 0.9} for x in (10, 60)]
+        return [evaluation_of(truth, [row], [1]) for row in rows]
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_are_text_in_the_page_that_is_forwarded(name, hostile_pair, tmp_path):
+    """The parts of report.html that name classes and files: table, confusions, photographs, headline."""
+    before, after = hostile_pair(name)
+    classes = class_losses(before, after)
+    file = tmp_path / "<img src=x onerror=alert(1)>.png"
+    cv2.imwrite(str(file), np.zeros((80, 100, 3), np.uint8))
+    photographs = differing_photographs({1: file}, before, after, [name])
+    assert [(found.lost, found.new, found.kept) for found in photographs] == [(1, 1, 0)]
+    page = jinja2.Environment(
+        loader=jinja2.PackageLoader("yoloquant.report", "templates"), autoescape=True, undefined=jinja2.ChainableUndefined
+    )
+    page.filters["draw"] = draw
+    rows = [Row(model=model, runtime="onnxruntime", evaluation=found, latency=None, file_size=size)
+            for model, found, size in (("float", before, 200), ("int8", after, 100))]  # fmt: skip
+    text = page.get_template("quantization.html.j2").render(
+        title=name, sections={"accuracy": name, "photographs": name, "classes": name}, label=name, runtime=name,
+        headline=headline(tuple(rows), name), facts={name: name}, subject=name, photographs=photographs,
+        curves=compared_charts({"float": before, name: after}), matrices=[matrix(before, [name], "m", name)],
+        confusions=changed_confusions(before, after, [name], name), classes=class_table(classes, name),
+        class_chart=class_chart(classes), versions={}, drawing=Bars("n", name, name, {name: 1.0}), result={"seconds": {}},
+        noise={"points": ()}, summary={"rows": ()}, parity=class_table([], name), layers=class_table([], name),
+        tensors=class_table([], name), steps=["1"],
+    )  # fmt: skip
+    found = Elements()
+    found.feed(text)
+    assert found.tags.count("script") == 1
+    assert found.tags.count("img") == 3
+    assert not {attribute for attribute in found.attributes if attribute.startswith("on")}
+    assert "2.0 times smaller" in text
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_are_values_in_what_predict_and_evaluate_write(name, hostile_pair, tmp_path):
+    found = Detections(np.array([[10, 10, 40, 40]], np.float32), np.array([0.5], np.float32), np.array([0]))
+    line = json.dumps(json_line(name, (60, 80), found, [name], 3))
+    assert "\n" not in line
+    assert json.loads(line)["detections"][0]["category_name"] == json.loads(line)["file_name"] == name
+    assert label_rows((60, 80), found).split() == ["0", "0.312500", "0.416667", "0.375000", "0.500000"]
+    before, _ = hostile_pair(name)
+    with OUT.capture() as capture:
+        OUT.print(class_table_on_screen(before, per_class=True))
+    assert "[/red]" not in name or "[/red][bold]" in capture.get()
+    assert json.loads(json.dumps(before.to_dict()))["classes"][0]["name"] == name
+
+
+def test_addresses_become_names_of_files_below_the_output():
+    addresses = ["http://me:secret@host/a/../../etc/x.jpg?key=1", "http://host/", "rtsp://host/%2e%2e/live", "http://host/x.jpg"]
+    sources = [Source(address, "picture") for address in addresses]
+    names = [name.as_posix() for name in output_names(sources).values()]
+    assert names == ["x.jpg", "host.jpg", "live.jpg", "x-1.jpg"]
+    assert "secret" not in "".join(source.label for source in sources)
+
+
+def test_the_headline_names_no_folder(tmp_path):
+    dataset = DetectionDataset((), (), files=(Path("/home/me/set/data.yaml"),))
+    assert set_name(dataset) == "data.yaml"
+    assert set_name(None) == set_name(DetectionDataset((), ())) == ""

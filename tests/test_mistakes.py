@@ -31,6 +31,7 @@ def place(tmp_path_factory):
     (place / "wrong.yaml").write_text("overrides: [{match: model.99.conv, weights: {bits: 8}}]")
     (place / "taken").mkdir()
     (place / "file.pt").touch()
+    (place / "broken.mp4").write_bytes(b"no video" * 100)
     (place / "loop").symlink_to("loop")
     shutil.copytree(place / "quantized", place / "noted")
     (place / "noted" / "notes.txt").touch()
@@ -90,6 +91,22 @@ DATA = "--data set/data.yaml"
         (f"eval float.safetensors {DATA} --predictions none/x.json", "no folder none"),
         ("predict float.safetensors set/images/val --output file.pt", "file.pt is a file: name a folder"),
         ("predict float.safetensors none.jpg", "there is no picture none.jpg"),
+        ("predict float.safetensors nothing/*.jpg", "no image and no video matches nothing/*.jpg: check the pattern"),
+        ("predict float.safetensors taken", "taken holds no images and no videos"),
+        ("predict float.safetensors broken.mp4 --save-json new.jsonl", "broken.mp4 cannot be opened as a video: it is damaged"),
+        ("predict float.safetensors 99", "camera 99 cannot be opened as a video: connect one"),
+        ("predict float.safetensors rtsp://127.0.0.1:9/x", "rtsp://127.0.0.1:9/x cannot be opened as a video"),
+        ("predict float.safetensors s3://me/x.jpg", "s3://me/x.jpg cannot be read: give an address of http"),
+        ("predict float.safetensors set/images/val --classes nothing", "the model has no class 'nothing'"),
+        ("predict float.safetensors set/images/val --classes 8", "the model has no class '8'"),
+        ("predict float.safetensors set/images/val --save-json none/x.jsonl", "no folder none"),
+        ("predict float.safetensors set/images/val --save-json float.safetensors", "which is read"),
+        ("predict float.safetensors set/train.txt --no-draw --save-json set/train.txt", "which is read"),
+        ("predict float.safetensors broken.mp4 --no-draw --save-json broken.mp4", "which is read"),
+        ("predict float.safetensors broken.mp4 --output .", "would stand among the images that are read"),
+        (f"eval float.safetensors {DATA} --plots gif", "png or pdf, not 'gif'"),
+        (f"eval float.safetensors {DATA} --plots png --output file.pt", "file.pt is a file: name a folder"),
+        (f"eval float.safetensors {DATA} --plots png --output loop", "leads to itself"),
         ("bench none.onnx", "there is no file none.onnx"),
         (f"train yolov8n {DATA} --output file.pt", "file.pt is a file: name a folder"),
         (f"train yolov8n {DATA} --output new --image-size 100", "choose multiples, as 128"),

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from yoloquant.data.dataset import ImageEntry
 from yoloquant.errors import YoloquantError
-from yoloquant.evaluation.predict import check_pictures, picture_names
+from yoloquant.evaluation.pictures import check_pictures, picture_names
 from yoloquant.files import outputs
 from yoloquant.files.outputs import put_in_place, refuse_images, refuse_inputs, reserved, storage_error, working_folder
 from yoloquant.files.writing import checked_file, checked_folder, checked_own_folder, replaced_whole, write_text

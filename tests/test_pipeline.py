@@ -18,10 +18,12 @@ from yoloquant.data.dataset import load_dataset
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
+from yoloquant.evaluation.uncertainty import map_loss
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.flows.add_report import add_report
 from yoloquant.flows.quantize import quantize
 from yoloquant.progress import Clock
+from yoloquant.report.cells import result_cells
 from yoloquant.report.plots import save_charts
 from yoloquant.report.quantization_page import report_charts
 from yoloquant.runtime.onnxruntime_runner import STAND_IN
@@ -51,7 +53,29 @@ def test_the_report_begins_with_what_it_is_about(finished):
     page = (finished.output / "report.html").read_text()
     subject = r"<p>\w+, \d+ classes, \d+ x \d+ pixels, evaluated on 32 images; made on 20\d\d-\d\d-\d\d on .+, \d+ cores?\.</p>"
     assert re.search(subject, page)
-    assert re.search(r"<strong>\d+%</strong>of the float model.{1,6}s latency in onnxruntime", page)
+    size = r"[\d.]+ times smaller"
+    speed = r"([\d.]+ times (faster|slower)|as fast as the float model) on ONNX Runtime"
+    loss = r"(lost|gained) [\d.]+ ± [\d.]+ mAP on 32 images of .*data\.yaml"
+    assert re.search(rf'<p class="headline">{size}, {speed}, {loss}\.</p>', page)
+    assert page.index('class="headline"') < page.index(re.search(subject, page).group())
+    assert re.search(r"<strong>[\d.]+ → [\d.]+</strong>ms for an image in ONNX Runtime, \d+% of the float model", page)
+    assert len(re.findall(r"</strong>[^<]* (in|for) ONNX Runtime", page)) == 4
+
+
+def test_losses_carry_their_standard_error_wherever_they_are_told(finished, data):
+    loss = map_loss(finished.row("float", "onnxruntime").evaluation, finished.row("int8", "onnxruntime").evaluation)
+    assert loss.error > 0.0
+    drops = [row["drop"] for row in json.loads((finished.output / "metrics.json").read_text())["rows"]]
+    assert drops[0] is drops[2] is None
+    assert drops[3] == pytest.approx({"value": loss.value, "error": loss.error})
+    assert str(loss) in (finished.output / "report.html").read_text(encoding="utf-8")
+    assert result_cells(finished.rows)[3][3] == str(loss)
+    rows = list(csv.DictReader((finished.output / "classes.csv").open(encoding="utf-8")))
+    certainty = [float(row["drop"]) / max(float(row["standard_error"]), 1e-9) for row in rows]
+    assert certainty == sorted(certainty, reverse=True)
+    objects = load_dataset(data).ground_truth["annotations"]
+    counts = {name: sum(a["category_id"] == index for a in objects) for index, name in enumerate(finished.detector.names)}
+    assert {row["class"]: int(row["objects"]) for row in rows} == counts
 
 
 def test_the_table_compares_float_and_int8_in_each_runtime(finished, data):

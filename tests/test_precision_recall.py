@@ -4,15 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from small_sets import coco, iou
 from yoloquant.data.dataset import load_dataset
 from yoloquant.evaluation.coco_metrics import coco_figures
+from yoloquant.evaluation.confusion import confusion_matrix
 from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
-from yoloquant.evaluation.precision_recall import THRESHOLDS, average_precision, box_iou, match_detections, precision_recall
+from yoloquant.evaluation.matching import THRESHOLDS, box_iou, corners, indices_by, match_detections, match_objects
+from yoloquant.evaluation.precision_recall import average_precision, class_curves, class_figures, precision_recall
 from yoloquant.runtime.open import open_model
 
 # Odd sizes, so that overlaps differ.
@@ -75,14 +78,14 @@ def test_precision_and_recall_at_the_best_confidence():
         {"image_id": 1, "category_id": 0, "bbox": [60, 60, 20, 20], "score": 0.8},
         {"image_id": 1, "category_id": 0, "bbox": [0, 80, 5, 5], "score": 0.1},
     ]
-    found = precision_recall(truth, table_from_rows(rows), [1])
+    found = precision_recall(class_curves(match_objects(truth, table_from_rows(rows), [1])))
     # Between the confidences of two detections the curve is a line, so the best point lies a little to one side.
     assert found.precision == pytest.approx(100, abs=3)
     assert found.recall == pytest.approx(100, abs=3)
     assert 0.1 < found.confidence < 0.8
-    nothing = precision_recall(truth, table_from_rows([]), [1])
+    nothing = precision_recall(class_curves(match_objects(truth, table_from_rows([]), [1])))
     assert (nothing.recall, nothing.f1, nothing.map50_95) == (0, 0, 0)
-    missed = precision_recall(truth, table_from_rows(rows[:1]), [1])
+    missed = precision_recall(class_curves(match_objects(truth, table_from_rows(rows[:1]), [1])))
     assert missed.recall == pytest.approx(50, abs=0.5)
 
 
@@ -158,5 +161,84 @@ def test_a_few_images_equal_the_installed_ultralytics(size, rectangular, shared,
     figures, _ = coco_figures(dataset.ground_truth, table_from_rows(rows), ids)
     assert (ours.map50_95, ours.map50) == pytest.approx((figures["mAP50-95"], figures["mAP50"]), abs=0.02)
     assert ours.classification.f1 == pytest.approx(
-        precision_recall(dataset.ground_truth, table_from_rows(rows), ids).f1, abs=0.02
+        precision_recall(class_curves(match_objects(dataset.ground_truth, table_from_rows(rows), ids))).f1, abs=0.02
     )
+
+
+@st.composite
+def sets(draw):
+    """Truth and detections of a few images, boxes near the objects and far from them."""
+    truth = coco({image: draw(st.lists(box, max_size=4, unique=True)) for image in (3, 5, 8)}, classes=3)
+    for annotation in truth["annotations"]:
+        x1, y1, x2, y2 = annotation["bbox"]
+        annotation.update(bbox=[x1, y1, x2 - x1, y2 - y1], category_id=draw(st.integers(0, 2)))
+    rows = []
+    for annotation in truth["annotations"]:
+        for _ in range(draw(st.integers(0, 2))):
+            moved = [value + draw(st.integers(-3, 3)) for value in annotation["bbox"][:2]]
+            category = draw(st.sampled_from([annotation["category_id"], 0]))
+            rows.append({**annotation, "bbox": [*moved, *annotation["bbox"][2:]], "category_id": category})
+    rows += [{"image_id": 8, "bbox": [200, 200, 9, 9], "category_id": 1}] * draw(st.integers(0, 1))
+    # Different scores: what equal ones keep is chance in both.
+    scores = draw(st.permutations(range(len(rows))))
+    for row, rank in zip(rows, scores, strict=True):
+        row["score"] = 0.9 - 0.8 * rank / max(1, len(rows))
+    return truth, table_from_rows([{key: row[key] for key in ("image_id", "bbox", "category_id", "score")} for row in rows])
+
+
+@pytest.fixture
+def metrics(monkeypatch, tmp_path):
+    """The module of ultralytics."""
+    for name, value in (("YOLO_OFFLINE", "1"), ("YOLO_AUTOINSTALL", "false"), ("YOLO_CONFIG_DIR", str(tmp_path / "config"))):
+        monkeypatch.setenv(name, value)
+    pytest.importorskip("ultralytics")
+    try:
+        from ultralytics.utils import metrics
+    except (ImportError, RuntimeError):
+        pytest.skip("ultralytics needs a torchvision that fits torch")
+    return metrics
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(found=sets())
+def test_the_confusion_matrix_is_that_of_ultralytics(metrics, found):
+    truth, table = found
+    matches = match_objects(truth, table, [3, 5, 8])
+    boxes = corners(table.boxes)
+    expected = metrics.ConfusionMatrix(names=dict(enumerate("abc")))
+    detections, objects = indices_by(table.image_ids), matches.objects.by_image()
+    for image in (3, 5, 8):
+        own, things = detections.get(image, np.zeros(0, int)), objects.get(image, np.zeros(0, int))
+        expected.process_batch(
+            {
+                "cls": torch.tensor(table.classes[own]),
+                "conf": torch.tensor(table.scores[own]),
+                "bboxes": torch.tensor(boxes[own]),
+            },
+            {"cls": torch.tensor(matches.objects.classes[things]), "bboxes": torch.tensor(matches.objects.boxes[things])},
+        )
+    np.testing.assert_array_equal(confusion_matrix(matches.objects, table, 3), expected.matrix)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(found=sets())
+def test_curves_of_classes_are_those_of_ultralytics(metrics, found):
+    matches = match_objects(*found, [3, 5, 8])
+    curves = class_curves(matches)
+    if not len(curves.classes):
+        assert np.isnan(precision_recall(curves).f1)
+        return
+    answer = metrics.ap_per_class(matches.hits, matches.scores, matches.classes, matches.objects.classes)
+    _, _, precision, recall, f1, areas, classes, p_curve, r_curve, f1_curve, _, over_recall = answer
+    np.testing.assert_array_equal(curves.classes, classes)
+    named = {"precision": p_curve, "recall": r_curve, "f1": f1_curve, "average_precision": areas}
+    for name, expected in {**named, "precision_at_recall": over_recall}.items():
+        np.testing.assert_allclose(getattr(curves, name), expected, atol=1e-9, err_msg=name)
+    figures = class_figures(curves, dict(enumerate("abc")))
+    assert [entry.name for entry in figures] == ["abc"[index] for index in classes]
+    for values, name in ((precision, "precision"), (recall, "recall"), (areas[:, 0], "map50"), (areas.mean(1), "map50_95")):
+        np.testing.assert_allclose([getattr(entry, name) for entry in figures], values * 100, atol=1e-7)
+    assert precision_recall(curves).f1 == pytest.approx(f1.mean() * 100)
+    counts = {index: [a for a in found[0]["annotations"] if a["category_id"] == index] for index in classes}
+    assert [entry.objects for entry in figures] == [len(own) for own in counts.values()]
+    assert [entry.images for entry in figures] == [len({a["image_id"] for a in own}) for own in counts.values()]

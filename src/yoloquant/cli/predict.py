@@ -7,35 +7,67 @@ from typing import Annotated
 
 import typer
 
-from yoloquant.cli.console import OUT
-from yoloquant.cli.options import Branch, Confidence, Iou, Model, Pixels, RuntimeName, app, preprocessing, tell_branch
+from yoloquant.cli.console import OUT, RichReporter
+from yoloquant.cli.options import (
+    Branch,
+    Confidence,
+    Iou,
+    MaxDetections,
+    Model,
+    Pixels,
+    RuntimeName,
+    app,
+    preprocessing,
+    tell_branch,
+)
 
 
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Images, folders or lists.")],
-    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("predictions"),
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help='Images, videos, folders, patterns ("frames/*.jpg"), lists (.txt), http(s) or rtsp addresses, camera numbers.'
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for pictures, videos and labels.")] = Path("predictions"),
     compare: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first.")] = None,
     runtime: RuntimeName = None,
     confidence: Confidence = 0.25,
     iou: Iou = 0.45,
+    max_detections: MaxDetections = 300,
+    classes: Annotated[list[str] | None, typer.Option(help="Keep these classes, by name or number; repeatable.")] = None,
+    draw: Annotated[bool, typer.Option(help="Write pictures and videos with boxes.")] = True,
+    save_json: Annotated[Path | None, typer.Option(help="Write a JSON line for each picture or frame into this file.")] = None,
+    save_txt: Annotated[bool, typer.Option("--save-txt", help="Write YOLO label files into `labels` in the output.")] = False,
+    save_conf: Annotated[bool, typer.Option("--save-conf", help="Label rows end with the score.")] = False,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Frames of a video or a stream, at most.")] = None,
     pixels: Pixels = None,
     branch: Branch = None,
 ) -> None:
-    """Detect objects in pictures and draw them."""
-    from yoloquant.evaluation.predict import check_pictures, find_images, predict_to_files
+    """Detect objects in pictures, videos and streams; draw them, or write them down."""
+    from yoloquant.data.sources import files_read, find_sources
+    from yoloquant.evaluation.predict import PredictionSettings, class_indices
+    from yoloquant.evaluation.prediction_files import PredictionFiles, check_predictions, predict_to_files
     from yoloquant.runtime.open import open_model
 
-    entries = find_images(images)
-    check_pictures(entries, output, [model, compare])
+    skipped: list[str] = []
+    found = find_sources(sources, skipped)
+    files = PredictionFiles(
+        output=output, draw=draw, json=save_json, labels=save_txt, scores=save_conf, max_frames=max_frames
+    )  # fmt: skip
+    check_predictions(found, files, [model, compare], files_read(sources, found))
     runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
     tell_branch(runner.branch)
+    chosen = class_indices(classes or [], runner.names)
+    settings = PredictionSettings(confidence=confidence, iou=iou, max_detections=max_detections, classes=chosen)
     second = open_model(compare) if compare else None
     titles = (model.name, compare.name if compare else "")
-    skipped: list[str] = []
-    pictures = predict_to_files(runner, entries, output, confidence, iou, compare=second, titles=titles, skipped=skipped)
-    for path, detections in pictures:
-        OUT.print(f"{path}: {len(detections)} objects", markup=False)
+    for done in predict_to_files(
+        runner, found, files, settings, compare=second, titles=titles, skipped=skipped, reporter=RichReporter()
+    ):
+        frames = f"{done.frames} frames, " if done.is_video else ""
+        OUT.print(f"{done.name}: {frames}{done.objects} objects", markup=False)
     for sentence in skipped:
         OUT.print(f"skipped: {sentence}", markup=False)

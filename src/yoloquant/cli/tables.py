@@ -30,23 +30,38 @@ def result_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def evaluation_table(evaluation: Evaluation, per_class: bool = False) -> Table:
-    """COCO's figures, and precision, recall, F1 and mAP by YOLOv5's formulas; each class on request."""
-    table = Table(title=f"{evaluation.image_count} images")
-    table.add_column("figure")
+def class_table(evaluation: Evaluation, per_class: bool = False) -> Table:
+    """The table that ultralytics' validation prints, in percent: all classes, then on request each one that has objects."""
+    found = evaluation.classification
+    table = Table(title=f"percent by YOLOv5's and ultralytics' formulas, P and R at confidence {found.confidence:.3f}")
+    table.add_column("Class")
+    for header in ("Images", "Instances", "P", "R", "mAP50", "mAP50-95"):
+        table.add_column(header, justify="right")
+    figures = (found.precision, found.recall, found.map50, found.map50_95)
+    instances = sum(entry.objects for entry in evaluation.classes)
+    table.add_row("all", str(evaluation.image_count), str(instances), *(f"{value:.1f}" for value in figures))
+    for entry in evaluation.classes if per_class else ():
+        figures = (entry.precision, entry.recall, entry.map50, entry.map50_95)
+        table.add_row(entry.name, str(entry.images), str(entry.objects), *(f"{value:.1f}" for value in figures))
+    return table
+
+
+def coco_table(evaluation: Evaluation) -> Table:
+    """COCO's twelve figures."""
+    table = Table("figure", title=f"percent by COCO's formula, {evaluation.image_count} images")
     table.add_column("%", justify="right")
     for name, value in evaluation.figures.items():
         table.add_row(name, f"{value:.2f}")
-    found = evaluation.classification
-    for name in ("precision", "recall", "f1"):
-        table.add_row(f"{name} (at confidence {found.confidence:.3f})", f"{getattr(found, name):.2f}")
-    for name, value in (("mAP50-95", found.map50_95), ("mAP50", found.map50)):
-        table.add_row(f"{name} by YOLOv5's formula", f"{value:.2f}")
-    if per_class:
-        table.add_section()
-        for name, (overall, half) in evaluation.per_class.items():
-            table.add_row(f"{name}: mAP50-95 / mAP50", f"{overall:.2f} / {half:.2f}")
     return table
+
+
+def speed_sentence(evaluation: Evaluation) -> str:
+    """Milliseconds for an image before, in and after the network, and the whole wall time."""
+    before, run, after = (1000.0 * evaluation.seconds[name] / evaluation.image_count for name in ("before", "run", "after"))
+    return (
+        f"speed: for an image {before:.1f} ms before the network (decoding, scaling), {run:.1f} ms in it, "
+        f"{after:.1f} ms after it (suppression); {evaluation.seconds['total']:.1f} s in all"
+    )
 
 
 def sensitivity_table(found: Analysis, top: int) -> Table:

@@ -31,19 +31,36 @@ def read_image(path: Path) -> np.ndarray:
         DataError: The file is missing, no image, damaged, or has more than `MOST_PIXELS`.
     """
     with parsed(path, DataError):
-        data = np.fromfile(path, np.uint8)
-        try:
-            height, width = size_in_header(io.BytesIO(data.data))
-            if height * width > MOST_PIXELS:
-                raise DataError(f"{path} cannot be decoded: {_TOO_LARGE}")
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-            if image is not None:
-                return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        except UnknownSize:
-            pass
-        except cv2.error as error:
-            raise DataError(f"{path} cannot be decoded: {_reason(error)}") from error
-        raise DataError(f"{path} is not an image that can be decoded: it is damaged or of another kind")
+        return _decoded(np.fromfile(path, np.uint8), str(path))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """The same for an image in memory.
+
+    Args:
+        content: of the file.
+        name: for messages.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with parsed(name, DataError):
+        return _decoded(np.frombuffer(content, np.uint8), name)
+
+
+def _decoded(data: np.ndarray, name: str) -> np.ndarray:
+    try:
+        height, width = size_in_header(io.BytesIO(data.data))
+        if height * width > MOST_PIXELS:
+            raise DataError(f"{name} cannot be decoded: {_TOO_LARGE}")
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if image is not None:
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except UnknownSize:
+        pass
+    except cv2.error as error:
+        raise DataError(f"{name} cannot be decoded: {_reason(error)}") from error
+    raise DataError(f"{name} is not an image that can be decoded: it is damaged or of another kind")
 
 
 def _reason(error: cv2.error) -> str:

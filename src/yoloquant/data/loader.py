@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,11 +33,15 @@ class Batch:
     letterboxes: tuple[Letterbox, ...]
 
 
+_Loaded = tuple[tuple[np.ndarray, Letterbox] | str, float]
+
+
 class ImageLoader:
     """Iterates over batches; OpenCV decodes and scales outside of Python's lock, so threads are enough.
 
     Attributes:
         skipped: sentences about images that could not be decoded and were left out.
+        seconds: that decoding and scaling took, all threads together.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class ImageLoader:
         if not entries:
             raise DataError("there are no images to load")
         self.skipped: list[str] = []
+        self.seconds = 0.0
         self._batch_size = batch_size
         self._workers = workers
         self._top_left = top_left
@@ -82,8 +88,9 @@ class ImageLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Load batches; at most three are ready ahead, so memory does not grow with the set."""
         self.skipped.clear()
+        self.seconds = 0.0
         with ThreadPoolExecutor(self._workers) as pool:
-            waiting: deque[tuple[tuple[ImageEntry, ...], list[Future[tuple[np.ndarray, Letterbox] | str]]]] = deque()
+            waiting: deque[tuple[tuple[ImageEntry, ...], list[Future[_Loaded]]]] = deque()
             groups = iter(self._groups)
             try:
                 while True:
@@ -98,20 +105,20 @@ class ImageLoader:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _load(self, entry: ImageEntry, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox] | str:
-        """An image `(3, H, W)` and how boxes come back, or what is wrong with its file."""
+    def _load(self, entry: ImageEntry, size: tuple[int, int]) -> _Loaded:
+        """An image `(3, H, W)` and how boxes come back, or what is wrong with its file; and the seconds that it took."""
+        started = time.perf_counter()
         try:
             image, box = letterbox(read_image(entry.path), size, long_side=self._long_side, top_left=self._top_left)
         except DataError as error:
-            return str(error)
-        return np.ascontiguousarray(image.transpose(2, 0, 1)), box
+            return str(error), time.perf_counter() - started
+        return (np.ascontiguousarray(image.transpose(2, 0, 1)), box), time.perf_counter() - started
 
-    def _assemble(
-        self, entries: tuple[ImageEntry, ...], futures: list[Future[tuple[np.ndarray, Letterbox] | str]]
-    ) -> Batch | None:
+    def _assemble(self, entries: tuple[ImageEntry, ...], futures: list[Future[_Loaded]]) -> Batch | None:
         images, kept, boxes = [], [], []
         for entry, future in zip(entries, futures, strict=True):
-            loaded = future.result()
+            loaded, seconds = future.result()
+            self.seconds += seconds
             if isinstance(loaded, str):
                 self.skipped.append(loaded)
             else:

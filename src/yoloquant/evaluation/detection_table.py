@@ -36,6 +36,11 @@ class DetectionTable:
         """The detections at some positions, in their order."""
         return DetectionTable(*(getattr(self, name)[positions] for name in _COLUMNS))
 
+    @classmethod
+    def empty(cls) -> DetectionTable:
+        """No detections."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """The detections as COCO result rows, category ids being class indices."""
         for start in range(0, len(self), _AT_ONCE):
@@ -66,7 +71,7 @@ def table_of(batch: Batch, detections: Iterable[Detections]) -> DetectionTable:
 
 def joined(tables: Iterable[DetectionTable]) -> DetectionTable:
     """One table after the other."""
-    parts = [_EMPTY, *tables]
+    parts = [DetectionTable.empty(), *tables]
     return DetectionTable(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
 
@@ -82,7 +87,6 @@ def table_from_rows(rows: Iterable[dict[str, Any]]) -> DetectionTable:
 
 
 _COLUMNS = ("image_ids", "boxes", "scores", "classes")
-_EMPTY = DetectionTable(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
 
 
 def _sizes(corners: np.ndarray) -> np.ndarray:

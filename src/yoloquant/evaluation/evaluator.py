@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,17 @@ from yoloquant.distributed import gathered, process_count, process_number
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import DetectionTable, joined, table_of
+from yoloquant.evaluation.matching import Matches, match_objects, no_matches
 from yoloquant.evaluation.postprocess import detections_of
-from yoloquant.evaluation.precision_recall import PrecisionRecall, precision_recall
+from yoloquant.evaluation.precision_recall import (
+    ClassCurves,
+    ClassFigures,
+    PrecisionRecall,
+    class_curves,
+    class_figures,
+    precision_recall,
+)
+from yoloquant.evaluation.uncertainty import left_out_precision
 from yoloquant.files.writing import write_text
 from yoloquant.models.detector import check_input_size
 from yoloquant.progress import Update
@@ -85,10 +95,12 @@ class Evaluation:
         figures: COCO's twelve, percent, by name.
         classification: Precision, recall, F1 and mAP by YOLOv5's formulas.
         per_class: class name -> (mAP50-95, mAP50), percent.
+        classes: Each class that occurs: objects, precision, recall and mAP by YOLOv5's formulas.
         image_count: images that counted.
-        seconds: wall time; "run" is the network's share.
+        seconds: "total" is wall time; "before" (decoding, scaling), "run" (the network) and "after" (suppression) overlap in it.
         skipped: sentences about images left out.
         detections: All detections.
+        matches: The detections with what they hit, and the objects.
         file_names: Image id -> file name.
         coco_ids: Ids of the data set's annotations, for results that are written.
     """
@@ -98,10 +110,22 @@ class Evaluation:
     per_class: dict[str, tuple[float, float]]
     image_count: int
     seconds: dict[str, float]
+    classes: tuple[ClassFigures, ...] = ()
     skipped: tuple[str, ...] = ()
     detections: DetectionTable = field(default_factory=lambda: joined([]), repr=False)
+    matches: Matches = field(default_factory=no_matches, repr=False)
     file_names: dict[int, str] = field(default_factory=dict, repr=False)
     coco_ids: CocoIds = field(default_factory=CocoIds, repr=False)
+
+    @cached_property
+    def curves(self) -> ClassCurves:
+        """Precision and recall of each class that occurs, over confidence."""
+        return class_curves(self.matches)
+
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """`(G, k)`, average precision of the k classes that occur without each of G groups of images, percent."""
+        return left_out_precision(self.matches)
 
     @property
     def map50_95(self) -> float:
@@ -120,8 +144,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON values, without the detections; figures over no objects are null."""
-        values = asdict(replace(self, detections=joined([]), file_names={}, coco_ids=CocoIds()))
-        for name in ("detections", "file_names", "coco_ids"):
+        values = asdict(replace(self, detections=joined([]), matches=no_matches(), file_names={}, coco_ids=CocoIds()))
+        for name in ("detections", "matches", "file_names", "coco_ids"):
             del values[name]
         plain: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)
         return plain
@@ -188,39 +212,56 @@ def evaluate(
         stride=max(LEAST_STRIDE, runner.stride),
         top_left=runner.preprocessing.top_left,
     )
-    run_seconds, done = 0.0, 0
+    run_seconds, after_seconds, done = 0.0, 0.0, 0
     tables: list[DetectionTable] = []
-    waiting: deque[Future[DetectionTable]] = deque()
+    waiting: deque[Future[tuple[DetectionTable, float]]] = deque()
     image_ids: list[int] = []
+
+    def take() -> None:
+        nonlocal after_seconds
+        table, seconds = waiting.popleft().result()
+        tables.append(table)
+        after_seconds += seconds
+
     # Suppression runs beside the network: OpenCV works outside of Python's lock.
     with ThreadPoolExecutor(1) as pool:
         for batch in loader:
             start = time.perf_counter()
-            output = run_batch(runner, batch)
+            output = run_images(runner, batch.images.numpy())
             run_seconds += time.perf_counter() - start
             waiting.append(pool.submit(_detect, batch, output, runner.layout, settings))
             # Outputs are large: a network that is faster than suppression waits for it.
             if len(waiting) > WAITING_OUTPUTS:
-                tables.append(waiting.popleft().result())
+                take()
             image_ids += [entry.image_id for entry in batch.entries]
             done += len(batch.entries)
             if progress:
                 progress(done, len(entries))
-        tables += [future.result() for future in waiting]
+        while waiting:
+            take()
     detections = joined(gathered([joined(tables)]))
     image_ids = gathered(image_ids)
     if not image_ids:
         raise DataError(f"none of the {len(entries)} images could be decoded; the first: {loader.skipped[0]}")
     figures, per_class = coco_figures(truth, detections, image_ids)
     names = {category["id"]: category["name"] for category in truth["categories"]}
+    matches = match_objects(truth, detections, image_ids)
+    curves = class_curves(matches)
     return Evaluation(
         figures=figures,
-        classification=precision_recall(truth, detections, image_ids),
+        classification=precision_recall(curves),
+        classes=class_figures(curves, names),
         per_class={names[category]: values for category, values in per_class.items()},
         image_count=len(image_ids),
-        seconds={"total": time.perf_counter() - started, "run": run_seconds},
+        seconds={
+            "total": time.perf_counter() - started,
+            "before": loader.seconds,
+            "run": run_seconds,
+            "after": after_seconds,
+        },
         skipped=tuple(loader.skipped),
         detections=detections,
+        matches=matches,
         file_names={image["id"]: image["file_name"] for image in truth["images"]},
         coco_ids=dataset.coco_ids,
     )
@@ -244,16 +285,18 @@ def check_image_size(runner: Runner, settings: EvaluationSettings) -> None:
         check_input_size(size, runner.stride)
 
 
-def run_batch(runner: Runner, batch: Batch) -> np.ndarray:
-    """The runner's decoded output for a batch; a fixed batch size is filled up with black images."""
-    images = batch.images.numpy().astype(np.float32) / np.float32(255.0)
-    count = len(images)
+def run_images(runner: Runner, images: np.ndarray) -> np.ndarray:
+    """The runner's decoded output for images uint8 `(N, 3, H, W)`; a fixed batch size is filled up with black images."""
+    values = images.astype(np.float32) / np.float32(255.0)
+    count = len(values)
     if runner.batch_size and count < runner.batch_size:
-        images = np.concatenate([images, np.zeros((runner.batch_size - count, *images.shape[1:]), np.float32)])
-    return runner(images)[:count]
+        values = np.concatenate([values, np.zeros((runner.batch_size - count, *values.shape[1:]), np.float32)])
+    return runner(values)[:count]
 
 
-def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationSettings) -> DetectionTable:
+def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationSettings) -> tuple[DetectionTable, float]:
+    """Detections of a batch, and the seconds that they took."""
+    started = time.perf_counter()
     detections = detections_of(
         output,
         layout,
@@ -262,7 +305,7 @@ def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationS
         settings.max_detections,
         class_agnostic=settings.class_agnostic,
     )
-    return table_of(batch, detections)
+    return table_of(batch, detections), time.perf_counter() - started
 
 
 def labelled_split(names: Sequence[str], data: str | Path, annotations: str | Path | None = None) -> DetectionDataset:

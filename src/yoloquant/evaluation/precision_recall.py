@@ -1,19 +1,16 @@
-"""Precision, recall, F1 and average precision by the formulas of YOLOv5's validation."""
+"""Precision, recall, F1 and average precision of each class by the formulas of YOLOv5's validation."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
-from yoloquant.evaluation.detection_table import DetectionTable
+from yoloquant.evaluation.matching import THRESHOLDS, Matches
 
-# IoU 0.50, 0.55 to 0.95.
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-
+# Confidences that precision and recall are read at, and recalls that precision is read at for a picture.
+GRID = np.linspace(0.0, 1.0, 1000)
 # Recalls that average precision is read at, as COCO reads it.
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -40,87 +37,107 @@ class PrecisionRecall:
     map50: float = float("nan")
 
 
-def precision_recall(truth: dict[str, Any], detections: DetectionTable, image_ids: list[int]) -> PrecisionRecall:
-    """Match detections to objects and find the best confidence, as YOLOv5 7.0 does.
+@dataclass(frozen=True)
+class ClassCurves:
+    """Curves of the classes that occur, at IoU 0.50; all values 0..1.
 
-    The mean F1 is smoothed over confidence before its highest value is taken. Crowds do not count.
-
-    Args:
-        truth: COCO dictionary.
-        detections: Of these and possibly other images.
-        image_ids: Evaluate on these images only.
+    Attributes:
+        classes: `(k,)` int, class indices, ascending.
+        objects: `(k,)` int, objects of each class.
+        images: `(k,)` int, images that hold them.
+        precision: `(k, 1000)`, at each confidence of `GRID`.
+        recall: `(k, 1000)`, at each confidence of `GRID`.
+        precision_at_recall: `(k, 1000)`, at each recall of `GRID`.
+        average_precision: `(k, 10)`, at each of `THRESHOLDS`.
     """
-    wanted = set(image_ids)
-    objects: dict[tuple[int, int], list[list[float]]] = {}
-    for annotation in truth["annotations"]:
-        if annotation["image_id"] in wanted and not annotation["iscrowd"]:
-            objects.setdefault((annotation["image_id"], annotation["category_id"]), []).append(annotation["bbox"])
-    counts = Counter(category for (_, category), boxes in objects.items() for _ in boxes)
-    if not counts:
+
+    classes: np.ndarray
+    objects: np.ndarray
+    images: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    precision_at_recall: np.ndarray
+    average_precision: np.ndarray
+
+    @cached_property
+    def f1(self) -> np.ndarray:
+        """`(k, 1000)`, harmonic mean of precision and recall at each confidence of `GRID`."""
+        mean: np.ndarray = 2 * self.precision * self.recall / (self.precision + self.recall + 1e-16)
+        return mean
+
+    @cached_property
+    def best(self) -> int:
+        """Index into `GRID` of the confidence at which the mean F1, smoothed over confidence, is highest; 0 without classes."""
+        return int(smooth(self.f1.mean(axis=0), 0.1).argmax()) if len(self.classes) else 0
+
+
+def class_curves(matches: Matches) -> ClassCurves:
+    """The curves of every class that has objects."""
+    objects = matches.objects
+    classes, counts = np.unique(objects.classes, return_counts=True)
+    images = np.array([len(np.unique(objects.image_ids[objects.classes == index])) for index in classes], int)
+    precision, recall, over_recall = (np.zeros((len(classes), len(GRID))) for _ in range(3))
+    areas = np.zeros((len(classes), len(THRESHOLDS)))
+    for row, (index, count) in enumerate(zip(classes, counts, strict=True)):
+        own = np.flatnonzero(matches.classes == index)
+        own = own[np.argsort(-matches.scores[own], kind="stable")]
+        if len(own):
+            scores, hits = matches.scores[own], matches.hits[own]
+            precision[row], recall[row] = _over_confidence(scores, hits[:, 0], count)
+            over_recall[row] = np.interp(GRID, *_envelope(hits[:, 0], count))
+            areas[row] = average_precision(scores, hits, count)
+    return ClassCurves(classes, counts, images, precision, recall, over_recall, areas)
+
+
+def precision_recall(curves: ClassCurves) -> PrecisionRecall:
+    """Means over the classes, at the confidence with the best mean F1, as YOLOv5 7.0 takes them."""
+    if not len(curves.classes):
         return PrecisionRecall(float("nan"), float("nan"), float("nan"), 0.0)
-    # By image and class, the most confident first.
-    order = np.lexsort((-detections.scores, detections.classes, detections.image_ids))
-    order = order[np.isin(detections.image_ids[order], image_ids)]
-    images, classes, scores = (column[order] for column in (detections.image_ids, detections.classes, detections.scores))
-    corners = _corners(detections.boxes[order])
-    hits = np.zeros((len(order), len(THRESHOLDS)), bool)
-    starts = np.flatnonzero(np.r_[True, (np.diff(images) != 0) | (np.diff(classes) != 0)][: len(order)])
-    for start, end in pairwise([*starts, len(order)]):
-        found = objects.get((int(images[start]), int(classes[start])))
-        if found is not None:
-            hits[start:end] = match_detections(corners[start:end], _corners(np.array(found)))
-    return _summary({c: (scores[classes == c].astype(np.float64), hits[classes == c], counts[c]) for c in sorted(counts)})
+    means = [float(values[:, curves.best].mean() * 100) for values in (curves.precision, curves.recall, curves.f1)]
+    areas = curves.average_precision * 100
+    return PrecisionRecall(
+        means[0], means[1], means[2], float(GRID[curves.best]), float(areas.mean()), float(areas[:, 0].mean())
+    )  # fmt: skip
 
 
-def _summary(classes: dict[int, tuple[np.ndarray, np.ndarray, int]]) -> PrecisionRecall:
-    """Figures of classes with their scores, hits and numbers of objects."""
-    grid = np.linspace(0.0, 1.0, 1000)
-    curves = [_curves(*found, grid) for found in classes.values()]
-    precision, recall = np.array([curve[0] for curve in curves]), np.array([curve[1] for curve in curves])
-    areas = np.array([average_precision(*found) for found in classes.values()]) * 100
-    f1 = 2 * precision * recall / (precision + recall + 1e-16)
-    best = int(_smooth(f1.mean(axis=0), 0.1).argmax())
-    means = [float(values[:, best].mean() * 100) for values in (precision, recall, f1)]
-    return PrecisionRecall(means[0], means[1], means[2], float(grid[best]), float(areas.mean()), float(areas[:, 0].mean()))
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class that occurs; percentages by YOLOv5's formulas.
 
-
-def match_detections(detections: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """Which detections of one class in one image are right.
-
-    Each detection keeps the object it overlaps most, then each object its most confident detection: the rule of `process_batch`
-    in YOLOv5 7.0. A detection whose best object has a more confident one is wrong, even if it overlaps another object.
-
-    Args:
-        detections: `(n, 4)` corners, the most confident first.
-        objects: `(m, 4)` corners.
-
-    Returns:
-        `(n, 10)` bool, for each of `THRESHOLDS`.
+    Attributes:
+        name: of the class.
+        images: that hold objects of it.
+        objects: of it.
+        precision: Percent, at the confidence with the best mean F1 of all classes.
+        recall: Percent, at the same confidence.
+        map50: Average precision at IoU 0.50, percent.
+        map50_95: Average precision, mean of IoU 0.50 to 0.95, percent.
     """
-    right = np.zeros((len(detections), len(THRESHOLDS)), bool)
-    if len(detections) and len(objects):
-        overlap = box_iou(detections, objects)
-        best, value = overlap.argmax(axis=1), overlap.max(axis=1)
-        for column, threshold in enumerate(THRESHOLDS):
-            candidates = np.nonzero(value >= threshold)[0]
-            right[candidates[np.unique(best[candidates], return_index=True)[1]], column] = True
-    return right
+
+    name: str
+    images: int
+    objects: int
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
 
 
-def _corners(boxes: np.ndarray) -> np.ndarray:
-    """x, y, width, height -> x1, y1, x2, y2."""
-    boxes = boxes.astype(np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of corner boxes `(n, 4)` and `(m, 4)`: `(n, m)`."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    area = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (first, second)]
-    overlap: np.ndarray = shared / np.maximum(area[0][:, None] + area[1][None] - shared, 1e-12)
-    return overlap
+def class_figures(curves: ClassCurves, names: dict[int, str]) -> tuple[ClassFigures, ...]:
+    """The row of each class that occurs, in the order of class indices; `names` has a name for each index."""
+    areas = curves.average_precision * 100
+    return tuple(
+        ClassFigures(
+            name=names[int(index)],
+            images=int(curves.images[row]),
+            objects=int(curves.objects[row]),
+            precision=float(curves.precision[row, curves.best] * 100),
+            recall=float(curves.recall[row, curves.best] * 100),
+            map50=float(areas[row, 0]),
+            map50_95=float(areas[row].mean()),
+        )
+        for row, index in enumerate(curves.classes)
+    )
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> np.ndarray:
@@ -136,31 +153,38 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> np.nd
     """
     if not len(scores):
         return np.zeros(hits.shape[1])
-    right = hits[np.argsort(-scores, kind="stable")].cumsum(axis=0)
-    precisions, recalls = right / np.arange(1, len(right) + 1)[:, None], right / count
-    return np.array([_area(precision, recall) for precision, recall in zip(precisions.T, recalls.T, strict=True)])
+    ordered = hits[np.argsort(-scores, kind="stable")]
+    return np.array([_area(*_envelope(column, count)) for column in ordered.T])
 
 
-def _area(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Area under one curve, which begins at precision 1 and falls to 0 behind its last recall."""
+def _envelope(hits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Recalls, and the greatest precision at each or a greater one: 1 at first, and 0 behind the last recall.
+
+    Args:
+        hits: `(n,)` bool, the most confident first.
+        count: Objects of the class.
+    """
+    right = hits.cumsum()
+    recall = right / count
     x = np.concatenate([[0.0], recall, [recall[-1], 1.0]])
-    y = np.maximum.accumulate(np.concatenate([[1.0], precision, [0.0, 0.0]])[::-1])[::-1]
+    y = np.concatenate([[1.0], right / np.arange(1, len(right) + 1), [0.0, 0.0]])
+    return x, np.maximum.accumulate(y[::-1])[::-1]
+
+
+def _area(x: np.ndarray, y: np.ndarray) -> float:
     values = np.interp(_RECALLS, x, y)
     return float(((values[1:] + values[:-1]) / 2 * np.diff(_RECALLS)).sum())
 
 
-def _curves(scores: np.ndarray, hits: np.ndarray, count: int, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall of one class at IoU 0.50, at each confidence of the grid."""
-    if not len(scores):
-        return np.zeros_like(grid), np.zeros_like(grid)
-    order = np.argsort(-scores, kind="stable")
-    right = hits[order, 0].cumsum()
-    precision = np.interp(-grid, -scores[order], right / np.arange(1, len(right) + 1), left=1.0)
-    recall = np.interp(-grid, -scores[order], right / count, left=0.0)
+def _over_confidence(scores: np.ndarray, hits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of one class at each confidence of `GRID`; scores and hits come with the most confident first."""
+    right = hits.cumsum()
+    precision = np.interp(-GRID, -scores, right / np.arange(1, len(right) + 1), left=1.0)
+    recall = np.interp(-GRID, -scores, right / count, left=0.0)
     return precision, recall
 
 
-def _smooth(values: np.ndarray, share: float) -> np.ndarray:
+def smooth(values: np.ndarray, share: float) -> np.ndarray:
     """Box filter over `share` of the values, ends repeated."""
     width = round(len(values) * share * 2) // 2 + 1
     padding = np.ones(width // 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from yoloquant.evaluation.uncertainty import map_loss
+
 if TYPE_CHECKING:
     from yoloquant.results.quantization import Row
 
@@ -12,14 +14,14 @@ HEADERS = ("model", "runtime", "mAP50-95", "drop", "mAP50", "latency ms", "again
 
 
 def result_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The result table's cells as text; drop and ratio of latency are against the float model in the same runtime."""
+    """The result table's cells as text; drop (± one standard error) and latency are against float in the same runtime."""
     floats = {row.runtime: row.evaluation for row in rows if row.model == "float"}
     times = {row.runtime: row.latency.median for row in rows if row.model == "float" and row.latency}
     cells: list[tuple[str, ...]] = []
     for row in rows:
         reference = floats.get(row.runtime)
         is_float = row.model == "float"
-        drop = "" if is_float or not (row.evaluation and reference) else f"{reference.map50_95 - row.evaluation.map50_95:.2f}"
+        drop = "" if is_float or not (row.evaluation and reference) else str(map_loss(reference, row.evaluation))
         cells.append(
             (
                 row.model,

@@ -5,8 +5,8 @@ One frozen class for each kind of chart, and the functions that make them from r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from yoloquant.analysis.sensitivity import Sensitivity
@@ -28,6 +28,7 @@ class Bars:
         unit: of the values.
         values: name -> value, in the order to draw.
         digits: after the decimal point.
+        errors: name -> standard error of the value, drawn on both sides of it; of some or none of the names.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Bars:
     unit: str
     values: Mapping[str, float]
     digits: int = 2
+    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,70 @@ class Boxes:
     after: tuple[FiveNumbers, ...]
 
 
-Chart = Bars | Points | Histogram | Boxes
+@dataclass(frozen=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        label: what it is; curves without one stay in the background and out of the legend.
+        values: at each x of its chart, 0..1.
+        second: drawn in the other colour, as what is compared with the first.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    second: bool = False
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves over the same x; both axes run from 0 to 1.
+
+    Attributes:
+        name: of the chart.
+        title: in words.
+        x_label: horizontal axis; y_label: vertical axis.
+        xs: ascending, 0..1.
+        lines: to draw, the last on top.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    xs: tuple[float, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A table of counts as a picture: each column is shaded by the shares of its cells.
+
+    Attributes:
+        name: of the chart.
+        title: in words.
+        row_label: what the rows are; column_label: what the columns are.
+        labels: of rows and columns.
+        counts: one tuple for each row.
+    """
+
+    name: str
+    title: str
+    row_label: str
+    column_label: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    def cells(self, smallest: float = 0.005) -> Iterator[tuple[int, int, int, float]]:
+        """Row, column, count, and share of its column, of every cell whose share is at least `smallest`."""
+        sums = [sum(column) for column in zip(*self.counts, strict=True)]
+        for row, counts in enumerate(self.counts):
+            for column, count in enumerate(counts):
+                if count and count / sums[column] >= smallest:
+                    yield row, column, count, count / sums[column]
+
+
+Chart = Bars | Points | Histogram | Boxes | Curves | Matrix
 
 
 def ranking(results: Sequence[Sensitivity], unit: str, count: int = 30) -> Bars:
@@ -165,6 +230,13 @@ def boxes(entry: TensorStatistics) -> Boxes:
 def of_tensors(statistics: Iterable[TensorStatistics]) -> list[Chart]:
     """Histogram and box plots of every tensor."""
     return [chart for entry in statistics for chart in (histogram(entry), boxes(entry))]
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name that fits into a picture: on one line, its middle left out where it is long."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in name).split())
+    half = longest // 2
+    return line if len(line) <= longest else f"{line[: longest - half - 1]}…{line[-half:]}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

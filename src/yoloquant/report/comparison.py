@@ -13,7 +13,7 @@ from yoloquant.errors import YoloquantError
 from yoloquant.exporting.folder import LARGEST_METRICS, METRICS
 from yoloquant.files.reading import parse_json, read_text
 from yoloquant.report.charts import Point, Points
-from yoloquant.report.page import Column, PageTable, TableRow, write_page
+from yoloquant.report.page import Column, PageTable, TableRow, number, write_page
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Entry:
         target: it was quantized for.
         images: evaluated; none if not known.
         map50_95: percent; drop: against the float model in the same runtime and folder.
+        drop_error: one standard error of the drop; none if not known.
         latency: median milliseconds; ratio: to the float model in the same runtime and folder.
         megabytes: of the file.
     """
@@ -38,6 +39,7 @@ class Entry:
     images: int | None
     map50_95: float | None
     drop: float | None
+    drop_error: float | None
     latency: float | None
     ratio: float | None
     megabytes: float | None
@@ -96,6 +98,7 @@ def _entry(folder: str, target: str, row: dict[str, Any], plain: dict[str, Any] 
         row["evaluation"].get("image_count") if row.get("evaluation") else None,
         accuracy,
         before - accuracy if before is not None and accuracy is not None else None,
+        (row.get("drop") or {}).get("error"),
         latency,
         latency / float_latency if latency and float_latency else None,
         row["file_size"] / 1e6 if row.get("file_size") else None,
@@ -116,9 +119,11 @@ HEADERS = ("folder", "model", "target", "runtime", "mAP50-95", "drop", "latency 
 
 def cells(entry: Entry) -> tuple[str, ...]:
     """The entry's row of the table."""
-    numbers = (entry.map50_95, entry.drop, entry.latency, entry.ratio, entry.megabytes)
-    shown = ("" if value is None else f"{value:.2f}" for value in numbers)
-    return (entry.folder, entry.model, entry.target, entry.runtime, *shown)
+    map50_95, drop, *others = (
+        number(value) for value in (entry.map50_95, entry.drop, entry.latency, entry.ratio, entry.megabytes)
+    )
+    drop += "" if entry.drop_error is None else f" ± {number(entry.drop_error)}"
+    return (entry.folder, entry.model, entry.target, entry.runtime, map50_95, drop, *others)
 
 
 def comparison_table(entries: Sequence[Entry]) -> Table:

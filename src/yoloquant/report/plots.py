@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yoloquant.progress import Update
-from yoloquant.report.charts import Bars, Boxes, Chart, Histogram, Points
+from yoloquant.report.charts import Bars, Boxes, Chart, Curves, Histogram, Matrix, Points, shortened
 from yoloquant.report.formats import check_format
 from yoloquant.report.network_graph import ERROR_STEPS, NetworkDrawing, error_step
 
@@ -50,7 +50,7 @@ def save_charts(
         figure = Figure(figsize=_size(chart), layout="tight")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.set_title(chart.title, fontsize=10)
+        axes.set_title(_text(chart.title, 100), fontsize=10)
         plot(chart, axes)
         path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', chart.name)}.{suffix}"
         figure.savefig(path, dpi=120)
@@ -60,10 +60,18 @@ def save_charts(
     return paths
 
 
+def _text(words: str, longest: int = 60) -> str:
+    """Words as matplotlib shows them as they are: short, on one line, and without dollars, between which it reads formulas."""
+    return shortened(words, longest).replace("$", r"\$")
+
+
 def _size(chart: Chart | NetworkDrawing) -> tuple[float, float]:
     """Width and height, inches."""
     if isinstance(chart, Bars):
         return 7.0, 1.2 + 0.2 * len(chart.values)
+    if isinstance(chart, Matrix):
+        side = 4.0 + 0.12 * len(chart.labels)
+        return side + 1.0, side
     if isinstance(chart, NetworkDrawing):
         return 2.0 + 1.7 * (chart.layout.width + 1.0), 1.0 + 0.55 * chart.layout.ranks
     return (max(5.0, 2.0 + 0.1 * len(chart.numbers)), 3.0) if isinstance(chart, Boxes) else (6.0, 3.5)
@@ -78,11 +86,16 @@ def plot(chart: Any, axes: Axes) -> None:  # noqa: ARG001  (what each drawing ta
 @plot.register(Bars)
 def _(chart: Bars, axes: Axes) -> None:
     colors = [_BEFORE if value >= 0 else _AFTER for value in chart.values.values()]
-    drawn = axes.barh(list(chart.values), list(chart.values.values()), color=colors)
+    places = list(range(len(colors)))
+    drawn = axes.barh(places, list(chart.values.values()), color=colors)
+    axes.set_yticks(places, [_text(name, 43) for name in chart.values])
+    for place, (name, value) in enumerate(chart.values.items()):
+        if name in chart.errors:
+            axes.errorbar(value, place, xerr=chart.errors[name], color="#7d8590", linewidth=1)
     axes.bar_label(drawn, fmt=f"%.{chart.digits}f", fontsize=7, padding=2)
     axes.invert_yaxis()
     axes.tick_params("y", labelsize=7)
-    axes.set_xlabel(chart.unit)
+    axes.set_xlabel(_text(chart.unit))
     axes.margins(x=0.12)
 
 
@@ -95,11 +108,49 @@ def _(chart: Points, axes: Axes) -> None:
     axes.scatter([point.x for point in points], [point.y for point in points], s=18, color=colors)
     for point in points:
         if point.marked:
-            axes.annotate(point.label.partition(":")[0], (point.x, point.y), (4, 4), textcoords="offset points", fontsize=7)
+            axes.annotate(
+                _text(point.label.partition(":")[0]), (point.x, point.y), (4, 4), textcoords="offset points", fontsize=7
+            )
     if chart.goal is not None:
         axes.axhline(chart.goal, color=_AFTER, linestyle="--", linewidth=1)
-    axes.set_xlabel(chart.x_label)
-    axes.set_ylabel(chart.y_label)
+    axes.set_xlabel(_text(chart.x_label))
+    axes.set_ylabel(_text(chart.y_label))
+
+
+@plot.register(Curves)
+def _(chart: Curves, axes: Axes) -> None:
+    named = [line for line in chart.lines if line.label]
+    for line in chart.lines:
+        # Among named classes each has a colour of matplotlib's own; the mean, or what is compared, stands out.
+        color = _AFTER if line.second else _BEFORE if len(named) <= 2 else None
+        style = {"color": color, "label": _text(line.label, 43)} if line.label else {"color": "#b6bcc3"}
+        axes.plot(chart.xs, line.values, linewidth=2 if line.second else 1, **style)
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(0.0, 1.0)
+    axes.set_xlabel(_text(chart.x_label))
+    axes.set_ylabel(_text(chart.y_label))
+    # Many names stand beside the axes.
+    if len(named) > 2:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    elif named:
+        axes.legend(fontsize=7)
+
+
+@plot.register(Matrix)
+def _(chart: Matrix, axes: Axes) -> None:
+    shares = [[math.nan] * len(chart.labels) for _ in chart.labels]
+    few = len(chart.labels) < 30
+    for row, column, count, share in chart.cells():
+        shares[row][column] = share
+        if few:
+            color = "white" if share > 0.45 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="none")
+    places, names = range(len(chart.labels)), [_text(label, 18) for label in chart.labels]
+    axes.set_xticks(places, names, fontsize=7 if few else 4, rotation=90)
+    axes.set_yticks(places, names, fontsize=7 if few else 4)
+    axes.set_xlabel(_text(chart.column_label))
+    axes.set_ylabel(_text(chart.row_label))
 
 
 @plot.register(Histogram)
@@ -142,9 +193,11 @@ def _(chart: NetworkDrawing, axes: Axes) -> None:
         color = "#eef0f2" if box.noise is None else _ERRORS[error_step(box.noise)]
         edge_color = _AFTER if box.precision == "float" else "#7d8590"
         frame = {"boxstyle": "round", "facecolor": color, "edgecolor": edge_color}
-        axes.text(x, rank, f"{box.name}\n{box.second_line}", fontsize=6, ha="center", va="center", bbox=frame, zorder=2)
+        axes.text(
+            x, rank, f"{_text(box.name)}\n{_text(box.second_line)}", fontsize=6, ha="center", va="center", bbox=frame, zorder=2
+        )
     axes.set_xlim(-0.6, chart.layout.width + 0.6)
     axes.set_ylim(chart.layout.ranks - 0.3, -0.7)
     axes.axis("off")
     steps = ", ".join(f"{step:.0f}" for step in ERROR_STEPS)
-    axes.set_title(f"{chart.title}; darker below {steps} dB; orange edge: float; diamond: Q/DQ", fontsize=9)
+    axes.set_title(f"{_text(chart.title)}; darker below {steps} dB; orange edge: float; diamond: Q/DQ", fontsize=9)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.data.dataset import DetectionDataset
-from yoloquant.environment import processor_name
 from yoloquant.files.writing import write_rows
 from yoloquant.report import charts
+from yoloquant.report.accuracy_charts import compared_charts, evaluation_charts, matrix
 from yoloquant.report.cells import HEADERS, result_cells
+from yoloquant.report.class_losses import changed_confusions, class_chart, class_rows, class_table, losses
+from yoloquant.report.headline import compared_rows, facts, headline, runtime_name, set_name, subject
 from yoloquant.report.network_graph import ERROR_STEPS, NetworkDrawing, network_drawing
 from yoloquant.report.page import Column, PageTable, TableRow, decibel, distributions, link, number, tensor_table, write_page
 from yoloquant.report.photographs import Photograph, differing_photographs
@@ -26,6 +28,7 @@ CLASSES, LAYERS = "classes.csv", "layers.csv"
 _SECTIONS = {
     "cost": "What it costs",
     "parity": "Is the file right?",
+    "accuracy": "Right, wrong and missed",
     "photographs": "Where the boxes differ most",
     "classes": "Classes",
     "advice": "What to do",
@@ -52,11 +55,12 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
 
     label = precision_label(result.detector)
     pair = compared_rows(result)
-    classes, sensitivity = _class_rows(pair), _ranking(result)
+    classes, sensitivity = losses(pair), _ranking(result)
     photographs = _photographs(pair, dataset, result.detector.names)
     noise = charts.noise(_noise(result.layers))
     missing = {
         "cost": result.rows,
+        "accuracy": pair,
         "photographs": photographs,
         "classes": classes,
         "sensitivity": sensitivity,
@@ -69,13 +73,15 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
         sections={name: heading for name, heading in _SECTIONS.items() if missing.get(name, True)},
         result=result,
         label=label,
-        facts=_facts(pair),
-        subject=_subject(result),
+        headline=headline(pair, set_name(dataset)),
+        facts=facts(pair),
+        subject=subject(result),
         summary=_summary(result),
         parity=_parity(result),
+        runtime=runtime_name(pair[0].runtime) if pair else "",
+        **_accuracy(pair, result.detector.names, label),
         photographs=photographs,
-        photograph_runtime=pair[0].runtime if pair else "",
-        classes=_class_table(classes, label),
+        classes=class_table(classes, label),
         class_chart=class_chart(classes),
         sentences=advice(result),
         sensitivity=sensitivity,
@@ -87,57 +93,23 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
         entries=distributions(result.statistics),
         recipe=result.recipe.to_yaml(),
     )
-    write_rows(folder / CLASSES, [dict(zip(("class", "float", label, "drop"), row, strict=True)) for row in classes])
+    write_rows(folder / CLASSES, class_rows(classes, label))
     write_rows(folder / LAYERS, [layer.to_dict() for layer in result.layers])
 
 
 def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDrawing]:
     """Every chart of the page."""
-    per_class, sensitivity = class_chart(_class_rows(compared_rows(result))), _ranking(result)
+    pair = compared_rows(result)
+    per_class, sensitivity = class_chart(losses(pair)), _ranking(result)
     noise = charts.noise(_noise(result.layers))
     return [
         *([per_class] if per_class.values else []),
+        *_accuracy_charts(pair, result.detector.names),
         *([sensitivity] if sensitivity else []),
         *([noise] if noise.points else []),
         drawing(result),
         *charts.of_tensors(result.statistics),
     ]
-
-
-def compared_rows(result: QuantizationResult) -> tuple[Row, Row] | None:
-    """The float and the quantized model in the runtime that the target is named after, else in the first one beside torch."""
-    measured = [row for row in result.rows if row.evaluation]
-    pairs = [(a, b) for a in measured for b in measured if a.model == "float" != b.model and a.runtime == b.runtime]
-    # False sorts first.
-    return min(pairs, key=lambda pair: (pair[0].runtime != result.recipe.target, pair[0].runtime == "torch"), default=None)
-
-
-def _subject(result: QuantizationResult) -> str:
-    """What the page is about, when and where it was made: family, classes, size, images, day, processor."""
-    detector, counts = result.detector, {row.evaluation.image_count for row in result.rows if row.evaluation}
-    height, width = detector.input_size
-    evaluated = f", evaluated on {min(counts)} images" if counts else ""
-    made = f"{datetime.date.today():%Y-%m-%d} on {processor_name()}"
-    return f"{detector.family}, {len(detector.names)} classes, {height} x {width} pixels{evaluated}; made on {made}."
-
-
-def _facts(pair: tuple[Row, Row] | None) -> dict[str, str]:
-    """The four figures that one wants first."""
-    if pair is None:
-        return {}
-    before, after = pair
-    assert before.evaluation
-    assert after.evaluation
-    kept = f"{before.evaluation.map50_95:.2f} → {after.evaluation.map50_95:.2f}"
-    facts = {
-        f"mAP50-95 in {before.runtime}": kept,
-        "mAP50-95 lost, points": f"{before.evaluation.map50_95 - after.evaluation.map50_95:.2f}",
-    }
-    if before.latency and after.latency:
-        facts[f"of the float model's latency in {before.runtime}"] = f"{after.latency.median / before.latency.median:.0%}"
-    if before.file_size and after.file_size:
-        facts["of the float model's file size"] = f"{after.file_size / before.file_size:.0%}"
-    return facts
 
 
 def _summary(result: QuantizationResult) -> PageTable:
@@ -154,33 +126,34 @@ def _parity(result: QuantizationResult) -> PageTable:
     return PageTable("parity-table", "Agreement with torch", columns, tuple(rows))
 
 
-def _class_rows(pair: tuple[Row, Row] | None) -> list[tuple[str, float, float, float]]:
-    """Class, float mAP50-95, quantized, drop; the largest drop first, classes without objects left out."""
-    if pair is None:
-        return []
-    before, after = ((row.evaluation.per_class if row.evaluation else {}) for row in pair)
-    rows = [(name, before[name][0], after[name][0]) for name in before if before[name][0] == before[name][0]]
-    return sorted(((name, a, b, a - b) for name, a, b in rows), key=lambda row: -row[3])
+def _accuracy(pair: tuple[Row, Row] | None, names: Sequence[str], label: str) -> dict[str, Any]:
+    """Curves of both models in the same axes, their confusion matrices, and what changes most in these."""
+    if pair is None or pair[0].evaluation is None or pair[1].evaluation is None:
+        return {"curves": [], "matrices": []}
+    before, after = pair[0].evaluation, pair[1].evaluation
+    both = {"float": before, label: after}
+    return {
+        "curves": compared_charts(both),
+        "matrices": [matrix(found, names, f"confusion-{title}", title) for title, found in both.items()],
+        "confusions": changed_confusions(before, after, names, label),
+    }
 
 
-def _class_table(classes: Sequence[tuple[str, float, float, float]], label: str) -> PageTable:
-    columns = (Column("class", True), Column("float mAP50-95"), Column(f"{label} mAP50-95"), Column("drop"))
-    rows = tuple(TableRow((name, *(number(value) for value in values))) for name, *values in classes)
-    return PageTable("classes-table", "Classes", columns, rows, "person" if len(rows) > 12 else "")
-
-
-def class_chart(classes: Sequence[tuple[str, float, float, float]], count: int = 20) -> charts.Bars:
-    """What the classes lose, those that change most if there are many."""
-    most = sorted(classes, key=lambda row: -abs(row[3]))[:count]
-    title = "mAP50-95 lost by class" if len(classes) <= count else f"mAP50-95 lost by the {count} classes that change most"
-    return charts.Bars("classes", title, "mAP50-95 lost", {row[0]: row[3] for row in sorted(most, key=lambda row: -row[3])})
+def _accuracy_charts(pair: tuple[Row, Row] | None, names: Sequence[str]) -> list[charts.Chart]:
+    """The same as files: those of each model, and both in the same axes."""
+    found: list[charts.Chart] = []
+    for row in pair or ():
+        assert row.evaluation
+        found += [replace(chart, name=f"{chart.name}-{row.model}") for chart in evaluation_charts(row.evaluation, names)]
+    return [*found, *compared_charts({row.model: row.evaluation for row in pair or () if row.evaluation})]
 
 
 def _photographs(pair: tuple[Row, Row] | None, dataset: DetectionDataset | None, names: Sequence[str]) -> list[Photograph]:
     if pair is None or dataset is None or pair[0].evaluation is None or pair[1].evaluation is None:
         return []
-    paths = {entry.image_id: entry.path for entry in dataset.images}
-    return differing_photographs(paths, pair[0].evaluation.rows, pair[1].evaluation.rows, names)
+    evaluated = set(pair[0].evaluation.matches.objects.images.tolist())
+    paths = {entry.image_id: entry.path for entry in dataset.images if entry.image_id in evaluated}
+    return differing_photographs(paths, pair[0].evaluation, pair[1].evaluation, names)
 
 
 def _ranking(result: QuantizationResult) -> charts.Bars | None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 from yoloquant.analysis.tensor_statistics import FiveNumbers
-from yoloquant.report.charts import Bars, Boxes, Histogram, Point, Points, ticks
+from yoloquant.report.charts import Bars, Boxes, Curves, Histogram, Matrix, Point, Points, shortened, ticks
 from yoloquant.report.network_graph import LayerBox, NetworkDrawing
 
 _WIDTH, _ROW, _CHARACTER = 640.0, 18.0, 6.6
@@ -27,25 +27,40 @@ def _svg(name: str, title: str, width: float, height: float, parts: Iterable[str
     return Markup(f'<svg class="{name}" {size} role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>')
 
 
+# Characters of a name beside a bar.
+_LONGEST_NAME = 43
+
+
 @draw.register
 def _(chart: Bars) -> Markup:
-    left = min(300.0, 12.0 + _CHARACTER * max((len(name) for name in chart.values), default=0))
-    low, high = min(0.0, *chart.values.values()), max(0.0, *chart.values.values())
+    names = {name: shortened(name, _LONGEST_NAME) for name in chart.values}
+    left = 12.0 + _CHARACTER * max((len(name) for name in names.values()), default=0)
+    ends = [end for name, value in chart.values.items() for end in _ends(value, chart.errors.get(name, 0.0))]
+    low, high = min(0.0, *ends), max(0.0, *ends)
     # On the right there is room for the figure.
-    scale = (_WIDTH - left - 60.0) / (high - low or 1.0)
+    scale = (_WIDTH - left - 70.0) / (high - low or 1.0)
     zero = left - low * scale
     parts = []
     for row, (name, value) in enumerate(chart.values.items()):
         y = row * _ROW
         start, length = zero + min(value, 0.0) * scale, max(abs(value) * scale, 0.5)
-        figure = f"{value:.{chart.digits}f}"
+        figure, error = f"{value:.{chart.digits}f}", chart.errors.get(name)
+        note = figure if error is None else f"{figure} ± {error:.{chart.digits}f}"
+        whisker = [zero + end * scale for end in _ends(value, error or 0.0)]
         parts.append(
-            f'<text x="{left - 6:.0f}" y="{y + 13:.0f}" text-anchor="end">{escape(name)}</text>'
+            f'<text x="{left - 6:.0f}" y="{y + 13:.0f}" text-anchor="end">{escape(names[name])}</text>'
             f'<rect x="{start:.1f}" y="{y + 3:.0f}" width="{length:.1f}" height="12" class="{"a" if value >= 0 else "b"}">'
-            f"<title>{escape(name)}: {figure} {escape(chart.unit)}</title></rect>"
-            f'<text x="{start + length + 5:.1f}" y="{y + 13:.0f}">{figure}</text>'
+            f"<title>{escape(name)}: {note} {escape(chart.unit)}</title></rect>"
+            f'<text x="{max(start + length, whisker[1]) + 5:.1f}" y="{y + 13:.0f}">{figure}</text>'
         )
+        if error is not None:
+            parts.append(f'<path class="error" d="M{whisker[0]:.1f} {y + 9:.0f}H{whisker[1]:.1f}"/>')
     return _svg("bars", chart.title, _WIDTH, _ROW * len(chart.values) + 4.0, parts)
+
+
+def _ends(value: float, error: float) -> tuple[float, float]:
+    """A value's range of one error on both sides."""
+    return value - error, value + error
 
 
 class _Axes:
@@ -93,7 +108,7 @@ def _(chart: Points) -> Markup:
     goal = [] if chart.goal is None else [chart.goal]
     height = 320.0
     axes = _Axes([point.x for point in points], [*(point.y for point in points), *goal], _WIDTH, height, 64.0)
-    parts = [axes.rows(), axes.columns(), _axis_titles(chart, axes, height)]
+    parts = [axes.rows(), axes.columns(), _axis_titles(chart.x_label, chart.y_label, axes, height)]
     if chart.goal is not None:
         parts.append(f'<path class="goal" d="M{axes.left:.0f} {axes.y(chart.goal):.1f}H{axes.right:.0f}"/>')
     if chart.joined:
@@ -115,13 +130,51 @@ def _dot(point: Point, axes: _Axes, radius: float) -> str:
     return f'{circle}<text x="{x + offset:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{label}</text>'
 
 
-def _axis_titles(chart: Points, axes: _Axes, height: float) -> str:
+def _axis_titles(x_label: str, y_label: str, axes: _Axes, height: float) -> str:
     middle = (axes.top + axes.bottom) / 2.0
     return (
-        f'<text x="{(axes.left + axes.right) / 2:.0f}" y="{height - 6:.0f}" text-anchor="middle">{escape(chart.x_label)}</text>'
+        f'<text x="{(axes.left + axes.right) / 2:.0f}" y="{height - 6:.0f}" text-anchor="middle">{escape(x_label)}</text>'
         f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})">'
-        f"{escape(chart.y_label)}</text>"
+        f"{escape(y_label)}</text>"
     )
+
+
+@draw.register
+def _(chart: Curves) -> Markup:
+    width, height = 440.0, 320.0
+    axes = _Axes([0.0, 1.0], [0.0, 1.0], width, height, 56.0)
+    parts = [axes.rows(), axes.columns(), _axis_titles(chart.x_label, chart.y_label, axes, height)]
+    for line in chart.lines:
+        corners = "L".join(f"{axes.x(x):.1f} {axes.y(y):.1f}" for x, y in zip(chart.xs, line.values, strict=True))
+        kind = "after" if line.second else "line" if line.label else "edge"
+        parts.append(f'<path class="{kind}" d="M{corners}"><title>{escape(line.label)}</title></path>')
+    for row, line in enumerate(line for line in chart.lines if line.label):
+        y = axes.bottom - 12.0 - 18.0 * row
+        parts.append(
+            f'<path class="{"after" if line.second else "line"}" d="M{axes.left + 24:.0f} {y - 4:.0f}h18"/>'
+            f'<text x="{axes.left + 48:.0f}" y="{y:.0f}">{escape(shortened(line.label, _LONGEST_NAME))}</text>'
+        )
+    return _svg("curves", chart.title, width, height, parts)
+
+
+@draw.register
+def _(chart: Matrix) -> Markup:
+    names = [shortened(label, 18) for label in chart.labels]
+    margin, step = 20.0 + 5.6 * max(map(len, names)), max(10.0, min(36.0, 360.0 / len(names)))
+    end = margin + step * len(names)
+    parts = [f'<path class="grid" d="M{margin:.0f} 4H{end:.0f}V{end - margin + 4:.0f}H{margin:.0f}Z"/>']
+    for row, column, count, share in chart.cells():
+        note = f"{chart.row_label} {chart.labels[row]}, {chart.column_label} {chart.labels[column]}: {count} ({share:.0%})"
+        place = f'x="{margin + step * column:.1f}" y="{4 + step * row:.1f}" width="{step:.1f}" height="{step:.1f}"'
+        parts.append(f'<rect {place} class="a" fill-opacity="{0.08 + 0.92 * share:.2f}"><title>{escape(note)}</title></rect>')
+    for number, name in enumerate(names):
+        middle = step * (number + 0.5)
+        x, y = margin + middle + 3.0, end - margin + 10.0
+        parts.append(
+            f'<text x="{margin - 4:.0f}" y="{middle + 7:.1f}" text-anchor="end">{escape(name)}</text>'
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" transform="rotate(-90 {x:.1f} {y:.1f})">{escape(name)}</text>'
+        )
+    return _svg("matrix", chart.title, end + 4.0, end + 4.0, parts)
 
 
 @draw.register

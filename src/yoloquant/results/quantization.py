@@ -14,6 +14,7 @@ from yoloquant.analysis.tensor_statistics import TensorStatistics
 from yoloquant.evaluation.evaluator import Evaluation
 from yoloquant.evaluation.latency import Latency
 from yoloquant.evaluation.parity import Parity
+from yoloquant.evaluation.uncertainty import map_loss
 from yoloquant.quant.quantized_detector import QuantizedDetector, weight_bits
 from yoloquant.recipe.recipe import Recipe
 from yoloquant.runtime.executed_layers import Executed
@@ -105,11 +106,19 @@ class QuantizationResult:
                 return row
         raise KeyError(f"{model} was not run in {runtime}")
 
+    def _drop(self, row: Row) -> dict[str, float | None] | None:
+        """What a row lost against float in its runtime, points of mAP50-95, and its standard error; none where not known."""
+        floats = [found for found in self.rows if (found.model, found.runtime) == ("float", row.runtime)]
+        if row.model == "float" or not floats or floats[0].evaluation is None or row.evaluation is None:
+            return None
+        loss = map_loss(floats[0].evaluation, row.evaluation)
+        return {name: None if value != value else value for name, value in asdict(loss).items()}
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values: what metrics.json holds."""
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": [{**row.to_dict(), "drop": self._drop(row)} for row in self.rows],
             "parity": [{**asdict(parity), "signal_to_noise": min(parity.signal_to_noise, 999.0)} for parity in self.parity],
             "float_layers": {layer.name: round(layer.gain, 4) for layer in self.float_layers},
             "branch": self.detector.head.branch,

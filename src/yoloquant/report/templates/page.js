@@ -38,13 +38,15 @@ for (const button of document.querySelectorAll("button[data-colour-by]")) {
     for (const other of figure.querySelectorAll("button[data-colour-by]")) other.setAttribute("aria-pressed", other === button);
   });
 }
-// A link to a tensor opens its pictures, and a filter must not hide what a link leads to.
+// A link opens what its aim is folded into, and a filter must not hide what a link leads to.
 function open() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (!target) return;
   target.hidden = false;
-  if (target.tagName === "DETAILS") target.open = true;
+  for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   target.scrollIntoView({block: target.tagName === "TR" ? "center" : "start"});
 }
 addEventListener("hashchange", open);
+// Paper shows tables whole.
+addEventListener("beforeprint", () => document.querySelectorAll("details.fold").forEach(fold => { fold.open = true; }));
 open();
