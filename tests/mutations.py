@@ -37,10 +37,10 @@ from yoloquant.data.labels import read_labels
 from yoloquant.errors import CheckpointError
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.files.reading import parsed
-from yoloquant.flows.search import _Known
+from yoloquant.flows.search_record import SearchRecord
 from yoloquant.progress import Silent
 from yoloquant.recipe.recipe import load_recipe, recipe_of
-from yoloquant.report.comparison import read_entries
+from yoloquant.results.comparison import read_entries
 
 Mutator = Callable[[random.Random, Path], None]
 Reader = Callable[[Path], Any]
@@ -468,11 +468,14 @@ def onnx_seed(folder: Path) -> Path:
 
 def folder_seed(folder: Path) -> Path:
     from yoloquant.data.synthetic import write_generated_dataset
+    from yoloquant.flows.options import Measure
     from yoloquant.flows.quantize import quantize
+    from yoloquant.runtime.open import load
 
     data = write_generated_dataset(folder / "set", train=2, val=1)
-    options = {"recipe": "int8-minmax", "runtimes": ("onnxruntime",), "report": False, "input_size": 64}
-    quantize(small_detector_file(), data, output=folder / "out", measure=False, **options)
+    measure = Measure(evaluate=False, runtimes=("onnxruntime",))
+    detector = load(small_detector_file(), input_size=64)
+    quantize(detector, data, recipe="int8-minmax", output=folder / "out", measure=measure, report=None)
     metrics = folder / "out" / "metrics.json"
     content = json.loads(metrics.read_text())
     row = {"model": "float", "runtime": "torch", "evaluation": None, "latency_ms": {"median": 1.0}, "file_size": 10}
@@ -526,7 +529,7 @@ def measurements_seed(folder: Path) -> Path:
 
 
 def search_seed(folder: Path) -> Path:
-    known = _Known(folder / "x.json", "key", Silent())
+    known = SearchRecord(folder / "x.json", "key", Silent())
     known.add("float", [], 50.0)
     known.add("1 layers", ["model.0.conv"], 49.0)
     return folder / "x.json"
@@ -568,7 +571,7 @@ FORMATS = {
     "COCO JSON": Format(coco_seed, (change_json, change_json, flip_bytes), (read_truth,)),
     **{f"image {suffix}": Format(image_seed(suffix), (flip_bytes,), (read_image,)) for suffix in IMAGES},
     "measurements.jsonl": Format(measurements_seed, (change_json_line, flip_bytes), (lambda path: Record(path, "key"),)),
-    "search.json": Format(search_seed, (change_json, flip_bytes), (lambda path: _Known(path, "key", Silent()),)),
+    "search.json": Format(search_seed, (change_json, flip_bytes), (lambda path: SearchRecord(path, "key", Silent()),)),
 }  # fmt: skip
 
 

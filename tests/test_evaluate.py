@@ -15,7 +15,7 @@ from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.postprocess import Detections, detections_of, greedy_suppression, non_maximum_suppression
 from yoloquant.evaluation.predict import draw_detections, find_images, predict_to_files, side_by_side
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 
 
 def brute_force(boxes, classes, threshold):
@@ -78,8 +78,8 @@ def test_figures_of_cases_known_by_hand():
 def test_runtimes_agree_on_photographs(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
     settings = EvaluationSettings(limit=24)
-    in_torch = evaluate(open_model(shared / "weights" / "yolov5n.pt"), dataset, settings)
-    foreign = evaluate(open_model(shared / "weights" / "yolov5n.onnx"), dataset, settings)
+    in_torch = evaluate(open_runner(shared / "weights" / "yolov5n.pt"), dataset, settings)
+    foreign = evaluate(open_runner(shared / "weights" / "yolov5n.onnx"), dataset, settings)
     assert in_torch.image_count == 24
     assert in_torch.map50_95 > 20
     # The same network from another exporter.
@@ -89,21 +89,21 @@ def test_runtimes_agree_on_photographs(shared):
 @pytest.mark.slow
 def test_float_yolov5n_on_all_photographs(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    in_torch = evaluate(open_model(shared / "weights" / "yolov5n.pt"), dataset)
-    in_onnxruntime = evaluate(open_model(shared / "weights" / "yolov5n.pt", "onnxruntime"), dataset)
+    in_torch = evaluate(open_runner(shared / "weights" / "yolov5n.pt"), dataset)
+    in_onnxruntime = evaluate(open_runner(shared / "weights" / "yolov5n.pt", "onnxruntime"), dataset)
     assert in_torch.map50_95 == pytest.approx(27.3, abs=0.2)
     assert in_onnxruntime.map50_95 == pytest.approx(in_torch.map50_95, abs=0.05)
 
 
 def test_other_classes_are_refused(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    runner = open_model(shared / "checkpoints" / "yolov5n_v60_custom2.pt")
+    runner = open_runner(shared / "checkpoints" / "yolov5n_v60_custom2.pt")
     with pytest.raises(DataError, match="the model has 2 classes but the data set has 80"):
         evaluate(runner, dataset)
 
 
 def test_predictions_are_drawn_side_by_side(shared, tmp_path):
-    runner = open_model(shared / "weights" / "yolov5n.pt")
+    runner = open_runner(shared / "weights" / "yolov5n.pt")
     entries = find_images([shared / "coco" / "images" / "val2017" / "000000000139.jpg"])
     ((path, found),) = predict_to_files(runner, entries, tmp_path, compare=runner, titles=("a", "b"))
     assert len(found) > 3
@@ -126,7 +126,7 @@ def test_drawing_leaves_the_image_alone():
 
 def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared, monkeypatch):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    runner = open_model(shared / "weights" / "yolov5n.pt")
+    runner = open_runner(shared / "weights" / "yolov5n.pt")
     alive, most = [0], [0]
 
     class Output(np.ndarray):

@@ -15,12 +15,12 @@ OPTIONS = ("EvaluationSettings", "TrainingOptions", "YoloquantError")
 VERBS = ("analyze", "check", "evaluate", "finetune", "quantize", "search", "train")
 OTHERS = (
     "detector_from_live",
-    "detector_from_module",
+    "from_module",
     "export_onnx",
     "load_dataset",
     "load_quantized",
     "load_recipe",
-    "open_model",
+    "open_runner",
     "read_detector",
 )
 

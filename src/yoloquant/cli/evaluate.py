@@ -23,8 +23,8 @@ from yoloquant.cli.options import (
     RuntimeName,
     app,
     preprocessing,
-    tell_branch,
 )
+from yoloquant.cli.tables import on_screen
 
 
 @app.command("eval", hidden=True)
@@ -44,25 +44,16 @@ def evaluate_command(
     workers: Annotated[int, typer.Option(min=1, help="Threads that load images.")] = 2,
     limit: Limit = None,
     per_class: Annotated[bool, typer.Option(help="Show each class.")] = False,
+    figures: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Write the boxes as COCO JSON.")] = None,
     pixels: Pixels = None,
     branch: Branch = None,
 ) -> None:
     """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1."""
-    from yoloquant.cli.tables import evaluation_table
-    from yoloquant.data.dataset import load_dataset
-    from yoloquant.evaluation.evaluator import EvaluationSettings, check_image_size, evaluate
-    from yoloquant.files.outputs import refuse_images, refuse_inputs
-    from yoloquant.files.writing import checked_file
-    from yoloquant.runtime.open import open_model
+    from yoloquant.data.source import Source
+    from yoloquant.evaluation.evaluator import EvaluationSettings
+    from yoloquant.flows.evaluate import evaluate
 
-    if predictions is not None:
-        checked_file(predictions)
-    dataset = load_dataset(data, split, annotations=annotations)
-    refuse_inputs([predictions], [model, data, annotations, *dataset.files])
-    refuse_images([predictions], dataset.images)
-    runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
-    tell_branch(runner.branch)
     settings = EvaluationSettings(
         confidence=confidence,
         iou=iou,
@@ -73,14 +64,17 @@ def evaluate_command(
         workers=workers,
         limit=limit,
     )
-    check_image_size(runner, settings)
-    with RichReporter().step(f"Evaluate in {runner.name}") as update:
-        result = evaluate(runner, dataset, settings, update)
-    for sentence in dataset.problem_sentences():
-        OUT.print(sentence, markup=False)
-    for sentence in result.skipped:
-        OUT.print(f"skipped: {sentence}", markup=False)
-    OUT.print(evaluation_table(result, per_class))
+    result = evaluate(
+        model,
+        Source(data, annotations=annotations),
+        settings,
+        split=split,
+        runtime=runtime,
+        preprocessing=preprocessing(pixels),
+        branch=branch,
+        figures=figures,
+        predictions=predictions,
+        reporter=RichReporter(),
+    )
+    OUT.print(on_screen(result.table(per_class)))
     OUT.print(f"{result.seconds['total']:.1f} s, of these the network {result.seconds['run']:.1f} s")
-    if predictions:
-        result.write_coco_json(predictions)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from yoloquant.cli.console import OUT
-from yoloquant.cli.options import Branch, Confidence, Iou, Model, Pixels, RuntimeName, app, preprocessing, tell_branch
+from yoloquant.cli.console import OUT, RichReporter
+from yoloquant.cli.options import Branch, Confidence, Iou, Model, Pixels, RuntimeName, app, preprocessing
 
 
 @app.command()
@@ -24,18 +24,19 @@ def predict(
     branch: Branch = None,
 ) -> None:
     """Detect objects in pictures and draw them."""
-    from yoloquant.evaluation.predict import check_pictures, find_images, predict_to_files
-    from yoloquant.runtime.open import open_model
+    from yoloquant.flows.predict import predict as run
 
-    entries = find_images(images)
-    check_pictures(entries, output, [model, compare])
-    runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
-    tell_branch(runner.branch)
-    second = open_model(compare) if compare else None
-    titles = (model.name, compare.name if compare else "")
-    skipped: list[str] = []
-    pictures = predict_to_files(runner, entries, output, confidence, iou, compare=second, titles=titles, skipped=skipped)
+    pictures = run(
+        model,
+        images,
+        output,
+        compare=compare,
+        runtime=runtime,
+        confidence=confidence,
+        iou=iou,
+        preprocessing=preprocessing(pixels),
+        branch=branch,
+        reporter=RichReporter(),
+    )
     for path, detections in pictures:
         OUT.print(f"{path}: {len(detections)} objects", markup=False)
-    for sentence in skipped:
-        OUT.print(f"skipped: {sentence}", markup=False)

@@ -24,11 +24,16 @@ from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import DetectionTable, joined, table_of
 from yoloquant.evaluation.postprocess import detections_of
 from yoloquant.evaluation.precision_recall import PrecisionRecall, precision_recall
+from yoloquant.files.reading import parse_json, parsed, read_text
 from yoloquant.files.writing import write_text
 from yoloquant.models.detector import check_input_size
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
 from yoloquant.spec import Count, Section
+from yoloquant.table import TextTable
+
+# Bytes of a file of figures: some for each of many classes.
+LARGEST_FIGURES = 64 << 20
 
 # Outputs of the network that wait for suppression at most.
 WAITING_OUTPUTS = 2
@@ -126,6 +131,43 @@ class Evaluation:
         plain: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)
         return plain
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Evaluation:
+        """The inverse of `to_dict`, without the detections."""
+        return cls(
+            figures=_with_nan(values["figures"]),
+            classification=PrecisionRecall(**_with_nan(values["classification"])),
+            per_class={name: tuple(_with_nan(pair)) for name, pair in values["per_class"].items()},
+            image_count=int(values["image_count"]),
+            seconds=dict(values["seconds"]),
+            skipped=tuple(values["skipped"]),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evaluation:
+        """Read the figures that `yoloquant evaluate --figures` wrote.
+
+        Raises:
+            YoloquantError: The file is missing or damaged, or holds no such figures.
+        """
+        with parsed(Path(path), YoloquantError, "name a file that `yoloquant evaluate --figures` wrote"):
+            return cls.from_dict(parse_json(read_text(Path(path), largest=LARGEST_FIGURES), str(path)))
+
+    def table(self, per_class: bool = False) -> TextTable:
+        """COCO's figures, and precision, recall, F1 and mAP by YOLOv5's formulas, percent; each class on request."""
+        found = self.classification
+        rows = [(name, f"{value:.2f}") for name, value in self.figures.items()]
+        at_best = (("precision", found.precision), ("recall", found.recall), ("f1", found.f1))
+        rows += [(f"{name} (at confidence {found.confidence:.3f})", f"{value:.2f}") for name, value in at_best]
+        areas = (("mAP50-95", found.map50_95), ("mAP50", found.map50))
+        rows += [(f"{name} by YOLOv5's formula", f"{value:.2f}") for name, value in areas]
+        if per_class:
+            rows += [(f"{name}: mAP50-95 / mAP50", f"{a:.2f} / {b:.2f}") for name, (a, b) in self.per_class.items()]
+        return TextTable(("figure", "%"), tuple(rows), f"{self.image_count} images")
+
+    def __str__(self) -> str:
+        return str(self.table())
+
     def write_coco_json(self, path: Path) -> None:
         """Write the detections as COCO results, with the image and category ids of the annotations where there are any.
 
@@ -143,6 +185,15 @@ class Evaluation:
             for row in self.detections.rows()
         ]
         write_text(path, json.dumps(rows))
+
+
+def _with_nan(values: Any) -> Any:
+    """Figures read from JSON, where those over no objects are null."""
+    if isinstance(values, dict):
+        return {name: _with_nan(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_with_nan(value) for value in values]
+    return float("nan") if values is None else values
 
 
 def _below(sentences: Iterable[str], entries: Sequence[ImageEntry]) -> tuple[str, ...]:

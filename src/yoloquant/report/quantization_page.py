@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.data.dataset import DetectionDataset
 from yoloquant.environment import processor_name
 from yoloquant.files.writing import write_rows
 from yoloquant.report import charts
-from yoloquant.report.cells import HEADERS, result_cells
+from yoloquant.report.analysis_page import cost_unit
 from yoloquant.report.network_graph import ERROR_STEPS, NetworkDrawing, network_drawing
 from yoloquant.report.page import Column, PageTable, TableRow, decibel, distributions, link, number, tensor_table, write_page
 from yoloquant.report.photographs import Photograph, differing_photographs
 
 if TYPE_CHECKING:
     from yoloquant.analysis.layer_figures import LayerFigures
-    from yoloquant.results.quantization import QuantizationResult, Row
+    from yoloquant.results.quantization import Quantization, Row
 
 CLASSES, LAYERS = "classes.csv", "layers.csv"
 
@@ -39,7 +38,7 @@ _SECTIONS = {
 }
 
 
-def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDataset | None = None) -> None:
+def write_report(result: Quantization, folder: Path, dataset: DetectionDataset | None = None) -> None:
     """Write report.html, classes.csv and layers.csv.
 
     Args:
@@ -91,7 +90,7 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
     write_rows(folder / LAYERS, [layer.to_dict() for layer in result.layers])
 
 
-def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDrawing]:
+def report_charts(result: Quantization) -> list[charts.Chart | NetworkDrawing]:
     """Every chart of the page."""
     per_class, sensitivity = class_chart(_class_rows(compared_rows(result))), _ranking(result)
     noise = charts.noise(_noise(result.layers))
@@ -104,7 +103,7 @@ def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDraw
     ]
 
 
-def compared_rows(result: QuantizationResult) -> tuple[Row, Row] | None:
+def compared_rows(result: Quantization) -> tuple[Row, Row] | None:
     """The float and the quantized model in the runtime that the target is named after, else in the first one beside torch."""
     measured = [row for row in result.rows if row.evaluation]
     pairs = [(a, b) for a in measured for b in measured if a.model == "float" != b.model and a.runtime == b.runtime]
@@ -112,7 +111,7 @@ def compared_rows(result: QuantizationResult) -> tuple[Row, Row] | None:
     return min(pairs, key=lambda pair: (pair[0].runtime != result.recipe.target, pair[0].runtime == "torch"), default=None)
 
 
-def _subject(result: QuantizationResult) -> str:
+def _subject(result: Quantization) -> str:
     """What the page is about, when and where it was made: family, classes, size, images, day, processor."""
     detector, counts = result.detector, {row.evaluation.image_count for row in result.rows if row.evaluation}
     height, width = detector.input_size
@@ -140,12 +139,13 @@ def _facts(pair: tuple[Row, Row] | None) -> dict[str, str]:
     return facts
 
 
-def _summary(result: QuantizationResult) -> PageTable:
-    columns = tuple(Column(header, header in ("model", "runtime")) for header in HEADERS)
-    return PageTable("summary", "What it costs", columns, tuple(TableRow(cells) for cells in result_cells(result.rows)))
+def _summary(result: Quantization) -> PageTable:
+    table = result.table()
+    columns = tuple(Column(header, header in ("model", "runtime")) for header in table.headers)
+    return PageTable("summary", "What it costs", columns, tuple(map(TableRow, table.rows)))
 
 
-def _parity(result: QuantizationResult) -> PageTable:
+def _parity(result: Quantization) -> PageTable:
     columns = (Column("runtime", True), Column("agreement with torch, dB"), Column("first layer that disagrees", True))
     rows = [
         TableRow((parity.runtime, decibel(parity.signal_to_noise), parity.first_layer or "none"))
@@ -183,11 +183,10 @@ def _photographs(pair: tuple[Row, Row] | None, dataset: DetectionDataset | None,
     return differing_photographs(paths, pair[0].evaluation.rows, pair[1].evaluation.rows, names)
 
 
-def _ranking(result: QuantizationResult) -> charts.Bars | None:
+def _ranking(result: Quantization) -> charts.Bars | None:
     """Costs of layers from an analysis; what step `keep_float` measured where there is none."""
     if result.analysis:
-        results = [Sensitivity(**entry) for entry in result.analysis["sensitivities"]]
-        return charts.ranking(results, "mAP50-95 lost" if result.analysis["measure"] == "map" else "error of boxes and scores")
+        return charts.ranking(result.analysis.sensitivities, cost_unit(result.analysis.measure))
     gains = {layer.name: 100.0 * layer.gain for layer in result.float_layers}
     return (
         charts.Bars("sensitivity", "Layers that keep_float left in float", "% of the detection error", gains, 1)
@@ -196,7 +195,7 @@ def _ranking(result: QuantizationResult) -> charts.Bars | None:
     )
 
 
-def advice(result: QuantizationResult) -> list[str]:
+def advice(result: Quantization) -> list[str]:
     """Sentences on tensors, the noisiest first."""
     told = ((entry.signal_to_noise, sentence) for entry in result.statistics if (sentence := entry.advice()))
     return [sentence for _, sentence in sorted(told)]
@@ -206,7 +205,7 @@ def _noise(layers: Sequence[LayerFigures]) -> dict[str, float]:
     return {layer.name: layer.signal_to_noise for layer in layers if layer.signal_to_noise is not None}
 
 
-def drawing(result: QuantizationResult) -> NetworkDrawing:
+def drawing(result: Quantization) -> NetworkDrawing:
     """The network with its quantizers."""
     statistics = {entry.name: entry for entry in result.statistics}
     return network_drawing(result.detector.network, statistics, {layer.name: layer for layer in result.layers})
