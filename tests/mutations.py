@@ -35,12 +35,14 @@ from yoloquant.data.dataset import load_dataset
 from yoloquant.data.images import read_image
 from yoloquant.data.labels import read_labels
 from yoloquant.errors import CheckpointError
-from yoloquant.exporting.folder import load_quantized
+from yoloquant.evaluation.latency import Latency
 from yoloquant.files.reading import parsed
 from yoloquant.flows.search_record import SearchRecord
 from yoloquant.progress import Silent
 from yoloquant.recipe.recipe import load_recipe, recipe_of
 from yoloquant.results.comparison import read_entries
+from yoloquant.results.quantization import Quantization
+from yoloquant.results.search import Search
 
 Mutator = Callable[[random.Random, Path], None]
 Reader = Callable[[Path], Any]
@@ -478,8 +480,17 @@ def folder_seed(folder: Path) -> Path:
     quantize(detector, data, recipe="int8-minmax", output=folder / "out", measure=measure, report=None)
     metrics = folder / "out" / "metrics.json"
     content = json.loads(metrics.read_text())
-    row = {"model": "float", "runtime": "torch", "evaluation": None, "latency_ms": {"median": 1.0}, "file_size": 10}
-    content["rows"] = [row, {**row, "model": "int8", "evaluation": {"figures": {"mAP50-95": 1.0}}}]
+    row = {
+        "model": "float",
+        "runtime": "torch",
+        "evaluation": None,
+        "latency_ms": {"median": 1.0, "p90": 1.0, "minimum": 1.0, "batch_size": 1},
+        "file_size": 10,
+    }
+    figures = {"mAP50-95": 1.0, "mAP50": 2.0}
+    best = dict.fromkeys(("precision", "recall", "f1", "confidence", "map50_95", "map50"), 0.5)
+    evaluation = {"figures": figures, "classification": best, "per_class": {"a": [1.0, None]}, "image_count": 2}
+    content["rows"] = [row, {**row, "model": "int8", "evaluation": {**evaluation, "seconds": {}, "skipped": []}}]
     metrics.write_text(json.dumps(content))
     return folder / "out"
 
@@ -532,6 +543,22 @@ def search_seed(folder: Path) -> Path:
     known = SearchRecord(folder / "x.json", "key", Silent())
     known.add("float", [], 50.0)
     known.add("1 layers", ["model.0.conv"], 49.0)
+    latency = Latency(1.0, 2.0, 0.5, 1)
+    known.end(
+        Search(
+            recipe=load_recipe("int8-mse"),
+            layers=("model.0.conv",),
+            raise_bits=None,
+            goal=48.0,
+            float_map=50.0,
+            found_map=49.0,
+            curve={0: 47.0, 1: 49.0},
+            evaluations=3,
+            runtime="onnxruntime",
+            latency={0: latency, 1: latency},
+            float_latency=latency,
+        )
+    )
     return folder / "x.json"
 
 
@@ -563,7 +590,7 @@ FORMATS = {
             change_member("metrics.json", change_json),
             change_member("model.onnx", change_graph),
         ),
-        (load_quantized, recipe_of, lambda path: read_entries([path]), lambda path: check_model(path / "model.onnx")),
+        (Quantization.load, recipe_of, lambda path: read_entries([path]), lambda path: check_model(path / "model.onnx")),
     ),
     "recipe": Format(recipe_seed, (change_yaml, change_yaml_text, flip_bytes), (load_recipe,)),
     "data.yaml": Format(set_seed, (change_yaml, change_yaml_text, flip_bytes), (read_truth,)),
@@ -571,7 +598,9 @@ FORMATS = {
     "COCO JSON": Format(coco_seed, (change_json, change_json, flip_bytes), (read_truth,)),
     **{f"image {suffix}": Format(image_seed(suffix), (flip_bytes,), (read_image,)) for suffix in IMAGES},
     "measurements.jsonl": Format(measurements_seed, (change_json_line, flip_bytes), (lambda path: Record(path, "key"),)),
-    "search.json": Format(search_seed, (change_json, flip_bytes), (lambda path: SearchRecord(path, "key", Silent()),)),
+    "search.json": Format(
+        search_seed, (change_json, flip_bytes), (lambda path: SearchRecord(path, "key", Silent()), Search.load)
+    ),
 }  # fmt: skip
 
 

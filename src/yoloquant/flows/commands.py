@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ def commands_of_quantize(
     """
     if origin is None or output is None or source.data is None:
         return ()
-    files = {"data": source.data, "calibration": source.calibration, "annotations": source.annotations}
+    files = {name: None if file is None else Path(file) for name, file in asdict(source).items()}
     labelled = {name: files[name] for name in ("data", "annotations")}
-    written = {"recipe": Path(output) / RECIPE, "output": f"{output}-again"}
+    written = {"recipe": Path(output) / RECIPE, "output": f"{named_path(output)}-again"}
     branch = {"branch": origin.options.get("branch")}
     return (
         _command("quantize", origin.file, **files, **written, limit=limit, **origin.options),
@@ -40,9 +41,9 @@ def commands_of_quantize(
 
 def commands_of_finetune(model: str | Path, data: str | Path, output: str | Path, teacher: Any) -> tuple[str, ...]:
     """What to type to evaluate the new folder, and to make it again but for settings, which its recipe names."""
-    taught = {"teacher": teacher} if isinstance(teacher, str | Path) else {}
-    again = _command("finetune", model, data=data, **taught, output=f"{named_path(output)}-again")
-    return again, _command("evaluate", output, data=data)
+    taught = {"teacher": Path(teacher)} if isinstance(teacher, str | Path) else {}
+    again = _command("finetune", model, data=Path(data), **taught, output=f"{named_path(output)}-again")
+    return again, _command("evaluate", output, data=Path(data))
 
 
 def _command(name: str, subject: str | Path, **options: Any) -> str:

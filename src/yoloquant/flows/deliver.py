@@ -83,7 +83,7 @@ def deliver(
         rows=rows,
         report=report,
         analysis=analysis,
-        commands=commands_of_quantize(job.detector.origin, followed, folder, from_files, asked.limit),
+        commands=commands_of_quantize(job.detector.origin, followed, wanted_output.folder, from_files, asked.limit),
     )
     with reserved(folder), process_group("cpu"):
         return finish(job, wanted)
