@@ -50,11 +50,14 @@ SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
 
 def quantized(target: str | None, preset: str, folder: Path) -> dict[str, float]:
     """Quantize into a folder; seconds and peak MiB of this process."""
+    from yoloquant.flows.options import Measure
     from yoloquant.flows.quantize import quantize
 
     start = time.perf_counter()
     data = SHARED / "coco" / "data.yaml"
-    quantize(SHARED / "weights" / "yolov5n.pt", data, target=target, recipe=preset, output=folder, measure=False)
+    quantize(
+        SHARED / "weights" / "yolov5n.pt", data, target=target, recipe=preset, output=folder, measure=Measure(evaluate=False)
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": time.perf_counter() - start, "MiB": peak}
 
@@ -62,13 +65,12 @@ def quantized(target: str | None, preset: str, folder: Path) -> dict[str, float]
 def scores(model: Path, runtimes: list[str]) -> dict[str, tuple[float, float]]:
     """Runtime -> mAP50-95 and mAP50."""
     from yoloquant.data.dataset import load_dataset
-    from yoloquant.evaluation.evaluator import evaluate
-    from yoloquant.runtime.open import open_model
+    from yoloquant.flows.evaluate import evaluate
 
     dataset = load_dataset(SHARED / "coco" / "data.yaml")
     found = {}
     for runtime in runtimes:
-        evaluation = evaluate(open_model(model, runtime), dataset)
+        evaluation = evaluate(model, dataset, runtime=runtime)
         found[runtime] = (evaluation.map50_95, evaluation.map50)
     return found
 

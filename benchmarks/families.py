@@ -115,11 +115,14 @@ def quantizer(network: str, target: str) -> Callable[[Path, Path], None]:
     """How this project makes its file: by the default recipe."""
 
     def make(_: Path, path: Path) -> None:
+        from yoloquant.flows.options import Measure
         from yoloquant.flows.quantize import quantize
+        from yoloquant.recipe.recipe import load_recipe
 
         # Random weights are judged by time, which few photographs and 7 bits do not change; at 8 bits their sums saturate.
         few = () if network in TRAINED else ("calibration.images=8", "weights.bits=7")
-        quantize(detector_of(network), DATA, target=target, overrides=few, output=path.parent, measure=False, report=False)
+        options = {"recipe": load_recipe("int8", few), "measure": Measure(evaluate=False), "report": None}
+        quantize(detector_of(network), DATA, target=target, output=path.parent, **options)
 
     return make
 

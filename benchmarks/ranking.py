@@ -18,7 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from yoloquant.flows.analyze import analyze
+from yoloquant.flows.analyze import AnalysisOptions, analyze
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.results.analysis import Analysis
 
 SHARED = Path(os.environ.get("YOLOQUANT_SHARED", "YOLOQUANT_SHARED-is-not-set"))
@@ -43,12 +44,8 @@ def ranking(measure: str, fast: int | None, bits: int) -> tuple[Analysis, float]
     found = analyze(
         SHARED / "weights" / "yolov5n.pt",
         SHARED / "coco" / "data.yaml",
-        recipe="int8-minmax",
-        overrides=settings(bits),
-        measure=measure,
-        parts=("both",),
-        images=24,
-        fast=fast,
+        AnalysisOptions(measure=measure, parts=("both",), images=24, fast=fast),
+        recipe=load_recipe("int8-minmax", settings(bits)),
     )
     return found, time.perf_counter() - start
 

@@ -22,7 +22,7 @@ from yoloquant.data.synthetic import CLASS_NAMES, write_generated_dataset
 from yoloquant.flows.finetune import finetune
 from yoloquant.flows.train import BEST, TrainingOptions, train
 from yoloquant.models.registry import build_detector
-from yoloquant.results.quantization import QuantizationResult
+from yoloquant.results.quantization import Quantization
 
 SIZE, IMAGES, VALIDATION = 192, 4000, 256
 # Pixels, about an octave from first to last in each level, for objects of 10 to 95 pixels.
@@ -120,7 +120,7 @@ def row(run: Run, path: Path, data: Path, folder: Path) -> list[str]:
     return [run.name, width, f"{parameters / 1e6:.2f}", str(run.epochs), *(f"{figure:.2f}" for figure in figures)]
 
 
-def _score(result: QuantizationResult, model: str) -> float:
+def _score(result: Quantization, model: str) -> float:
     evaluation = result.row(model, "onnxruntime").evaluation
     assert evaluation is not None
     return evaluation.map50_95

@@ -23,7 +23,7 @@ def to_supervision(found: Detections) -> supervision.Detections:
 
 def main(model: str, video: str) -> None:
     """Track all objects of a video."""
-    runner = yoloquant.open_model(model)
+    runner = yoloquant.open_runner(model)
     opened = open_video(Path(video))
     tracker = ByteTrackTracker(frame_rate=opened.rate)
     settings = PredictionSettings(confidence=0.25)

@@ -34,13 +34,15 @@ from yoloquant.data.dataset import load_dataset
 from yoloquant.data.images import read_image
 from yoloquant.data.labels import read_labels
 from yoloquant.errors import CheckpointError
-from yoloquant.exporting.folder import load_quantized
+from yoloquant.evaluation.latency import Latency
 from yoloquant.files.reading import parsed
-from yoloquant.flows.search import _Known
+from yoloquant.flows.search_record import SearchRecord
 from yoloquant.models.record import Record as PickleRecord
 from yoloquant.progress import Silent
 from yoloquant.recipe.recipe import load_recipe, recipe_of
-from yoloquant.report.comparison import read_entries
+from yoloquant.results.comparison import read_entries
+from yoloquant.results.quantization import Quantization
+from yoloquant.results.search import Search
 
 Mutator = Callable[[random.Random, Path], None]
 Reader = Callable[[Path], Any]
@@ -468,15 +470,36 @@ def onnx_seed(folder: Path) -> Path:
 
 def folder_seed(folder: Path) -> Path:
     from yoloquant.data.synthetic import write_generated_dataset
+    from yoloquant.flows.options import Measure
     from yoloquant.flows.quantize import quantize
+    from yoloquant.runtime.open import load
 
     data = write_generated_dataset(folder / "set", train=2, val=1)
-    options = {"recipe": "int8-minmax", "runtimes": ("onnxruntime",), "report": False, "input_size": 64}
-    quantize(small_detector_file(), data, output=folder / "out", measure=False, **options)
+    measure = Measure(evaluate=False, runtimes=("onnxruntime",))
+    detector = load(small_detector_file(), input_size=64)
+    quantize(detector, data, recipe="int8-minmax", output=folder / "out", measure=measure, report=None)
     metrics = folder / "out" / "metrics.json"
     content = json.loads(metrics.read_text())
-    row = {"model": "float", "runtime": "torch", "evaluation": None, "latency_ms": {"median": 1.0}, "file_size": 10}
-    content["rows"] = [row, {**row, "model": "int8", "evaluation": {"figures": {"mAP50-95": 1.0}}}]
+    row = {
+        "model": "float",
+        "runtime": "torch",
+        "evaluation": None,
+        "latency_ms": {"median": 1.0, "p90": 1.0, "minimum": 1.0, "batch_size": 1},
+        "file_size": 10,
+        "drop": None,
+    }
+    figures = {"mAP50-95": 1.0, "mAP50": 2.0}
+    best = dict.fromkeys(("precision", "recall", "f1", "confidence", "map50_95", "map50"), 0.5)
+    evaluation = {"figures": figures, "classification": best, "per_class": {"a": [1.0, None]}, "image_count": 2, "classes": []}
+    content["rows"] = [
+        row,
+        {
+            **row,
+            "model": "int8",
+            "drop": {"value": 0.1, "error": None},
+            "evaluation": {**evaluation, "seconds": {}, "skipped": []},
+        },
+    ]
     metrics.write_text(json.dumps(content))
     return folder / "out"
 
@@ -526,9 +549,25 @@ def measurements_seed(folder: Path) -> Path:
 
 
 def search_seed(folder: Path) -> Path:
-    known = _Known(folder / "x.json", "key", Silent())
+    known = SearchRecord(folder / "x.json", "key", Silent())
     known.add("float", [], 50.0)
     known.add("1 layers", ["model.0.conv"], 49.0)
+    latency = Latency(1.0, 2.0, 0.5, 1)
+    known.end(
+        Search(
+            recipe=load_recipe("int8-mse"),
+            layers=("model.0.conv",),
+            raise_bits=None,
+            goal=48.0,
+            float_map=50.0,
+            found_map=49.0,
+            curve={0: 47.0, 1: 49.0},
+            evaluations=3,
+            runtime="onnxruntime",
+            latency={0: latency, 1: latency},
+            float_latency=latency,
+        )
+    )
     return folder / "x.json"
 
 
@@ -560,7 +599,7 @@ FORMATS = {
             change_member("metrics.json", change_json),
             change_member("model.onnx", change_graph),
         ),
-        (load_quantized, recipe_of, lambda path: read_entries([path]), lambda path: check_model(path / "model.onnx")),
+        (Quantization.load, recipe_of, lambda path: read_entries([path]), lambda path: check_model(path / "model.onnx")),
     ),
     "recipe": Format(recipe_seed, (change_yaml, change_yaml_text, flip_bytes), (load_recipe,)),
     "data.yaml": Format(set_seed, (change_yaml, change_yaml_text, flip_bytes), (read_truth,)),
@@ -568,7 +607,9 @@ FORMATS = {
     "COCO JSON": Format(coco_seed, (change_json, change_json, flip_bytes), (read_truth,)),
     **{f"image {suffix}": Format(image_seed(suffix), (flip_bytes,), (read_image,)) for suffix in IMAGES},
     "measurements.jsonl": Format(measurements_seed, (change_json_line, flip_bytes), (lambda path: Record(path, "key"),)),
-    "search.json": Format(search_seed, (change_json, flip_bytes), (lambda path: _Known(path, "key", Silent()),)),
+    "search.json": Format(
+        search_seed, (change_json, flip_bytes), (lambda path: SearchRecord(path, "key", Silent()), Search.load)
+    ),
 }  # fmt: skip
 
 

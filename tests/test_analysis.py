@@ -19,11 +19,11 @@ from yoloquant.analysis.costs import error_cost, noise_along
 from yoloquant.analysis.sensitivity import Record, block_quantizers, ranked_layers, select, sensitivities
 from yoloquant.analysis.tensor_statistics import tensor_statistics
 from yoloquant.data.images import to_input
-from yoloquant.flows.analyze import analyze, write_analysis
+from yoloquant.flows.analyze import AnalysisOptions, analyze, write_analysis
 from yoloquant.flows.search import _least, with_layers
 from yoloquant.graph.capture import block_name, capture
 from yoloquant.quant.fake_quantize import State
-from yoloquant.recipe.recipe import Recipe
+from yoloquant.recipe.recipe import Recipe, load_recipe
 from yoloquant.report import charts
 from yoloquant.results.analysis import Analysis
 from yoloquant.targets.layer_rules import Override
@@ -319,12 +319,9 @@ def test_output_convolutions_come_first_under_powers_of_two_and_the_sentence_say
     found = analyze(
         shared / "weights" / "yolov5n.pt",
         shared / "coco" / "data.yaml",
+        AnalysisOptions(mode="block", parts=("both", "weights", "activations"), images=4),
         target="npu-pow2",
-        recipe="int8-minmax",
-        overrides=("calibration.images=24",),
-        mode="block",
-        parts=("both", "weights", "activations"),
-        images=4,
+        recipe=load_recipe("int8-minmax", ["calibration.images=24"]),
     )
     whole = [result for result in found.sensitivities if result.part == "both"]
     assert whole[0].name == "model.24"

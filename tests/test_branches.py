@@ -21,7 +21,7 @@ from yoloquant.graph.capture import capture
 from yoloquant.models.branches import BRANCHES, ONE_TO_MANY, ONE_TO_ONE, choose_branch
 from yoloquant.models.registry import build_detector
 from yoloquant.quant.quantized_detector import quantized_from
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 from yoloquant.targets.registry import get_target
 
 WITH_BOTH = ("yolov10n", "yolo26n")
@@ -97,14 +97,14 @@ def test_a_branch_answers_alike_from_every_kind_of_file(branch, tmp_path):
     save_detector(detector, tmp_path / "both.safetensors")
     export_onnx(chosen, tmp_path / "one.onnx")
     for path, runtime in (("both.safetensors", "torch"), ("one.onnx", "onnxruntime"), ("one.onnx", "torch")):
-        runner = open_model(tmp_path / path, runtime, branch=branch)
+        runner = open_runner(tmp_path / path, runtime, branch=branch)
         assert runner.branch == branch
         assert_answers(runner(images.numpy()), rows, branch)
     assert read_detector(tmp_path / "one.onnx").head.branch == branch
     other = next(other for other in BRANCHES if other != branch)
     for runtime in ("onnxruntime", "torch"):
         with pytest.raises(CheckpointError, match=f"its {branch} branch and holds no {other} one"):
-            open_model(tmp_path / "one.onnx", runtime, branch=other)
+            open_runner(tmp_path / "one.onnx", runtime, branch=other)
 
 
 def test_a_quantized_folder_keeps_its_branch(tmp_path):

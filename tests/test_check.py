@@ -255,9 +255,9 @@ def test_the_runtimes_own_quantizer_quantizes_the_decode(tmp_path):
         def get_next(self):
             return next(self.batches, None)
 
-    from yoloquant.checkpoint.from_module import detector_from_module
+    from yoloquant.checkpoint.from_module import from_module
 
-    detector = detector_from_module(
+    detector = from_module(
         SmallNetwork().eval(),
         quantized_detector(get_target("reference")).head,
         names=("a", "b", "c", "d"),

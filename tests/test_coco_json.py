@@ -13,7 +13,7 @@ from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import DataError
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import table_from_rows
-from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.evaluation import Evaluation
 from yoloquant.evaluation.matching import match_objects
 from yoloquant.evaluation.precision_recall import class_curves, precision_recall
 

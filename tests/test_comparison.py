@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from yoloquant.cli import app
 from yoloquant.errors import YoloquantError
-from yoloquant.report.comparison import cells, comparison_charts, pareto_front, read_entries
+from yoloquant.report.comparison import comparison_charts, pareto_front
+from yoloquant.results.comparison import cells, read_entries
 
 number = st.integers(0, 6).map(float)
 

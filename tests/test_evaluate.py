@@ -28,7 +28,7 @@ from yoloquant.evaluation.postprocess import Detections, detections_of, greedy_s
 from yoloquant.evaluation.precision_recall import class_curves, class_figures
 from yoloquant.evaluation.predict import PredictionSettings, predict
 from yoloquant.evaluation.prediction_files import PredictionFiles, predict_to_files
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 
 
 def brute_force(boxes, classes, threshold):
@@ -131,8 +131,8 @@ def test_figures_of_classes_in_parts_are_those_of_all_together(at_once, monkeypa
 def test_runtimes_agree_on_photographs(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
     settings = EvaluationSettings(limit=24)
-    in_torch = evaluate(open_model(shared / "weights" / "yolov5n.pt"), dataset, settings)
-    foreign = evaluate(open_model(shared / "weights" / "yolov5n.onnx"), dataset, settings)
+    in_torch = evaluate(open_runner(shared / "weights" / "yolov5n.pt"), dataset, settings)
+    foreign = evaluate(open_runner(shared / "weights" / "yolov5n.onnx"), dataset, settings)
     assert in_torch.image_count == 24
     assert in_torch.map50_95 > 20
     # The same network from another exporter.
@@ -142,21 +142,21 @@ def test_runtimes_agree_on_photographs(shared):
 @pytest.mark.slow
 def test_float_yolov5n_on_all_photographs(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    in_torch = evaluate(open_model(shared / "weights" / "yolov5n.pt"), dataset)
-    in_onnxruntime = evaluate(open_model(shared / "weights" / "yolov5n.pt", "onnxruntime"), dataset)
+    in_torch = evaluate(open_runner(shared / "weights" / "yolov5n.pt"), dataset)
+    in_onnxruntime = evaluate(open_runner(shared / "weights" / "yolov5n.pt", "onnxruntime"), dataset)
     assert in_torch.map50_95 == pytest.approx(27.3, abs=0.2)
     assert in_onnxruntime.map50_95 == pytest.approx(in_torch.map50_95, abs=0.05)
 
 
 def test_other_classes_are_refused(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    runner = open_model(shared / "checkpoints" / "yolov5n_v60_custom2.pt")
+    runner = open_runner(shared / "checkpoints" / "yolov5n_v60_custom2.pt")
     with pytest.raises(DataError, match="the model has 2 classes but the data set has 80"):
         evaluate(runner, dataset)
 
 
 def test_predictions_are_drawn_side_by_side(shared, tmp_path):
-    runner = open_model(shared / "weights" / "yolov5n.pt")
+    runner = open_runner(shared / "weights" / "yolov5n.pt")
     file = shared / "coco" / "images" / "val2017" / "000000000139.jpg"
     files = PredictionFiles(output=tmp_path)
     (done,) = predict_to_files(runner, find_sources([file]), files, compare=runner, titles=("a", "b"))
@@ -185,7 +185,7 @@ def test_drawing_leaves_the_image_alone():
 
 def test_outputs_that_wait_are_few_and_detections_keep_the_order(shared, monkeypatch):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    runner = open_model(shared / "weights" / "yolov5n.pt")
+    runner = open_runner(shared / "weights" / "yolov5n.pt")
     alive, most = [0], [0]
 
     class Output(np.ndarray):
@@ -236,7 +236,7 @@ def test_the_command_prints_the_table_of_ultralytics_and_writes_its_plots(tmp_pa
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
     dataset = load_dataset(data)
-    found = evaluate(open_model(demo_weights()), dataset)
+    found = evaluate(open_runner(demo_weights()), dataset)
     lines = [re.split(r"[\s│┃]+", line.strip("│┃ ")) for line in answer.output.splitlines()]
     (heading,) = [number for number, line in enumerate(lines) if line[:2] == ["Class", "Images"]]
     assert lines[heading] == ["Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95"]

@@ -8,15 +8,17 @@ from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.exporting.onnx_export import export_onnx
-from yoloquant.flows.analyze import analyze
+from yoloquant.flows.analyze import AnalysisOptions, analyze
 from yoloquant.flows.finetune import finetune
 from yoloquant.flows.job import quantized_in_memory
+from yoloquant.flows.options import Measure, Report
 from yoloquant.flows.quantize import quantize
 from yoloquant.flows.search import search
 from yoloquant.flows.train import TrainingOptions, train
 from yoloquant.progress import Silent
 from yoloquant.quant.images import images_to_calibrate
 from yoloquant.recipe.recipe import load_recipe
+from yoloquant.runtime.open import load
 
 # All that learns or chooses, each for a moment.
 STEPS = """[
@@ -69,9 +71,9 @@ def test_every_algorithm_runs(name, data):
 @pytest.mark.parametrize("name", families(()))
 def test_a_folder_is_made_with_its_report_and_taught_on_and_exported(name, data, tmp_path):
     detector, runtimes = small_detector(name), ("onnxruntime",)
-    options = {"runtimes": runtimes, "reporter": Strict(), "limit": 2}
+    options = {"measure": Measure(runtimes=runtimes, limit=2), "reporter": Strict()}
     recipe = load_recipe("int8-mse", [*FEW, "target=onnxruntime"])
-    result = quantize(detector, data, recipe=recipe, output=tmp_path / "out", plots="png", **options)
+    result = quantize(detector, data, recipe=recipe, output=tmp_path / "out", report=Report(plots="png"), **options)
     assert all(parity.agrees for parity in result.parity)
     assert {"report.html", "layers.csv", "plots"} <= {path.name for path in (tmp_path / "out").iterdir()}
     step = {"epochs": 1, "batch_size": 4, "val_images": 4}
@@ -84,11 +86,17 @@ def test_a_folder_is_made_with_its_report_and_taught_on_and_exported(name, data,
 
 @pytest.mark.parametrize("name", families(()))
 def test_analysis_and_search_run(name, data, tmp_path):
-    found = analyze(small_detector(name), data, output=tmp_path / "analysis", mode="block", images=1, overrides=FEW)
+    found = analyze(
+        small_detector(name),
+        data,
+        AnalysisOptions(mode="block", images=1),
+        output=tmp_path / "analysis",
+        recipe=load_recipe("int8-mse", FEW),
+    )
     assert found.sensitivities
     assert (tmp_path / "analysis" / "analysis.html").is_file()
     # A random network's mAP is nothing to keep.
-    assert search(small_detector(name), data, max_drop=100.0, images=1, overrides=FEW).layers == ()
+    assert search(small_detector(name), data, max_drop=100.0, recipe=load_recipe("int8-mse", FEW)).layers == ()
 
 
 @pytest.mark.parametrize("name", families())
@@ -106,8 +114,9 @@ def test_float_networks_teach_themselves(name, data, tmp_path):
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_real_weights_go_through_the_default_command_and_learn(name, target, shared, tmp_path):
     path, data = shared / "weights" / f"{name}.pt", shared / "coco" / "data.yaml"
-    options = {"runtimes": ("onnxruntime", "openvino"), "limit": 8, "input_size": 320, "reporter": Strict()}
+    measure = Measure(runtimes=("onnxruntime", "openvino"), limit=8)
     learning = "{reconstruct: {images: 4, iterations: 2}}, {train: {epochs: 1, images: 8, crop_size: 160, val_images: 4}}"
     overrides = ("calibration.images=8", f"algorithms=[calibrate, {{keep_float: {{images: 2}}}}, {learning}]")
-    result = quantize(path, data, target=target, recipe="int8", overrides=overrides, output=tmp_path / "out", **options)
+    options = {"recipe": load_recipe("int8", overrides), "output": tmp_path / "out", "measure": measure, "reporter": Strict()}
+    result = quantize(load(path, input_size=320), data, target=target, **options)
     assert all(parity.agrees for parity in result.parity if parity.runtime == target)

@@ -10,11 +10,14 @@ from yoloquant.algorithms.reconstruction.step import Reconstruct
 from yoloquant.assets import demo_weights
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import YoloquantError
-from yoloquant.flows.analyze import analyze
+from yoloquant.flows.analyze import AnalysisOptions, analyze
+from yoloquant.flows.options import Measure
 from yoloquant.flows.quantize import quantize
 from yoloquant.flows.search import search
 from yoloquant.recipe.recipe import load_recipe, presets
 from yoloquant.runtime.executed_layers import executed_layers
+
+UNMEASURED = Measure(evaluate=False, runtimes=())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,8 @@ def short(name):
 def test_low_bit_presets_make_files_that_onnxruntime_runs(name, data, tmp_path):
     # Groups that do not divide the channels, and 8-bit layers beside them, are what OpenVINO has to read, too.
     runtimes = ("onnxruntime", "openvino") if name in ("4w8f", "mixed-4-8") else ("onnxruntime",)
-    result = quantize(demo_weights(), data, recipe=short(name), output=tmp_path / "out", measure=False, runtimes=runtimes)
+    measure = Measure(evaluate=False, runtimes=runtimes)
+    result = quantize(demo_weights(), data, recipe=short(name), output=tmp_path / "out", measure=measure)
     assert all(parity.agrees for parity in result.parity)
     assert not (tmp_path / "out.partial").exists()
     bits = json.loads((tmp_path / "out" / "metrics.json").read_text())["weight_bits"]
@@ -61,7 +65,7 @@ def test_every_preset_is_a_valid_recipe_with_a_sentence():
 @pytest.mark.slow
 def test_mixed_precision_keeps_its_budget_through_the_whole_flow(data):
     overrides = ("algorithms=[calibrate, {mixed_precision: {average_bits: 5, images: 2}}]",)
-    result = quantize(demo_weights(), data, recipe="8w8f", overrides=overrides, measure=False, runtimes=())
+    result = quantize(demo_weights(), data, recipe=load_recipe("8w8f", overrides), measure=UNMEASURED)
     weights = {name: quantizer.spec.bits for name, quantizer in result.detector.quantizers() if name.endswith("weight_quantizer")}
     sizes = {
         f"{name}_quantizer": parameter.numel()
@@ -74,21 +78,27 @@ def test_mixed_precision_keeps_its_budget_through_the_whole_flow(data):
 
 
 def test_what_is_placed_runs_in_integers(data, tmp_path):
-    result = quantize(demo_weights(), data, recipe="int8-mse", output=tmp_path / "out", measure=False, runtimes=("onnxruntime",))
+    result = quantize(
+        demo_weights(),
+        data,
+        recipe="int8-mse",
+        output=tmp_path / "out",
+        measure=Measure(evaluate=False, runtimes=("onnxruntime",)),
+    )
     executed = executed_layers(tmp_path / "out" / "model.onnx", "onnxruntime")
     assert len(executed.integer) == result.quantized_layers
 
 
 def test_analysis_from_a_file_to_a_page_and_on_again(data, tmp_path):
-    options = {"output": tmp_path / "analysis", "parts": ("both",), "images": 2, "mode": "block"}
-    found = analyze(demo_weights(), data, **options)
+    options, output = AnalysisOptions(parts=("both",), images=2, mode="block"), tmp_path / "analysis"
+    found = analyze(demo_weights(), data, options, output=output)
     assert {result.mode for result in found.sensitivities} == {"block"}
     lines = (tmp_path / "analysis" / "measurements.jsonl").read_text().splitlines()
     assert len(lines) == len(found.sensitivities)
-    again = analyze(demo_weights(), data, **options)
+    again = analyze(demo_weights(), data, options, output=output)
     assert again.sensitivities == found.sensitivities
     assert len((tmp_path / "analysis" / "measurements.jsonl").read_text().splitlines()) == len(lines)
-    by_map = analyze(demo_weights(), data, parts=("both",), measure="map", mode="block", fast=6, images=1)
+    by_map = analyze(demo_weights(), data, AnalysisOptions(parts=("both",), measure="map", mode="block", fast=6, images=1))
     assert len(by_map.sensitivities) == len(found.sensitivities)
     other = tmp_path / "other"
     other.mkdir()
@@ -99,7 +109,7 @@ def test_analysis_from_a_file_to_a_page_and_on_again(data, tmp_path):
 
 @pytest.mark.slow
 def test_search_reaches_its_goal_with_few_evaluations(data, tmp_path):
-    options = {"recipe": "8w8f", "overrides": ("weights.bits=2",), "images": 2, "record": tmp_path / "record.json"}
+    options = {"recipe": load_recipe("8w8f", ["weights.bits=2"]), "output": tmp_path / "found.yaml"}
     found = search(demo_weights(), data, max_drop=20.0, **options)
     assert found.found_map >= found.float_map - 20.0
     assert 0 < len(found.layers) < 60
@@ -117,7 +127,7 @@ def test_search_reaches_its_goal_with_few_evaluations(data, tmp_path):
 
 @pytest.mark.slow
 def test_search_for_latency_may_take_all_layers_and_times_whole_files(data):
-    found = search(demo_weights(), data, max_drop=15.0, recipe="8w8f", target="onnxruntime", optimize_latency=True, images=2)
+    found = search(demo_weights(), data, max_drop=15.0, recipe="8w8f", target="onnxruntime", optimize_latency=True)
     assert found.found_map >= found.float_map - 15.0
     assert found.runtime == "onnxruntime"
     # The file with nothing changed is timed in any case.
@@ -131,10 +141,8 @@ def test_search_for_latency_may_take_all_layers_and_times_whole_files(data):
 @pytest.mark.slow
 def test_a_budget_of_time_is_measured_in_the_targets_runtime(data):
     overrides = ("algorithms=[calibrate, {mixed_precision: {latency: 10.0, images: 2}}]",)
-    result = quantize(
-        demo_weights(), data, target="onnxruntime", recipe="int8-mse", overrides=overrides, measure=False, runtimes=()
-    )
+    result = quantize(demo_weights(), data, target="onnxruntime", recipe=load_recipe("int8-mse", overrides), measure=UNMEASURED)
     # With time to spare every layer stays in float, and nothing errs.
     assert result.quantized_layers == 0
     with pytest.raises(YoloquantError, match="for another machine"):
-        quantize(demo_weights(), data, target="tensorrt", recipe="int8-mse", overrides=overrides, measure=False, runtimes=())
+        quantize(demo_weights(), data, target="tensorrt", recipe=load_recipe("int8-mse", overrides), measure=UNMEASURED)

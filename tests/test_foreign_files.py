@@ -23,11 +23,12 @@ from yoloquant.data.synthetic import generate_image, write_generated_dataset
 from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.evaluation.parity import check_parity
 from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.flows.options import Measure
 from yoloquant.flows.quantize import quantize
 from yoloquant.graph.capture import capture
 from yoloquant.models.registry import build_detector
 from yoloquant.quant.quantized_detector import quantized_from
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import load, open_runner
 from yoloquant.targets.registry import TARGETS, get_target
 
 SIDE = 64
@@ -82,9 +83,10 @@ def test_files_of_free_sizes_are_captured_and_give_the_runtimes_output_at_every_
 
 
 def test_a_file_of_free_sizes_is_quantized_at_the_size_asked_for(place, tmp_path):
-    options = {"recipe": "int8-minmax", "measure": False, "runtimes": ("onnxruntime",), "report": False}
-    quantize(place / "dynamic.onnx", place / "set" / "data.yaml", input_size=96, output=tmp_path / "out", **options)
-    runner = open_model(tmp_path / "out")
+    options = {"recipe": "int8-minmax", "measure": Measure(evaluate=False, runtimes=("onnxruntime",)), "report": None}
+    detector = load(place / "dynamic.onnx", input_size=96)
+    quantize(detector, place / "set" / "data.yaml", output=tmp_path / "out", **options)
+    runner = open_runner(tmp_path / "out")
     assert runner.input_size == (96, 96)
     images = to_input(drawn(1, 96)).contiguous()
     expected = runtime_output(place / "dynamic.onnx", images)
@@ -109,7 +111,7 @@ def test_half_precision_inside_is_computed_in_full(place, tmp_path):
     (parity,) = check_parity(quantized, tmp_path / "int8.onnx", images.numpy(), ["onnxruntime"])
     assert parity.agrees, parity
     # The runtime's own half precision is read, too, by what only runs files.
-    np.testing.assert_allclose(open_model(place / "half.onnx")(images[:1].numpy()), expected[:1])
+    np.testing.assert_allclose(open_runner(place / "half.onnx")(images[:1].numpy()), expected[:1])
 
 
 @pytest.mark.parametrize(("side", "classes"), [(32, 80), (64, 80), (64, 1203)])
@@ -122,7 +124,7 @@ def test_files_with_fewer_boxes_than_values_are_read_by_their_names(side, classe
     images = to_input(drawn(1, side)).contiguous()
     with torch.no_grad():
         np.testing.assert_allclose(detector(images).numpy(), runtime_output(path, images), rtol=1e-3, atol=1e-2)
-    assert open_model(path).layout == "columns_classes"
+    assert open_runner(path).layout == "columns_classes"
 
 
 def written(name, place):

@@ -7,13 +7,13 @@ from test_uncertainty import evaluation_of, made
 from yoloquant.evaluation.latency import Latency
 from yoloquant.evaluation.uncertainty import map_loss
 from yoloquant.report.headline import facts, headline
-from yoloquant.results.quantization import Row
+from yoloquant.results.quantization import Row, with_drops
 
 
 def rows(truth, before, after, sizes=(2900, 1000), times=(19.0, 10.0)):
     ids = list(range(40))
     figures = (("float", before, sizes[0], times[0]), ("int8", after, sizes[1], times[1]))
-    return tuple(
+    return with_drops([
         Row(
             model=model,
             runtime="onnxruntime",
@@ -22,7 +22,7 @@ def rows(truth, before, after, sizes=(2900, 1000), times=(19.0, 10.0)):
             file_size=size,
         )
         for model, found, size, milliseconds in figures
-    )
+    ])  # fmt: skip
 
 
 @pytest.fixture(scope="module")

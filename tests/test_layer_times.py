@@ -4,7 +4,7 @@ import pytest
 
 from small_networks import SIZE, RowsHead, SmallNetwork, images, quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.checkpoint.from_module import detector_from_module
+from yoloquant.checkpoint.from_module import from_module
 from yoloquant.evaluation.times_in_file import times_in_file, times_of_layers
 from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.flows.search import by_value
@@ -38,7 +38,7 @@ def test_every_layer_of_both_files_is_found(runtime, tmp_path):
     pytest.importorskip(runtime)
     quantized = quantized_detector(get_target(runtime), float_outputs=False, float_inputs=False)
     calibrate(quantized, [images(2)])
-    plain = detector_from_module(SmallNetwork().eval(), RowsHead(), names=tuple("abcd"), strides=(4, 8), input_size=SIZE)
+    plain = from_module(SmallNetwork().eval(), RowsHead(), names=tuple("abcd"), strides=(4, 8), input_size=SIZE)
     paths = tmp_path / "float.onnx", tmp_path / "integer.onnx"
     for detector, path in zip((plain, quantized), paths, strict=True):
         export_onnx(detector, path)

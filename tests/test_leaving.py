@@ -18,7 +18,7 @@ from rich.table import Table
 
 from small_sets import coco
 from yoloquant.cli.console import OUT
-from yoloquant.cli.tables import class_table as class_table_on_screen
+from yoloquant.cli.tables import on_screen
 from yoloquant.data.dataset import DetectionDataset, ImageEntry
 from yoloquant.data.sources import Source
 from yoloquant.evaluation.drawing import draw_detections, side_by_side
@@ -282,7 +282,7 @@ def test_names_are_values_in_what_predict_and_evaluate_write(name, hostile_pair,
     assert label_rows((60, 80), found).split() == ["0", "0.312500", "0.416667", "0.375000", "0.500000"]
     before, _ = hostile_pair(name)
     with OUT.capture() as capture:
-        OUT.print(class_table_on_screen(before, per_class=True))
+        OUT.print(on_screen(before.table(per_class=True)))
     assert "[/red]" not in name or "[/red][bold]" in capture.get()
     assert json.loads(json.dumps(before.to_dict()))["classes"][0]["name"] == name
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from yoloquant.checkpoint.from_module import detector_from_module
+from yoloquant.checkpoint.from_module import from_module
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.errors import YoloquantError
 from yoloquant.models.losses.overlap import angle_iou, generalized_iou
@@ -70,6 +70,6 @@ def test_the_overlap_of_yolov6_is_its_sizes():
 
 
 def test_a_head_of_ones_own_has_no_loss():
-    own = detector_from_module(torch.nn.Conv2d(3, 8, 8, 8), lambda maps: maps[0].flatten(2), names=["a"], strides=[8])
+    own = from_module(torch.nn.Conv2d(3, 8, 8, 8), lambda maps: maps[0].flatten(2), names=["a"], strides=[8])
     with pytest.raises(YoloquantError, match="no training loss"):
         loss_of(own)

@@ -12,6 +12,7 @@ from yoloquant.cli import app
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import YoloquantError
 from yoloquant.files.writing import checked_folder, replaced_whole
+from yoloquant.flows.options import Measure
 from yoloquant.flows.quantize import quantize
 
 
@@ -24,7 +25,7 @@ def place(tmp_path_factory):
     (place / "set" / "two.yaml").write_text(data.read_text().replace("names:", "names: [a, b]\nothers:"))
     shutil.copytree(place / "set" / "images", place / "set" / "bare")
     (place / "set" / "bare.yaml").write_text(data.read_text().replace("images/", "bare/"))
-    options = {"recipe": "int8-minmax", "measure": False, "runtimes": (), "report": False}
+    options = {"recipe": "int8-minmax", "measure": Measure(evaluate=False, runtimes=()), "report": None}
     quantize(demo_weights(), data, output=place / "quantized", **options)
     shutil.copytree(place / "quantized", place / "bare")
     (place / "bare" / "recipe.yaml").unlink()

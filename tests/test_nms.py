@@ -18,6 +18,7 @@ from yoloquant.errors import ExportError
 from yoloquant.evaluation.postprocess import detections_of
 from yoloquant.exporting.nms import PLUGIN_OUTPUTS, NmsOptions, add_nms
 from yoloquant.exporting.onnx_export import export_onnx
+from yoloquant.flows.options import Measure, Output
 from yoloquant.flows.quantize import quantize
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.runtime.registry import open_onnx
@@ -128,8 +129,8 @@ def test_exported_file_runs_as_final_detections(tmp_path):
 @pytest.mark.slow
 def test_quantize_puts_it_into_the_finished_file(tmp_path):
     data = write_generated_dataset(tmp_path / "set", train=4, val=1)
-    options = {"recipe": "int8-minmax", "target": "onnxruntime", "measure": False, "runtimes": ("onnxruntime",)}
-    result = quantize(demo_weights(), data, output=tmp_path / "out", nms=NmsOptions(max_detections=7), **options)
+    measure, output = Measure(evaluate=False, runtimes=("onnxruntime",)), Output(tmp_path / "out", NmsOptions(max_detections=7))
+    result = quantize(demo_weights(), data, recipe="int8-minmax", target="onnxruntime", measure=measure, output=output)
     assert all(parity.agrees for parity in result.parity)
     runner = open_onnx(tmp_path / "out" / "model.onnx")
     assert runner.layout == "rows_final"

@@ -13,7 +13,7 @@ from torch import nn
 
 from small_networks import ConvBlock
 from yoloquant.algorithms.calibrate import calibrate
-from yoloquant.checkpoint.from_module import detector_from_live, detector_from_module
+from yoloquant.checkpoint.from_module import detector_from_live, from_module
 from yoloquant.checkpoint.onnx_checks import load_onnx
 from yoloquant.checkpoint.onnx_metadata import foreign_facts
 from yoloquant.checkpoint.read import read_detector
@@ -29,7 +29,7 @@ from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.preprocessing import Preprocessing, parse_preprocessing
 from yoloquant.models.yolov5.network import AnchorHead
 from yoloquant.quant.quantized_detector import quantized_from
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 from yoloquant.runtime.registry import open_onnx
 from yoloquant.targets.registry import get_target
 
@@ -270,8 +270,8 @@ def test_images_are_as_the_user_says(runtime, tmp_path):
     rgb = to_input(images()[:1]).contiguous().numpy()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"images": np.ascontiguousarray(rgb[:, ::-1]) * 255})[0]
-    told = open_model(path, runtime, preprocessing=parse_preprocessing("BGR, 0..255"))
-    untold = open_model(path, runtime)
+    told = open_runner(path, runtime, preprocessing=parse_preprocessing("BGR, 0..255"))
+    untold = open_runner(path, runtime)
     np.testing.assert_allclose(told(rgb), expected, rtol=1e-3, atol=1e-3)
     assert not np.allclose(untold(rgb), expected, rtol=1e-3, atol=1e-3)
 
@@ -371,7 +371,7 @@ def test_the_official_file_is_quantized_as_the_checkpoint_is(shared):
 
 def test_any_network_with_a_decode_function(tmp_path):
     network, head, layout = HEADS["YOLOv8"]
-    detector = detector_from_module(network, head, names=("a", "b"), strides=(8, 16, 32), input_size=SIZE, layout=layout)
+    detector = from_module(network, head, names=("a", "b"), strides=(8, 16, 32), input_size=SIZE, layout=layout)
     captured = capture(detector.network, SIZE)
     quantized = quantized_from(detector, get_target("onnxruntime").place(captured), captured)
     calibrate(quantized, [images(4)])
@@ -386,7 +386,7 @@ def test_any_network_with_a_decode_function(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(again(x), quantized(x), rtol=0, atol=0)
     with pytest.raises(CheckpointError, match="no layout 'rows'"):
-        detector_from_module(network, head, names=("a",), strides=(8,), layout="rows")
+        from_module(network, head, names=("a",), strides=(8,), layout="rows")
 
 
 def test_objects_of_the_original_repositories_are_read_alive():

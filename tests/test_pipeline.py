@@ -15,21 +15,26 @@ from yoloquant.assets import demo_weights
 from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.checkpoint.read import read_detector
 from yoloquant.data.dataset import load_dataset
+from yoloquant.data.source import Source
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.uncertainty import map_loss
 from yoloquant.exporting.folder import load_quantized
 from yoloquant.flows.add_report import add_report
+from yoloquant.flows.options import Measure, Report
 from yoloquant.flows.quantize import quantize
 from yoloquant.progress import Clock
-from yoloquant.report.cells import result_cells
+from yoloquant.recipe.recipe import load_recipe
 from yoloquant.report.plots import save_charts
 from yoloquant.report.quantization_page import report_charts
+from yoloquant.results.quantization import Quantization
 from yoloquant.runtime.onnxruntime_runner import STAND_IN
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import load, open_runner
 from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
+
+UNMEASURED = Measure(evaluate=False, runtimes=())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("quantized") / "out"
-    return quantize(demo_weights(), data, target="onnxruntime", output=output, runtimes=("onnxruntime",))
+    return quantize(demo_weights(), data, target="onnxruntime", output=output, measure=Measure(runtimes=("onnxruntime",)))
 
 
 def with_exact_sums(file, data):
@@ -69,7 +74,7 @@ def test_losses_carry_their_standard_error_wherever_they_are_told(finished, data
     assert drops[0] is drops[2] is None
     assert drops[3] == pytest.approx({"value": loss.value, "error": loss.error})
     assert str(loss) in (finished.output / "report.html").read_text(encoding="utf-8")
-    assert result_cells(finished.rows)[3][3] == str(loss)
+    assert finished.table().rows[3][3] == str(Quantization.load(finished.output).rows[3].drop) == str(loss)
     rows = list(csv.DictReader((finished.output / "classes.csv").open(encoding="utf-8")))
     certainty = [float(row["drop"]) / max(float(row["standard_error"]), 1e-9) for row in rows]
     assert certainty == sorted(certainty, reverse=True)
@@ -151,7 +156,7 @@ def test_the_report_stands_alone_and_says_what_was_measured(finished):
 
 @pytest.mark.slow
 def test_without_a_report_the_folder_holds_the_model_alone(data, tmp_path):
-    quantize(demo_weights(), data, output=tmp_path / "out", measure=False, runtimes=(), report=False, recipe="int8-minmax")
+    quantize(demo_weights(), data, output=tmp_path / "out", measure=UNMEASURED, report=None, recipe="int8-minmax")
     assert not {"report.html", "layers.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
@@ -196,7 +201,7 @@ def test_the_network_is_in_place_before_the_report_is_made(data, tmp_path, monke
     monkeypatch.setattr("yoloquant.report.quantization_page.write_report", look)
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        quantize(demo_weights(), data, output=output, measure=False, runtimes=(), recipe="int8-minmax")
+        quantize(demo_weights(), data, output=output, measure=UNMEASURED, recipe="int8-minmax")
     assert {path.name for path in output.iterdir()} == {"metrics.json", "model.onnx", "quantized.safetensors", "recipe.yaml"}
 
 
@@ -214,7 +219,7 @@ def test_plots_are_files_of_their_own(suffix, finished, tmp_path):
 
 def test_other_formats_of_plots_are_refused(data, tmp_path):
     with pytest.raises(YoloquantError, match="png or pdf"):
-        quantize(demo_weights(), data, output=tmp_path / "out", plots="gif")
+        quantize(demo_weights(), data, output=tmp_path / "out", report=Report(plots="gif"))
     assert not (tmp_path / "out").exists()
 
 
@@ -226,7 +231,7 @@ def test_the_folder_answers_as_before(finished):
 
 def test_a_folder_is_evaluated_like_any_model(finished, data):
     dataset = load_dataset(data)
-    answer = evaluate(open_model(finished.output), dataset, EvaluationSettings())
+    answer = evaluate(open_runner(finished.output), dataset, EvaluationSettings())
     assert answer.map50_95 == pytest.approx(finished.row("int8", "onnxruntime").evaluation.map50_95)
 
 
@@ -236,9 +241,8 @@ def test_float_layers_and_low_bits_by_recipe(data):
         demo_weights(),
         data,
         target="reference",
-        overrides=("weights.bits=4", "ignore=['model.24.*']", "algorithms=[calibrate]"),
-        measure=False,
-        runtimes=(),
+        recipe=load_recipe("int8", ["weights.bits=4", "ignore=['model.24.*']", "algorithms=[calibrate]"]),
+        measure=UNMEASURED,
     )
     specs = {name: quantizer.spec for name, quantizer in result.detector.quantizers()}
     assert specs["model.0.conv.weight_quantizer"].bits == 4
@@ -255,22 +259,21 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(data, tmp_path):
     with pytest.raises(YoloquantError, match="is a file"):
         quantize(demo_weights(), data, output=tmp_path / "thesis.txt")
     with pytest.raises(YoloquantError, match="not a multiple of the network's stride"):
-        quantize(demo_weights(), data, output=tmp_path / "out", input_size=200)
+        quantize(load(demo_weights(), input_size=200), data, output=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_official_yolov5_is_quantized_and_right_in_onnx_runtime(shared, tmp_path):
     result = quantize(
-        shared / "checkpoints" / "yolov5n_v60_custom2.pt",
-        calibration=shared / "coco" / "train2017.txt",
-        overrides=("calibration.images=8",),
+        load(shared / "checkpoints" / "yolov5n_v60_custom2.pt", input_size=320),
+        Source(calibration=shared / "coco" / "train2017.txt"),
+        recipe=load_recipe("int8", ["calibration.images=8"]),
         output=tmp_path / "out",
-        measure=False,
-        input_size=320,
+        measure=Measure(evaluate=False),
     )
     assert {parity.runtime for parity in result.parity} >= {"onnxruntime"}
     assert all(parity.agrees for parity in result.parity)
-    assert open_model(tmp_path / "out").names == ("helmet", "vest")
+    assert open_runner(tmp_path / "out").names == ("helmet", "vest")
 
 
 @pytest.mark.slow

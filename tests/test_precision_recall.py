@@ -16,7 +16,7 @@ from yoloquant.evaluation.detection_table import table_from_rows
 from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.matching import THRESHOLDS, box_iou, corners, indices_by, match_detections, match_objects
 from yoloquant.evaluation.precision_recall import average_precision, class_curves, class_figures, precision_recall
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 
 # Odd sizes, so that overlaps differ.
 corner = st.integers(0, 40)
@@ -122,7 +122,7 @@ def linked_set(shared, folder, count=None):
 @pytest.mark.parametrize("rectangular", [False, True])
 def test_figures_equal_those_of_ultralytics(rectangular, shared, tmp_path):
     dataset = load_dataset(linked_set(shared, tmp_path))
-    found = evaluate(open_model(shared / "weights" / "yolov8n.pt"), dataset, EvaluationSettings(rectangular=rectangular))
+    found = evaluate(open_runner(shared / "weights" / "yolov8n.pt"), dataset, EvaluationSettings(rectangular=rectangular))
     printed, by_coco = BY_ULTRALYTICS[rectangular]
     assert (found.map50_95, found.map50) == pytest.approx(by_coco, abs=0.01)
     figures = found.classification
@@ -148,7 +148,7 @@ def test_a_few_images_equal_the_installed_ultralytics(size, rectangular, shared,
     theirs = model.val(data=path, **options, plots=False, save_json=True, device="cpu", project=tmp_path / "runs", name="val")
     dataset = load_dataset(path)
     ours = evaluate(
-        open_model(shared / "weights" / "yolov8n.pt"),
+        open_runner(shared / "weights" / "yolov8n.pt"),
         dataset,
         EvaluationSettings(image_size=(size, size), rectangular=rectangular),
     )

@@ -24,7 +24,7 @@ from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.predict import PredictionSettings, class_indices, predict
 from yoloquant.evaluation.prediction_files import PredictionFiles, predict_to_files
 from yoloquant.evaluation.prediction_formats import film
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 
 MODEL = str(demo_weights())
 COUNT, RATE = 9, 12.5
@@ -58,7 +58,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runner():
-    return open_model(demo_weights())
+    return open_runner(demo_weights())
 
 
 def run(*words):

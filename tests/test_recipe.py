@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from yoloquant.errors import RecipeError
-from yoloquant.recipe.recipe import Recipe, load_recipe, presets, replaced_target
+from yoloquant.recipe.recipe import Recipe, load_recipe, presets, resolve_recipe
 from yoloquant.spec import TensorSpec
 from yoloquant.targets.registry import get_target
 
@@ -74,8 +74,8 @@ def test_powers_of_two_stay_whatever_the_target(name):
     for tensor in ("weights", "activations"):
         spec = recipe.choose("a", "conv", tensor, TensorSpec(signed=False, symmetric=False))
         assert spec.power_of_two, tensor
-    assert replaced_target(name, "tensorrt") == load_recipe(name).target
-    assert replaced_target(name, load_recipe(name).target) is replaced_target(None, "tensorrt") is None
+    assert recipe.written_for == resolve_recipe(load_recipe(name), "tensorrt").written_for == load_recipe(name).target
+    assert load_recipe(name).written_for is load_recipe(None, target="tensorrt").written_for is None
 
 
 @pytest.mark.parametrize("name", list(presets()))

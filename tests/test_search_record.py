@@ -11,41 +11,41 @@ from yoloquant.analysis.sensitivity import Record, Sensitivity
 from yoloquant.data.contents import contents_of, dataset_contents
 from yoloquant.data.dataset import load_dataset
 from yoloquant.errors import YoloquantError
-from yoloquant.flows.search import _Known
+from yoloquant.flows.search_record import SearchRecord
 from yoloquant.models.detector import digest_of
 from yoloquant.progress import Silent
 
 
 def test_values_of_the_same_key_and_layers_are_taken_up_again(tmp_path):
     path = tmp_path / "record.json"
-    _Known(path, "key", Silent()).add("1 layers", ["model.0.conv"], 12.5)
+    SearchRecord(path, "key", Silent()).add("1 layers", ["model.0.conv"], 12.5)
     tell = Notes()
-    again = _Known(path, "key", tell)
+    again = SearchRecord(path, "key", tell)
     assert again.get("1 layers", ["model.0.conv"]) == 12.5
     assert again.get("1 layers", ["model.1.conv"]) is None
     assert not tell.told
-    assert _Known(path, "other", tell).get("1 layers", ["model.0.conv"]) is None
+    assert SearchRecord(path, "other", tell).get("1 layers", ["model.0.conv"]) is None
     assert "another model, data, recipe or version" in tell.told[0]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 60])
 def test_a_record_that_was_cut_off_is_a_fresh_start(cut, tmp_path):
     path = tmp_path / "record.json"
-    _Known(path, "key", Silent()).add("float", [], 12.5)
+    SearchRecord(path, "key", Silent()).add("float", [], 12.5)
     path.write_bytes(path.read_bytes()[:cut])
     tell = Notes()
-    known = _Known(path, "key", tell)
+    known = SearchRecord(path, "key", tell)
     assert known.get("float", []) is None
     assert "everything is measured anew" in tell.told[0]
     known.add("float", [], 1.0)
-    assert _Known(path, "key", Silent()).get("float", []) == 1.0
+    assert SearchRecord(path, "key", Silent()).get("float", []) == 1.0
 
 
 @pytest.mark.parametrize("values", [None, [1], [["float", [], "much"]], {"float": 3}])
 def test_a_damaged_record_is_a_fresh_start(values, tmp_path):
     path, tell = tmp_path / "record.json", Notes()
     path.write_text(json.dumps({"format": "yoloquant.search.1", "key": "key", "values": values}))
-    assert _Known(path, "key", tell).get("float", []) is None
+    assert SearchRecord(path, "key", tell).get("float", []) is None
     assert "damaged" in tell.told[0]
 
 
@@ -54,7 +54,7 @@ def test_a_file_of_another_program_is_not_replaced(tmp_path):
     for content in ({"images": []}, [1, 2], "text"):
         path.write_text(json.dumps(content))
         with pytest.raises(YoloquantError, match="no search wrote it"):
-            _Known(path, "key", Silent())
+            SearchRecord(path, "key", Silent())
 
 
 def test_lines_that_were_cut_off_are_measured_again(tmp_path):

@@ -19,6 +19,7 @@ from yoloquant.exporting.folder import load_quantized, save_quantized
 from yoloquant.flows.finetune import _reference as reference_for
 from yoloquant.flows.finetune import finetune, training_step
 from yoloquant.flows.job import quantized_in_memory
+from yoloquant.flows.options import Measure
 from yoloquant.flows.train import train
 from yoloquant.graph.capture import captured
 from yoloquant.models.activations import swap_activations
@@ -32,7 +33,7 @@ from yoloquant.training.quantized.objectives import FeatureTeacher
 
 SIZE = 64
 SHORT = {"epochs": 4, "batch_size": 4, "val_images": 4, "learning_rate": 0.0003}
-PLAIN = {"measure": False, "runtimes": ("onnxruntime",), "report": False}
+PLAIN = {"measure": Measure(evaluate=False, runtimes=("onnxruntime",)), "report": None}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -111,8 +112,7 @@ def test_what_is_not_evaluated_and_trains_in_mixed_precision_says_so(folder, dat
 def test_any_images_do_where_the_float_network_teaches(data, tmp_path):
     folder, pictures = write_folder(tmp_path / "out", own_detector(), data), tmp_path / "pictures"
     shutil.copytree(data.parent / "images" / "train", pictures)
-    overrides = ["teacher=features"]
-    options = {"settings": SHORT, "overrides": overrides, "runtimes": ("onnxruntime",), "report": False}
+    options = {"settings": {**SHORT, "teacher": "features"}, "measure": Measure(runtimes=("onnxruntime",)), "report": None}
     result = finetune(folder, pictures, tmp_path / "run", teacher=own_detector(), **options)
     assert result.recipe.algorithms[-1].teacher == "features"
     assert all(row.evaluation is None and row.latency is None for row in result.rows), "no runtime is the target reference's own"

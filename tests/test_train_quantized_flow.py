@@ -10,8 +10,10 @@ from yoloquant.algorithms.detection_ranges import DetectionRanges
 from yoloquant.algorithms.reconstruction.step import Reconstruct
 from yoloquant.assets import demo_weights
 from yoloquant.cli import app
+from yoloquant.data.source import Source
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.exporting.folder import load_quantized
+from yoloquant.flows.options import Measure
 from yoloquant.flows.quantize import quantize
 from yoloquant.recipe.recipe import load_recipe, presets
 from yoloquant.training.quantized.step import Train
@@ -41,9 +43,9 @@ def short(name):
 @pytest.mark.parametrize("name", [name for name in presets() if name.startswith("qat-")])
 def test_presets_that_train_make_verified_folders(name, data, tmp_path):
     """Without labels, a folder of images is all they need."""
-    source = {"data": data} if name in LABELLED else {"calibration": data.parent / "images" / "train"}
-    out = tmp_path / "out"
-    result = quantize(demo_weights(), recipe=short(name), output=out, measure=False, runtimes=("onnxruntime",), **source)
+    source = Source(data) if name in LABELLED else Source(calibration=data.parent / "images" / "train")
+    out, measure = tmp_path / "out", Measure(evaluate=False, runtimes=("onnxruntime",))
+    result = quantize(demo_weights(), source, recipe=short(name), output=out, measure=measure)
     assert all(parity.agrees for parity in result.parity)
     assert not (tmp_path / "out.partial").exists()
     x = torch.rand(1, 3, *result.detector.input_size)

@@ -7,11 +7,12 @@ from small_sets import coco
 from yoloquant.data.dataset import load_dataset
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import table_from_rows
-from yoloquant.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
+from yoloquant.evaluation.evaluation import Evaluation
+from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
 from yoloquant.evaluation.matching import match_objects
 from yoloquant.evaluation.precision_recall import class_curves, class_figures, precision_recall
 from yoloquant.evaluation.uncertainty import Loss, class_losses, groups_of, left_out_precision, map_loss, standard_error
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 
 
 def made(images=40, classes=3, seed=0):
@@ -129,7 +130,7 @@ def bootstrap(truth, both, ids, count, seed=0):
 
 def test_the_jackknife_agrees_with_a_bootstrap_on_real_detections(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    runner = open_model(shared / "weights" / "yolov5n.pt")
+    runner = open_runner(shared / "weights" / "yolov5n.pt")
     # One network at two sizes is as two networks, one of which is a little worse.
     first, second = (
         evaluate(runner, dataset, EvaluationSettings(limit=64, image_size=(size, size), confidence=0.05)) for size in (320, 288)
@@ -152,7 +153,7 @@ def pooled(entry):
 @pytest.mark.slow
 def test_the_jackknife_agrees_with_a_bootstrap_on_all_photographs(shared):
     dataset = load_dataset(shared / "coco" / "data.yaml")
-    runner = open_model(shared / "weights" / "yolov5n.pt", "onnxruntime")
+    runner = open_runner(shared / "weights" / "yolov5n.pt", "onnxruntime")
     settings = [EvaluationSettings(confidence=0.02, max_detections=count) for count in (300, 8)]
     first, second = (evaluate(runner, dataset, found) for found in settings)
     ids = first.matches.objects.images.tolist()

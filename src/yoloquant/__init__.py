@@ -10,78 +10,159 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yoloquant.algorithms.step import Step
-    from yoloquant.checking.findings import check_file as check
-    from yoloquant.checkpoint.from_module import detector_from_live, detector_from_module
-    from yoloquant.checkpoint.read import read_detector
+    from yoloquant.checking.check_report import CheckReport
+    from yoloquant.checkpoint.from_module import from_module
     from yoloquant.data.dataset import DetectionDataset, load_dataset
-    from yoloquant.errors import YoloquantError
-    from yoloquant.evaluation.evaluator import EvaluationSettings, evaluate
-    from yoloquant.exporting.folder import load_quantized
-    from yoloquant.exporting.onnx_export import export_onnx
-    from yoloquant.flows.analyze import analyze
+    from yoloquant.data.source import Source
+    from yoloquant.errors import CheckpointError, DataError, ExportError, RecipeError, YoloquantError
+    from yoloquant.evaluation.evaluation import Evaluation
+    from yoloquant.evaluation.evaluator import EvaluationSettings
+    from yoloquant.evaluation.predict import PredictionSettings
+    from yoloquant.evaluation.prediction_files import PredictionFiles
+    from yoloquant.exporting.nms import NmsOptions
+    from yoloquant.flows.analyze import AnalysisOptions, analyze
+    from yoloquant.flows.benchmark import benchmark
+    from yoloquant.flows.check import check
+    from yoloquant.flows.compare import compare
+    from yoloquant.flows.deliver import deliver
+    from yoloquant.flows.evaluate import EvaluationFiles, evaluate
+    from yoloquant.flows.export import export
     from yoloquant.flows.finetune import finetune
+    from yoloquant.flows.options import Measure, Output, Report
+    from yoloquant.flows.predict import predict
     from yoloquant.flows.quantize import quantize
     from yoloquant.flows.search import search
     from yoloquant.flows.train import TrainingOptions, train
     from yoloquant.models.detector import Detector
+    from yoloquant.models.preprocessing import Preprocessing
+    from yoloquant.progress import Reporter
+    from yoloquant.quant.observers import Observer
     from yoloquant.quant.quantized_detector import QuantizedDetector
     from yoloquant.recipe.recipe import Recipe, load_recipe
-    from yoloquant.runtime.open import open_model
+    from yoloquant.results.analysis import Analysis
+    from yoloquant.results.benchmark import Benchmark
+    from yoloquant.results.comparison import Comparison
+    from yoloquant.results.quantization import Quantization
+    from yoloquant.results.search import Search
+    from yoloquant.results.training import Training
+    from yoloquant.runtime.open import load, open_runner
     from yoloquant.spec import TensorSpec
+    from yoloquant.targets.placement import QuantizationPlacement
     from yoloquant.targets.target import Target
 
+# Name -> the module below this package that has it.
 _HOMES = {
-    "DetectionDataset": ("data.dataset", "DetectionDataset"),
-    "Detector": ("models.detector", "Detector"),
-    "EvaluationSettings": ("evaluation.evaluator", "EvaluationSettings"),
-    "QuantizedDetector": ("quant.quantized_detector", "QuantizedDetector"),
-    "Recipe": ("recipe.recipe", "Recipe"),
-    "Step": ("algorithms.step", "Step"),
-    "Target": ("targets.target", "Target"),
-    "TensorSpec": ("spec", "TensorSpec"),
-    "TrainingOptions": ("flows.train", "TrainingOptions"),
-    "YoloquantError": ("errors", "YoloquantError"),
-    "analyze": ("flows.analyze", "analyze"),
-    "check": ("checking.findings", "check_file"),
-    "detector_from_live": ("checkpoint.from_module", "detector_from_live"),
-    "detector_from_module": ("checkpoint.from_module", "detector_from_module"),
-    "evaluate": ("evaluation.evaluator", "evaluate"),
-    "export_onnx": ("exporting.onnx_export", "export_onnx"),
-    "finetune": ("flows.finetune", "finetune"),
-    "load_dataset": ("data.dataset", "load_dataset"),
-    "load_quantized": ("exporting.folder", "load_quantized"),
-    "load_recipe": ("recipe.recipe", "load_recipe"),
-    "open_model": ("runtime.open", "open_model"),
-    "quantize": ("flows.quantize", "quantize"),
-    "read_detector": ("checkpoint.read", "read_detector"),
-    "search": ("flows.search", "search"),
-    "train": ("flows.train", "train"),
+    # A verb for each command.
+    "analyze": "flows.analyze",
+    "benchmark": "flows.benchmark",
+    "check": "flows.check",
+    "compare": "flows.compare",
+    "deliver": "flows.deliver",
+    "evaluate": "flows.evaluate",
+    "export": "flows.export",
+    "finetune": "flows.finetune",
+    "predict": "flows.predict",
+    "quantize": "flows.quantize",
+    "search": "flows.search",
+    "train": "flows.train",
+    # What opens things.
+    "from_module": "checkpoint.from_module",
+    "load": "runtime.open",
+    "load_dataset": "data.dataset",
+    "load_recipe": "recipe.recipe",
+    "open_runner": "runtime.open",
+    # Nouns.
+    "DetectionDataset": "data.dataset",
+    "Detector": "models.detector",
+    "Observer": "quant.observers",
+    "QuantizationPlacement": "targets.placement",
+    "QuantizedDetector": "quant.quantized_detector",
+    "Recipe": "recipe.recipe",
+    "Reporter": "progress",
+    "Step": "algorithms.step",
+    "Target": "targets.target",
+    "TensorSpec": "spec",
+    # Results.
+    "Analysis": "results.analysis",
+    "Benchmark": "results.benchmark",
+    "CheckReport": "checking.check_report",
+    "Comparison": "results.comparison",
+    "Evaluation": "evaluation.evaluation",
+    "Quantization": "results.quantization",
+    "Search": "results.search",
+    "Training": "results.training",
+    # Options.
+    "AnalysisOptions": "flows.analyze",
+    "EvaluationFiles": "flows.evaluate",
+    "EvaluationSettings": "evaluation.evaluator",
+    "Measure": "flows.options",
+    "NmsOptions": "exporting.nms",
+    "Output": "flows.options",
+    "PredictionFiles": "evaluation.prediction_files",
+    "PredictionSettings": "evaluation.predict",
+    "Preprocessing": "models.preprocessing",
+    "Report": "flows.options",
+    "Source": "data.source",
+    "TrainingOptions": "flows.train",
+    # Errors.
+    "CheckpointError": "errors",
+    "DataError": "errors",
+    "ExportError": "errors",
+    "RecipeError": "errors",
+    "YoloquantError": "errors",
 }
 
 __all__ = [
+    "Analysis",
+    "AnalysisOptions",
+    "Benchmark",
+    "CheckReport",
+    "CheckpointError",
+    "Comparison",
+    "DataError",
     "DetectionDataset",
     "Detector",
+    "Evaluation",
+    "EvaluationFiles",
     "EvaluationSettings",
+    "ExportError",
+    "Measure",
+    "NmsOptions",
+    "Observer",
+    "Output",
+    "PredictionFiles",
+    "PredictionSettings",
+    "Preprocessing",
+    "Quantization",
+    "QuantizationPlacement",
     "QuantizedDetector",
     "Recipe",
+    "RecipeError",
+    "Report",
+    "Reporter",
+    "Search",
+    "Source",
     "Step",
     "Target",
     "TensorSpec",
+    "Training",
     "TrainingOptions",
     "YoloquantError",
     "analyze",
+    "benchmark",
     "check",
-    "detector_from_live",
-    "detector_from_module",
+    "compare",
+    "deliver",
     "evaluate",
-    "export_onnx",
+    "export",
     "finetune",
+    "from_module",
+    "load",
     "load_dataset",
-    "load_quantized",
     "load_recipe",
-    "open_model",
+    "open_runner",
+    "predict",
     "quantize",
-    "read_detector",
     "search",
     "train",
 ]
@@ -93,8 +174,7 @@ def __getattr__(name: str) -> Any:
 
         return version("yoloquant")
     if name in _HOMES:
-        module, attribute = _HOMES[name]
-        return getattr(import_module(f"yoloquant.{module}"), attribute)
+        return getattr(import_module(f"yoloquant.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'yoloquant' has no attribute {name!r}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -50,8 +50,9 @@ class Clock:
         seconds: step -> seconds so far.
     """
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        """Start, with the time that earlier steps took."""
+        self.seconds = dict(seconds or {})
         self._start = time.perf_counter()
 
     def stop(self, name: str) -> None:

@@ -17,8 +17,9 @@ import sys
 from yoloquant.assets import demo_weights
 from yoloquant.flows.quantize import quantize
 from yoloquant.progress import Silent
+from yoloquant.flows.options import Measure
 from yoloquant.recipe.recipe import ALGORITHMS, load_recipe
-from yoloquant.runtime.open import open_model
+from yoloquant.runtime.open import open_runner
 from yoloquant.runtime.registry import RUNTIMES
 from yoloquant.targets.registry import TARGETS
 
@@ -30,8 +31,8 @@ assert "shrink" in ALGORITHMS and "sample" in TARGETS and "another" in RUNTIMES
 recipe = load_recipe("int8", ["algorithms=[calibrate, {shrink: {factor: 0.25}}]", "calibration.images=2"], target="sample")
 assert load_recipe(None, ["algorithms=[calibrate, shrink]"]).algorithms[1].factor == 0.5
 data, output = sys.argv[1:]
-quantize(demo_weights(), data, recipe=recipe, output=output, measure=False, report=False, reporter=Notes())
-print(open_model(output, "another").name)
+quantize(demo_weights(), data, recipe=recipe, output=output, measure=Measure(evaluate=False), report=None, reporter=Notes())
+print(open_runner(output, "another").name)
 """
 
 

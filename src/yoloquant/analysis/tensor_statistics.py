@@ -94,6 +94,11 @@ class TensorStatistics:
         """As JSON values, without what only pictures need."""
         return {name: value for name, value in asdict(self).items() if name not in PICTURED}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TensorStatistics:
+        """The inverse of `dataclasses.asdict`, and of `figures`, behind which nothing is left to picture."""
+        return cls(**{name: _as_tuple(value) for name, value in {**dict.fromkeys(PICTURED, ()), **values}.items()})
+
     def advice(self) -> str | None:
         """A sentence to act on; none where nothing is wrong."""
         rest = 1.0 - BULK
@@ -134,6 +139,11 @@ class TensorStatistics:
         if self.is_weight:
             return "use one scale for each channel, or equalize"
         return "use equalize (ReLU networks), more bits, or keep the layer in float"
+
+
+def _as_tuple(value: Any) -> Any:
+    """A value read from JSON, which has lists for tuples."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _listed(channels: tuple[int, ...]) -> str:

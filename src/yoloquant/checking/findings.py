@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from yoloquant.checking.finding import LEVELS, Finding, Level
+from yoloquant.checking.check_report import CheckReport
+from yoloquant.checking.finding import LEVELS, Finding
 from yoloquant.checking.integer_layers import is_at_lowest, runs_in_integers, why_in_float
 from yoloquant.checking.qdq_graph import ACTIVATIONS, SAME_VALUES, WEIGHTED, QdqGraph, Scale
 from yoloquant.checkpoint.onnx_checks import onnx_parsed, open_detector_file
 from yoloquant.targets.registry import get_target
 from yoloquant.targets.target import Target
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """A file's findings.
-
-    Attributes:
-        findings: errors first, then warnings and notes, each in the order of checks and nodes.
-        layers: with weights; integer_layers: of these, what runs in integers.
-        integer_work: share of all multiplications that run in integers, 0..1.
-        conversions: QuantizeLinear and DequantizeLinear nodes on activations.
-    """
-
-    findings: tuple[Finding, ...]
-    layers: int
-    integer_layers: int
-    integer_work: float
-    conversions: int
-
-    def at_least(self, level: Level) -> tuple[Finding, ...]:
-        """Findings of a level, and of those above."""
-        return tuple(finding for finding in self.findings if LEVELS.index(finding.level) >= LEVELS.index(level))
-
 
 # Kinds whose cost is multiplications in float, and kinds whose cost is values that are converted.
 _IN_FLOAT = frozenset(
@@ -64,7 +42,7 @@ _NOT_QUANTIZED = Finding(
 Check = Callable[[QdqGraph, Target], Iterator[Finding]]
 
 
-def check_file(path: str | Path, target: str) -> CheckResult:
+def check_file(path: str | Path, target: str) -> CheckReport:
     """Check a file for a target.
 
     Args:
@@ -79,11 +57,11 @@ def check_file(path: str | Path, target: str) -> CheckResult:
         return check_graph(QdqGraph(open_detector_file(Path(path))), get_target(target))
 
 
-def check_graph(graph: QdqGraph, target: Target) -> CheckResult:
+def check_graph(graph: QdqGraph, target: Target) -> CheckReport:
     """All checks; of a file without any quantization nothing but that."""
     layers = graph.weighted()
     if not any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
-        return CheckResult((_NOT_QUANTIZED,), len(layers), 0, 0.0, 0)
+        return CheckReport(findings=(_NOT_QUANTIZED,), layers=len(layers), integer_layers=0, integer_work=0.0, conversions=0)
     whole = sum(graph.multiplications(node) for node in layers)
     nodes = {graph.label(node): node for node in graph.nodes}
     found = [_with_cost(graph, finding, nodes[finding.node], whole) for check in CHECKS for finding in check(graph, target)]
@@ -93,7 +71,9 @@ def check_graph(graph: QdqGraph, target: Target) -> CheckResult:
     conversions = sum(
         node.op_type in ("QuantizeLinear", "DequantizeLinear") and not graph.is_weight(node.input[0]) for node in graph.nodes
     )
-    return CheckResult(findings, len(layers), len(integer), work, conversions)
+    return CheckReport(
+        findings=findings, layers=len(layers), integer_layers=len(integer), integer_work=work, conversions=conversions
+    )
 
 
 def _with_cost(graph: QdqGraph, finding: Finding, node: onnx.NodeProto, whole: int) -> Finding:

@@ -32,7 +32,7 @@ def detector_from_live(model: Any) -> Detector:
         if network is None:
             raise CheckpointError(
                 f"a {type(model).__name__} is no detector: give a file, a Detector, an ultralytics YOLO object, or build one "
-                "with yoloquant.detector_from_module"
+                "with yoloquant.from_module"
             )
     return detector_from_checkpoint({"model": _record(network)}, Path(type(model).__name__))
 
@@ -74,7 +74,7 @@ class FunctionHead(Head):
         return self.decode(raw_maps)
 
 
-def detector_from_module(
+def from_module(
     network: nn.Module,
     decode: Callable[[list[Tensor]], Tensor],
     *,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import Annotations, Branch, Checkpoint, Data, Plots, Set, TargetName, app, save_plots
+from yoloquant.cli.options import Annotations, Branch, Calibration, Checkpoint, Data, Plots, Set, TargetName, app, opened
+from yoloquant.cli.tables import on_screen
 
 
 @app.command()
@@ -23,37 +24,29 @@ def analyze(
     mode: Annotated[str, typer.Option(help="one (layer quantized), all-but-one, or block (one quantized).")] = "one",
     images: Annotated[int, typer.Option(min=1, help="Calibration images for errors and statistics.")] = 8,
     fast: Annotated[int | None, typer.Option(min=1, help="For map: only so many images of the val split.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
+    calibration: Calibration = None,
     annotations: Annotations = None,
     branch: Branch = None,
     top: Annotated[int, typer.Option(min=1, help="Layers to show.")] = 15,
     plots: Plots = None,
 ) -> None:
     """Show what each layer's quantization costs, and what to do about it."""
-    from yoloquant.cli.tables import sensitivity_table
+    from yoloquant.data.source import Source
+    from yoloquant.flows.analyze import AnalysisOptions
     from yoloquant.flows.analyze import analyze as run
-    from yoloquant.report.analysis_page import analysis_charts
-    from yoloquant.report.formats import check_format
+    from yoloquant.recipe.recipe import load_recipe
 
-    check_format(plots)
     found = run(
-        model,
-        data,
+        opened(model, branch=branch),
+        Source(data, calibration, annotations),
+        AnalysisOptions(measure=measure, mode=mode, images=images, fast=fast),  # type: ignore[arg-type]
         target=target,
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
+        recipe=load_recipe(recipe, overrides or ()),
         output=output,
-        measure=measure,
-        mode=mode,  # type: ignore[arg-type]
-        images=images,
-        fast=fast,
-        calibration=calibration,
-        annotations=annotations,
-        branch=branch,
+        plots=plots,
         reporter=RichReporter(),
     )
-    OUT.print(sensitivity_table(found, top))
+    OUT.print(on_screen(found.table(top)))
     for sentence in found.advice[:top]:
         OUT.print(sentence, markup=False)
     OUT.print(f"written to {output}: analysis.html, analysis.json, sensitivity.csv, statistics.csv", markup=False)
-    save_plots(analysis_charts(found), output / "plots", plots)

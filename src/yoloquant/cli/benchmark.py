@@ -9,6 +9,7 @@ import typer
 
 from yoloquant.cli.console import OUT, RichReporter
 from yoloquant.cli.options import BatchSize, app
+from yoloquant.cli.tables import on_screen
 
 
 @app.command("bench", hidden=True)
@@ -23,20 +24,18 @@ def benchmark(
     layers: Annotated[int, typer.Option(min=0, help="Show so many of each file's slowest operators.")] = 0,
 ) -> None:
     """Time models in turns, and count the layers that each runtime really computes in integers."""
-    from yoloquant.cli.tables import latency_table, layer_table
-    from yoloquant.evaluation.latency import measure_latency
-    from yoloquant.runtime.executed_layers import executed_layers
-    from yoloquant.runtime.open import open_model
-    from yoloquant.runtime.profile import layer_times
-    from yoloquant.runtime.registry import RUNTIMES
+    from yoloquant.flows.benchmark import benchmark as run
 
-    names = runtime or [name for name in RUNTIMES if RUNTIMES[name].is_installed()]
-    runners = {(str(path), name): open_model(path, name, threads=threads) for path in files for name in names}
-    with RichReporter().step("Measure latency") as update:
-        labelled = {"\n".join(key): runner for key, runner in runners.items()}
-        times = measure_latency(labelled, batch_size=batch_size, runs=runs, warmup=warmup, progress=update)
-    executed = {key: executed_layers(Path(key[0]), key[1]) for key in runners if key[1] in RUNTIMES and key[0].endswith(".onnx")}
-    OUT.print(latency_table({key: times["\n".join(key)] for key in runners}, executed))
-    for path, name in executed if layers else ():
-        profile = layer_times(Path(path), name, batch_size=runners[path, name].batch_size or batch_size, threads=threads)
-        OUT.print(layer_table(path, name, profile, layers))
+    found = run(
+        files,
+        runtimes=runtime,
+        threads=threads,
+        batch_size=batch_size,
+        runs=runs,
+        warmup=warmup,
+        layers=layers > 0,
+        reporter=RichReporter(),
+    )
+    OUT.print(on_screen(found.table()))
+    for key in found.layers:
+        OUT.print(on_screen(found.layer_table(key, layers)))

@@ -10,6 +10,7 @@ import typer
 
 from yoloquant.cli.console import OUT
 from yoloquant.cli.options import app
+from yoloquant.cli.tables import on_screen
 
 
 class FailOn(Enum):
@@ -26,6 +27,7 @@ def check(
     file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
     target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",
     fix: Annotated[Path | None, typer.Option(help="Write the file with everything mended that needs no calibration.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON file to write the findings to.")] = None,
     fail_on: Annotated[
         FailOn, typer.Option(help="Exit with code 1 where a finding of this level, or of one above, is there.")
     ] = FailOn.WARNING,
@@ -36,39 +38,20 @@ def check(
     A note is what the file's maker may want, as a layer left in float; a warning costs speed or accuracy; an error is refused or
     computed wrongly by the runtime. Exit code 1 where there is a warning or an error; `--fail-on` moves that.
     """
-    import onnx
+    from yoloquant.flows.check import check as run
 
-    from yoloquant.checking.findings import check_file
-    from yoloquant.checking.repair import repair
-    from yoloquant.checkpoint.onnx_checks import onnx_parsed, open_detector_file
-    from yoloquant.cli.tables import findings_table
-    from yoloquant.files.outputs import refuse_inputs
-    from yoloquant.files.writing import checked_file, replaced_whole
-    from yoloquant.targets.registry import get_target
-
-    if fix is not None:
-        checked_file(fix)
-        refuse_inputs([fix], [file])
-    result = check_file(file, target)
-    work = f"{result.integer_work:.0%} of the multiplications"
-    OUT.print(
-        f"{result.integer_layers} of {result.layers} layers in integers, {work}; {result.conversions} Q/DQ nodes on activations"
-    )
+    result = run(file, target, fix=fix, report=report)
+    OUT.print(result.summary)
     kinds: dict[str, int] = {}
     for finding in result.findings:
         kinds[finding.kind] = kinds.get(finding.kind, 0) + 1
         if everything or kinds[finding.kind] <= 3:
             OUT.print(f"{finding.level} {finding.kind}: {finding.sentence}", markup=False)
     if kinds:
-        OUT.print(findings_table(result.findings))
+        OUT.print(on_screen(result.table()))
     if not everything and max(kinds.values(), default=0) > 3:
         OUT.print("three of each kind are shown; --all shows all")
     if fix is not None:
-        with onnx_parsed(file):
-            mended, done = repair(open_detector_file(file), get_target(target))
-            onnx.checker.check_model(mended)
-        with replaced_whole(fix) as partial:
-            onnx.save(mended, str(partial))
-        OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
+        OUT.print(f"{len(result.mended)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
     if fail_on is not FailOn.NEVER and result.at_least(fail_on.value):
         raise typer.Exit(1)

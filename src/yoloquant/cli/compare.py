@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from yoloquant.cli.console import OUT
-from yoloquant.cli.options import Plots, app, save_plots
+from yoloquant.cli.console import OUT, RichReporter
+from yoloquant.cli.options import Plots, app
+from yoloquant.cli.tables import on_screen
 
 
 @app.command()
@@ -18,18 +19,9 @@ def compare(
     plots: Plots = None,
 ) -> None:
     """Put several quantized folders into one table, and one picture of what is worth having."""
-    from yoloquant.files.outputs import refuse_inputs
-    from yoloquant.files.writing import checked_file
-    from yoloquant.report.comparison import comparison_charts, comparison_table, read_entries, write_comparison
-    from yoloquant.report.formats import check_format
+    from yoloquant.flows.compare import compare as run
 
-    check_format(plots)
+    found = run(folders, output, plots=plots, reporter=RichReporter())
+    OUT.print(on_screen(found.table()))
     if output is not None:
-        checked_file(output)
-        refuse_inputs([output], folders)
-    entries = read_entries(folders)
-    OUT.print(comparison_table(entries))
-    if output is not None:
-        write_comparison(entries, output)
         OUT.print(f"written to {output}", markup=False)
-    save_plots(comparison_charts(entries), (output or Path("comparison")).with_suffix(""), plots)

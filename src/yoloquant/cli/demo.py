@@ -9,6 +9,7 @@ import typer
 
 from yoloquant.cli.console import OUT, RichReporter
 from yoloquant.cli.options import app
+from yoloquant.cli.tables import on_screen
 
 
 @app.command()
@@ -17,11 +18,10 @@ def demo(
     target: Annotated[str, typer.Option(help="Deployment target.")] = "onnxruntime",
 ) -> None:
     """Quantize the shipped detector on a generated data set: no download, no data, under two minutes."""
-    from yoloquant.cli.tables import result_table
     from yoloquant.flows.demo import run_demo
 
     result, careless = run_demo(output, target, RichReporter())
-    OUT.print(result_table(result.rows))
+    OUT.print(on_screen(result.table()))
     OUT.print(
         f"careless INT8 (extremes, one scale for each tensor) would have kept {careless.map50_95:.2f} mAP50-95; "
         f"this one keeps {result.rows[1].evaluation.map50_95:.2f}"  # type: ignore[union-attr]

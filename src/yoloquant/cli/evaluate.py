@@ -24,9 +24,8 @@ from yoloquant.cli.options import (
     RuntimeName,
     app,
     preprocessing,
-    save_plots,
-    tell_branch,
 )
+from yoloquant.cli.tables import on_screen
 
 
 @app.command("eval", hidden=True)
@@ -46,6 +45,7 @@ def evaluate_command(
     workers: Annotated[int, typer.Option(min=1, help="Threads that load images.")] = 2,
     limit: Limit = None,
     per_class: Annotated[bool, typer.Option("--verbose", "--per-class", help="Show each class that has objects.")] = False,
+    figures: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", "--save-json", help="Write the boxes as COCO JSON.")
     ] = None,
@@ -55,24 +55,10 @@ def evaluate_command(
     branch: Branch = None,
 ) -> None:
     """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1 of all classes and of each."""
-    from yoloquant.cli.tables import class_table, coco_table, speed_sentence
-    from yoloquant.data.dataset import load_dataset
-    from yoloquant.evaluation.evaluator import EvaluationSettings, check_image_size, evaluate
-    from yoloquant.files.outputs import refuse_images, refuse_inputs
-    from yoloquant.files.writing import checked_file
-    from yoloquant.report.accuracy_charts import evaluation_charts
-    from yoloquant.report.evaluation_files import checked_plots, save_truth_beside
-    from yoloquant.runtime.open import open_model
+    from yoloquant.data.source import Source
+    from yoloquant.evaluation.evaluator import EvaluationSettings
+    from yoloquant.flows.evaluate import EvaluationFiles, evaluate
 
-    if predictions is not None:
-        checked_file(predictions)
-    dataset = load_dataset(data, split, annotations=annotations)
-    refuse_inputs([predictions], [model, data, annotations, *dataset.files])
-    refuse_images([predictions], dataset.images)
-    if plots is not None:
-        checked_plots(output, plots, dataset, [model, data, annotations, predictions])
-    runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
-    tell_branch(runner.branch)
     settings = EvaluationSettings(
         confidence=confidence,
         iou=iou,
@@ -83,19 +69,17 @@ def evaluate_command(
         workers=workers,
         limit=limit,
     )
-    check_image_size(runner, settings)
-    with RichReporter().step(f"Evaluate in {runner.name}") as update:
-        result = evaluate(runner, dataset, settings, update)
-    for sentence in dataset.problem_sentences():
-        OUT.print(sentence, markup=False)
-    for sentence in result.skipped:
-        OUT.print(f"skipped: {sentence}", markup=False)
-    OUT.print(class_table(result, per_class))
-    OUT.print(coco_table(result))
-    OUT.print(speed_sentence(result))
-    if predictions:
-        result.write_coco_json(predictions)
-    if plots is not None:
-        save_plots(evaluation_charts(result, runner.names), output, plots)
-        pictures = save_truth_beside(result, dataset, runner.names, output)
-        OUT.print(f"{len(pictures)} pictures in {output / 'pictures'}", markup=False)
+    result = evaluate(
+        model,
+        Source(data, annotations=annotations),
+        settings,
+        split=split,
+        runtime=runtime,
+        preprocessing=preprocessing(pixels),
+        branch=branch,
+        files=EvaluationFiles(figures=figures, predictions=predictions, plots=plots, folder=output),
+        reporter=RichReporter(),
+    )
+    OUT.print(on_screen(result.table(per_class)))
+    OUT.print(on_screen(result.coco_table()))
+    OUT.print(result.speed())

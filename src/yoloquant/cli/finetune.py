@@ -39,8 +39,11 @@ def finetune(
     device: Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process takes its own GPU.")] = "cpu",
 ) -> None:
     """Go on training a quantized folder, taught by the float network or by labels, and write what it becomes as another."""
+    from yoloquant.files.reading import parse_setting
     from yoloquant.flows.finetune import finetune as run
+    from yoloquant.flows.options import Measure
 
+    changed = dict(parse_setting(override, "learning_rate=0.0001") for override in overrides or ())
     settings = {
         "epochs": epochs,
         "batch_size": batch,
@@ -54,10 +57,9 @@ def finetune(
         data,
         output,
         teacher=teacher,
-        # What is not given stays as the recipe's step has it.
-        settings={name: value for name, value in settings.items() if value is not None},
-        overrides=overrides or (),
-        measure=evaluate,
+        # What is not given stays as the recipe's step has it; what is set by its own name wins.
+        settings={**{name: value for name, value in settings.items() if value is not None}, **changed},
+        measure=Measure(evaluate=evaluate),
         device=device,
         reporter=RichReporter(),
     )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yoloquant.cli.console import OUT, RichReporter
+from yoloquant.cli.console import OUT
 
 if TYPE_CHECKING:
+    from yoloquant.models.detector import Detector
     from yoloquant.models.preprocessing import Preprocessing
-    from yoloquant.report.charts import Chart
 
 app = typer.Typer(
     name="yoloquant",
@@ -42,6 +41,7 @@ Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONN
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors) or float ONNX file.")]
 Exportable = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors), float ONNX file, or quantized folder.")]
 Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
+Calibration = Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")]
 Annotations = Annotated[Path | None, typer.Option(help="COCO JSON with the ground truth of the val split.")]
 TargetName = Annotated[str | None, typer.Option(help="Deployment target; see `yoloquant targets`.")]
 
@@ -94,20 +94,12 @@ def preprocessing(words: str | None) -> Preprocessing | None:
     return None if words is None else parse_preprocessing(words)
 
 
-def tell_branch(branch: str | None) -> None:
-    """Say which branch a model answers with, where its family has two."""
-    from yoloquant.models.branches import branch_sentence
+def opened(
+    model: Path, *, pixels: str | None = None, branch: str | None = None, image_size: int | None = None
+) -> Path | Detector:
+    """A float model as options say how to open it; its path where none says more."""
+    if pixels is None and branch is None and image_size is None:
+        return model
+    from yoloquant.checkpoint.open import to_detector
 
-    sentence = branch_sentence(branch)
-    if sentence is not None:
-        OUT.print(sentence, markup=False)
-
-
-def save_plots(charts: Sequence[Chart], folder: Path, suffix: str | None) -> None:
-    """Charts as files of their own, where they are asked for."""
-    if suffix is not None:
-        from yoloquant.report.plots import save_charts
-
-        with RichReporter().step("Draw plots") as update:
-            files = save_charts(charts, folder, suffix, update)
-        OUT.print(f"{len(files)} plots in {folder}", markup=False)
+    return to_detector(model, preprocessing=preprocessing(pixels), branch=branch, input_size=image_size)

@@ -18,7 +18,6 @@ from yoloquant.cli.options import (
     RuntimeName,
     app,
     preprocessing,
-    tell_branch,
 )
 
 
@@ -47,27 +46,25 @@ def predict(
     branch: Branch = None,
 ) -> None:
     """Detect objects in pictures, videos and streams; draw them, or write them down."""
-    from yoloquant.data.sources import files_read, find_sources
-    from yoloquant.evaluation.predict import PredictionSettings, class_indices
-    from yoloquant.evaluation.prediction_files import PredictionFiles, check_predictions, predict_to_files
-    from yoloquant.runtime.open import open_model
+    from yoloquant.evaluation.predict import PredictionSettings
+    from yoloquant.evaluation.prediction_files import PredictionFiles
+    from yoloquant.flows.predict import predict as run
 
-    skipped: list[str] = []
-    found = find_sources(sources, skipped)
     files = PredictionFiles(
         output=output, draw=draw, json=save_json, labels=save_txt, scores=save_conf, max_frames=max_frames
     )  # fmt: skip
-    check_predictions(found, files, [model, compare], files_read(sources, found))
-    runner = open_model(model, runtime, preprocessing=preprocessing(pixels), branch=branch)
-    tell_branch(runner.branch)
-    chosen = class_indices(classes or [], runner.names)
-    settings = PredictionSettings(confidence=confidence, iou=iou, max_detections=max_detections, classes=chosen)
-    second = open_model(compare) if compare else None
-    titles = (model.name, compare.name if compare else "")
-    for done in predict_to_files(
-        runner, found, files, settings, compare=second, titles=titles, skipped=skipped, reporter=RichReporter()
+    settings = PredictionSettings(confidence=confidence, iou=iou, max_detections=max_detections)
+    for done in run(
+        model,
+        sources,
+        files,
+        settings,
+        compare=compare,
+        runtime=runtime,
+        classes=classes or (),
+        preprocessing=preprocessing(pixels),
+        branch=branch,
+        reporter=RichReporter(),
     ):
         frames = f"{done.frames} frames, " if done.is_video else ""
         OUT.print(f"{done.name}: {frames}{done.objects} objects", markup=False)
-    for sentence in skipped:
-        OUT.print(f"skipped: {sentence}", markup=False)

@@ -11,6 +11,7 @@ from yoloquant.cli.console import RichReporter
 from yoloquant.cli.options import (
     Annotations,
     Branch,
+    Calibration,
     Checkpoint,
     ImageSize,
     Limit,
@@ -24,7 +25,7 @@ from yoloquant.cli.options import (
     Set,
     TargetName,
     app,
-    preprocessing,
+    opened,
 )
 from yoloquant.cli.results import tell_result
 
@@ -39,7 +40,7 @@ def quantize(
     recipe: Annotated[str, typer.Option(help="Preset or YAML file; see `yoloquant recipes`.")] = "int8",
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out"),
     overrides: Set = None,
-    calibration: Annotated[Path | None, typer.Option(help="Images to calibrate on instead of the train split.")] = None,
+    calibration: Calibration = None,
     annotations: Annotations = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate and time float and quantized models.")] = True,
     limit: Limit = None,
@@ -57,28 +58,21 @@ def quantize(
     plots: Plots = None,
 ) -> None:
     """Quantize a detector, export it to ONNX, verify the file, and show what it cost."""
+    from yoloquant.data.source import Source
     from yoloquant.exporting.nms import NmsOptions
+    from yoloquant.flows.options import Measure, Output, Report
     from yoloquant.flows.quantize import quantize as run
+    from yoloquant.recipe.recipe import load_recipe
 
     result = run(
-        model,
-        data,
+        opened(model, pixels=pixels, branch=branch, image_size=image_size),
+        Source(data, calibration, annotations),
         target=target,
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
-        output=output,
-        calibration=calibration,
-        annotations=annotations,
-        measure=evaluate,
-        limit=limit,
-        input_size=image_size,
-        preprocessing=preprocessing(pixels),
-        branch=branch,
+        recipe=load_recipe(recipe, overrides or ()),
+        output=Output(output, NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None),
+        measure=Measure(evaluate=evaluate, limit=limit),
+        report=Report(plots=plots, analysis=analysis) if report else None,
         device=device,
-        nms=NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None,
-        report=report,
-        analysis=analysis,
-        plots=plots,
         reporter=RichReporter(),
     )
     tell_result(result, output)

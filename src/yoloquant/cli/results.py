@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yoloquant.cli.console import OUT
+from yoloquant.cli.tables import on_screen
 
 if TYPE_CHECKING:
-    from yoloquant.results.quantization import QuantizationResult
+    from yoloquant.results.quantization import Quantization
 
 
-def tell_result(result: QuantizationResult, output: Path) -> None:
+def tell_result(result: Quantization, output: Path) -> None:
     """What was made, and where."""
-    from yoloquant.cli.tables import result_table
     from yoloquant.exporting.folder import FILES
     from yoloquant.targets.registry import get_target
 
@@ -21,7 +21,7 @@ def tell_result(result: QuantizationResult, output: Path) -> None:
         if parity.agrees:
             OUT.print(f"the file agrees with torch in {parity.runtime}: {parity.signal_to_noise:.1f} dB")
     if result.rows:
-        OUT.print(result_table(result.rows))
+        OUT.print(on_screen(result.table()))
     OUT.print(f"written to {output}: {', '.join(name for name in FILES if (output / name).exists())}", markup=False)
     if get_target(result.recipe.target).builds_engine:
         tell_trtexec(output / "model.onnx")

@@ -1,121 +1,20 @@
-"""Results as rich tables."""
+"""Tables on the screen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from yoloquant.evaluation.evaluator import Evaluation
-from yoloquant.report.cells import HEADERS, result_cells
-
 if TYPE_CHECKING:
-    from yoloquant.checking.finding import Finding
-    from yoloquant.evaluation.latency import Latency
-    from yoloquant.results.analysis import Analysis
-    from yoloquant.results.quantization import Row
-    from yoloquant.results.search import SearchResult
-    from yoloquant.runtime.executed_layers import Executed
-    from yoloquant.runtime.profile import LayerTime
+    from yoloquant.table import TextTable
 
 
-def result_table(rows: Sequence[Row]) -> Table:
-    """The result table of `yoloquant quantize`."""
-    table = Table(title="float against quantized")
-    for header in HEADERS:
-        table.add_column(header, justify="left" if header in ("model", "runtime") else "right")
-    for cells in result_cells(rows):
-        table.add_row(*cells)
-    return table
-
-
-def class_table(evaluation: Evaluation, per_class: bool = False) -> Table:
-    """The table that ultralytics' validation prints, in percent: all classes, then on request each one that has objects."""
-    found = evaluation.classification
-    table = Table(title=f"percent by YOLOv5's and ultralytics' formulas, P and R at confidence {found.confidence:.3f}")
-    table.add_column("Class")
-    for header in ("Images", "Instances", "P", "R", "mAP50", "mAP50-95"):
-        table.add_column(header, justify="right")
-    figures = (found.precision, found.recall, found.map50, found.map50_95)
-    instances = sum(entry.objects for entry in evaluation.classes)
-    table.add_row("all", str(evaluation.image_count), str(instances), *(f"{value:.1f}" for value in figures))
-    for entry in evaluation.classes if per_class else ():
-        figures = (entry.precision, entry.recall, entry.map50, entry.map50_95)
-        table.add_row(entry.name, str(entry.images), str(entry.objects), *(f"{value:.1f}" for value in figures))
-    return table
-
-
-def coco_table(evaluation: Evaluation) -> Table:
-    """COCO's twelve figures."""
-    table = Table("figure", title=f"percent by COCO's formula, {evaluation.image_count} images")
-    table.add_column("%", justify="right")
-    for name, value in evaluation.figures.items():
-        table.add_row(name, f"{value:.2f}")
-    return table
-
-
-def speed_sentence(evaluation: Evaluation) -> str:
-    """Milliseconds for an image before, in and after the network, and the whole wall time."""
-    before, run, after = (1000.0 * evaluation.seconds[name] / evaluation.image_count for name in ("before", "run", "after"))
-    return (
-        f"speed: for an image {before:.1f} ms before the network (decoding, scaling), {run:.1f} ms in it, "
-        f"{after:.1f} ms after it (suppression); {evaluation.seconds['total']:.1f} s in all"
-    )
-
-
-def sensitivity_table(found: Analysis, top: int) -> Table:
-    """The costliest layers, with weights and activations alone."""
-    unit = "mAP50-95 lost" if found.measure == "map" else "error"
-    table = Table("layer", unit, "weights alone", "activations alone", "dB at its answer")
-    by_part = {(result.name, result.part): result.cost for result in found.sensitivities}
-    whole = [result for result in found.sensitivities if result.part == "both"] or list(found.sensitivities)
-    for result in whole[:top]:
-        parts = (by_part.get((result.name, part)) for part in ("weights", "activations"))
-        cells = ["" if cost is None else f"{cost:.4f}" for cost in parts]
-        noise = found.noise.get(result.name)
-        table.add_row(result.name, f"{result.cost:.4f}", *cells, "" if noise is None else f"{noise:.1f}")
-    return table
-
-
-def search_table(found: SearchResult) -> Table:
-    """The curve of a search."""
-    table = Table("layers changed", "mAP50-95", "drop", *([f"latency in {found.runtime} of float's"] if found.runtime else []))
-    for count, value in found.curve.items():
-        ratio = found.ratio(count)
-        cells = [f"{value:.2f}", f"{found.float_map - value:.2f}", *([] if ratio is None else [f"{ratio:.2f}"])]
-        table.add_row(str(count), *cells)
-    return table
-
-
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """Findings of a check by kind, with their estimated cost for one image."""
-    table = Table("level", "finding", "times", "multiplications in float", "values converted")
-    for kind in dict.fromkeys(finding.kind for finding in findings):
-        own = [finding for finding in findings if finding.kind == kind]
-        work, values = sum(finding.work for finding in own), sum(finding.values for finding in own)
-        table.add_row(own[0].level, kind, str(len(own)), f"{work:.1%}" if work else "", f"{values / 1e6:.2f} M" if values else "")
-    return table
-
-
-def latency_table(times: Mapping[tuple[str, str], Latency], executed: Mapping[tuple[str, str], Executed]) -> Table:
-    """Latency of models in runtimes, keys (model, runtime); ratios are against the first model in the same runtime."""
-    table = Table("model", "runtime", "median ms", "p90", "p99", "least", "images/s", "ratio", "layers in integers")
-    first = next(iter(times))[0]
-    for (model, runtime), latency in times.items():
-        ratio = latency.median / times[first, runtime].median
-        layers = executed.get((model, runtime))
-        counted = "" if layers is None else f"{len(layers.integer)} of {len(layers.integer) + len(layers.floating)}"
-        figures = (latency.median, latency.p90, latency.p99, latency.minimum, latency.images_per_second)
-        cells = (f"{value:.1f}" for value in figures)
-        table.add_row(model, runtime, *cells, f"{ratio:.2f}", counted)
-    return table
-
-
-def layer_table(model: str, runtime: str, layers: Sequence[LayerTime], top: int) -> Table:
-    """The slowest operators of a model in a runtime, with their share of all of them."""
-    whole = sum(layer.milliseconds for layer in layers)
-    table = Table("operator", "kernel", "ms", "%", title=f"{model} in {runtime}: {whole:.1f} ms in {len(layers)} operators")
-    for layer in layers[:top]:
-        table.add_row(layer.name, layer.kind, f"{layer.milliseconds:.3f}", f"{100.0 * layer.milliseconds / whole:.1f}")
-    return table
+def on_screen(table: TextTable) -> Table:
+    """A table as rich draws it; numbers are aligned on the right."""
+    shown = Table(title=table.title or None)
+    for header, is_number in zip(table.headers, table.is_number, strict=True):
+        shown.add_column(header, justify="right" if is_number else "left")
+    for cells in table.rows:
+        shown.add_row(*cells)
+    return shown

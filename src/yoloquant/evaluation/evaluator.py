@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
-from yoloquant.data.ground_truth import CocoIds
 from yoloquant.data.loader import Batch, ImageLoader
 from yoloquant.distributed import gathered, process_count, process_number
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.coco_metrics import coco_figures
 from yoloquant.evaluation.detection_table import DetectionTable, joined, table_of
-from yoloquant.evaluation.matching import Matches, match_objects, no_matches
+from yoloquant.evaluation.evaluation import Evaluation
+from yoloquant.evaluation.matching import match_objects
 from yoloquant.evaluation.postprocess import detections_of
-from yoloquant.evaluation.precision_recall import (
-    ClassCurves,
-    ClassFigures,
-    PrecisionRecall,
-    class_curves,
-    class_figures,
-    precision_recall,
-)
-from yoloquant.evaluation.uncertainty import left_out_precision
-from yoloquant.files.writing import write_text
+from yoloquant.evaluation.precision_recall import class_curves, class_figures, precision_recall
 from yoloquant.models.detector import check_input_size
 from yoloquant.progress import Update
 from yoloquant.runtime.runner import Runner
@@ -87,91 +76,9 @@ class EvaluationOptions(Section):
         return EvaluationSettings(**self.model_dump(), limit=limit)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        figures: COCO's twelve, percent, by name.
-        classification: Precision, recall, F1 and mAP by YOLOv5's formulas.
-        per_class: class name -> (mAP50-95, mAP50), percent.
-        classes: Each class that occurs: objects, precision, recall and mAP by YOLOv5's formulas.
-        image_count: images that counted.
-        seconds: "total" is wall time; "before" (decoding, scaling), "run" (the network) and "after" (suppression) overlap in it.
-        skipped: sentences about images left out.
-        detections: All detections.
-        matches: The detections with what they hit, and the objects.
-        file_names: Image id -> file name.
-        coco_ids: Ids of the data set's annotations, for results that are written.
-    """
-
-    figures: dict[str, float]
-    classification: PrecisionRecall
-    per_class: dict[str, tuple[float, float]]
-    image_count: int
-    seconds: dict[str, float]
-    classes: tuple[ClassFigures, ...] = ()
-    skipped: tuple[str, ...] = ()
-    detections: DetectionTable = field(default_factory=lambda: joined([]), repr=False)
-    matches: Matches = field(default_factory=no_matches, repr=False)
-    file_names: dict[int, str] = field(default_factory=dict, repr=False)
-    coco_ids: CocoIds = field(default_factory=CocoIds, repr=False)
-
-    @cached_property
-    def curves(self) -> ClassCurves:
-        """Precision and recall of each class that occurs, over confidence."""
-        return class_curves(self.matches)
-
-    @cached_property
-    def left_out(self) -> np.ndarray:
-        """`(G, k)`, average precision of the k classes that occur without each of G groups of images, percent."""
-        return left_out_precision(self.matches)
-
-    @property
-    def map50_95(self) -> float:
-        """mAP at IoU 0.50 to 0.95, percent."""
-        return self.figures["mAP50-95"]
-
-    @property
-    def map50(self) -> float:
-        """mAP at IoU 0.50, percent."""
-        return self.figures["mAP50"]
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The detections as COCO results, with the data set's image ids and class indices, made anew."""
-        return list(self.detections.rows())
-
-    def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values, without the detections; figures over no objects are null."""
-        values = asdict(replace(self, detections=joined([]), matches=no_matches(), file_names={}, coco_ids=CocoIds()))
-        for name in ("detections", "matches", "file_names", "coco_ids"):
-            del values[name]
-        plain: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)
-        return plain
-
-    def write_coco_json(self, path: Path) -> None:
-        """Write the detections as COCO results, with the image and category ids of the annotations where there are any.
-
-        Without annotations the category is the class index, and the image id the number that is the file's name, or the position
-        in the set where names are no numbers.
-        """
-        images, categories = self.coco_ids.images, self.coco_ids.categories
-        rows = [
-            {
-                **row,
-                "image_id": images.get(row["image_id"], row["image_id"]),
-                "category_id": categories.get(row["category_id"], row["category_id"]),
-                "file_name": self.file_names[row["image_id"]],
-            }
-            for row in self.detections.rows()
-        ]
-        write_text(path, json.dumps(rows))
-
-
 def _below(sentences: Iterable[str], entries: Sequence[ImageEntry]) -> tuple[str, ...]:
     """Sentences about images, which are named relative to the folder that holds all of them: figures travel, folders do not."""
-    folder = f"{os.path.commonpath([entry.path.parent for entry in entries])}{os.sep}"
+    folder = f"{os.path.commonpath([entry.path.parent for entry in entries])}{os.sep}" if entries else ""
     return tuple(sentence.replace(folder, "") for sentence in sentences)
 
 
@@ -259,7 +166,7 @@ def evaluate(
             "run": run_seconds,
             "after": after_seconds,
         },
-        skipped=tuple(loader.skipped),
+        skipped=_below(loader.skipped, entries),
         detections=detections,
         matches=matches,
         file_names={image["id"]: image["file_name"] for image in truth["images"]},

@@ -7,8 +7,9 @@ makes torch's integers of torch's integers (`layer_comparison`), and the whole f
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,6 +58,10 @@ class Parity:
     wrong_integers: int = 0
     compared_integers: int = 0
     saturates: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; equal answers have 999 dB, since JSON knows no infinity."""
+        return {**asdict(self), "signal_to_noise": min(self.signal_to_noise, 999.0)}
 
     @property
     def agrees(self) -> bool:

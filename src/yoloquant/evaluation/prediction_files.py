@@ -63,12 +63,14 @@ class Drawn:
         frames: 1 for a picture.
         objects: in all frames.
         is_video: it was a video or a stream.
+        detections: In a picture; none of a video, whose frames the file of JSON lines has.
     """
 
     name: str
     frames: int
     objects: int
     is_video: bool
+    detections: Detections | None = None
 
 
 def output_names(sources: Sequence[Source]) -> dict[Source, Path]:
@@ -219,7 +221,7 @@ class _Work:
             self._write_down(source, image, found, None)
             if self._files.draw:
                 save_picture(self._files.output / self._names[source], self._drawn(image, found))
-            yield Drawn(self._shown(source), 1, len(found), False)
+            yield Drawn(self._shown(source), 1, len(found), False, found)
 
     def videos(self, sources: Sequence[Source]) -> Iterator[Drawn]:
         """Videos and streams, one after the other."""

@@ -8,8 +8,8 @@ of them cancels: the error of a difference is far smaller than that of either mA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from yoloquant.evaluation.matching import Matches, indices_by
 from yoloquant.evaluation.precision_recall import average_precision
 
 if TYPE_CHECKING:
-    from yoloquant.evaluation.evaluator import Evaluation
+    from yoloquant.evaluation.evaluation import Evaluation
 
 GROUPS = 20
 
@@ -37,6 +37,15 @@ class Loss:
     def __str__(self) -> str:
         """As in `0.31 ± 0.18`."""
         return f"{self.value:.2f}" if np.isnan(self.error) else f"{self.value:.2f} ± {self.error:.2f}"
+
+    def to_dict(self) -> dict[str, float | None]:
+        """As JSON values; what is not known is null."""
+        return {name: None if np.isnan(value) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Loss:
+        """The inverse of `to_dict`."""
+        return cls(**{name: float("nan") if values[name] is None else float(values[name]) for name in ("value", "error")})
 
 
 @dataclass(frozen=True)

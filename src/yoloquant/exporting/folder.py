@@ -69,11 +69,6 @@ def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDet
     Raises:
         CheckpointError: it is missing, damaged, of another format, or needs the detector.
     """
-    return load_with_architecture(path, detector)[0]
-
-
-def load_with_architecture(path: Path, detector: Detector | None = None) -> tuple[QuantizedDetector, Detector]:
-    """The same, and a float detector of its architecture, which is the given one, or has no weights of its own yet."""
     if path.is_dir():
         check_quantized_folder(path)
         path = path / WEIGHTS
@@ -81,7 +76,9 @@ def load_with_architecture(path: Path, detector: Detector | None = None) -> tupl
     with parsed(path, CheckpointError, "its description and its tensors do not fit together"):
         facts = json.loads(metadata["detector"])
         if detector is None and facts.get("network", ...) is None:
-            raise CheckpointError(f"{path} was made from a network of your own: pass the detector to load_quantized")
+            raise CheckpointError(
+                f"{path} was made from a network of your own: name the float detector, as load(folder, network_of=detector)"
+            )
         if detector is None:
             check_declared(facts, path)
             detector = detector_from_facts(facts)
@@ -89,7 +86,7 @@ def load_with_architecture(path: Path, detector: Detector | None = None) -> tupl
         put_back(network, facts.get("channels", ()))
         quantized = quantized_from(detector, QuantizationPlacement.from_dict(facts["placement"]), network)
         _load(quantized, tensors)
-        return quantized, detector
+        return quantized
 
 
 def _load(quantized: QuantizedDetector, tensors: dict[str, torch.Tensor]) -> None:

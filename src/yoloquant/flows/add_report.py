@@ -19,7 +19,7 @@ from yoloquant.files.outputs import working_folder
 from yoloquant.files.writing import replaced_whole
 from yoloquant.progress import Clock, Reporter
 from yoloquant.quant.images import spread_images
-from yoloquant.results.quantization import QuantizationResult
+from yoloquant.results.quantization import Quantization
 
 # Calibration images that the report's figures of layers and tensors are taken from.
 REPORT_IMAGES = 4
@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 
 def add_report(
-    result: QuantizationResult,
+    result: Quantization,
     reference: Mapping[str, torch.Tensor] | None,
     entries: list[ImageEntry],
     dataset: DetectionDataset | None,
     plots: str | None,
     tell: Reporter,
     clock: Clock,
-) -> QuantizationResult:
+) -> Quantization:
     """Add figures of layers and tensors, report.html, its tables and its charts to the folder of a finished network.
 
     Each part is made whole or left out; what could not be made is told in a note.
@@ -68,7 +68,7 @@ def add_report(
     return result
 
 
-def write_metrics(result: QuantizationResult, folder: Path) -> None:
+def write_metrics(result: Quantization, folder: Path) -> None:
     """Write metrics.json, whole or not at all."""
     content = json.dumps(result.to_dict(), indent=2)
     with replaced_whole(folder / METRICS) as file:
@@ -86,8 +86,8 @@ def _attempt(what: str, make: Callable[[], T], tell: Reporter) -> T | None:
 
 
 def _with_figures(
-    result: QuantizationResult, reference: Mapping[str, torch.Tensor] | None, entries: list[ImageEntry], tell: Reporter
-) -> QuantizationResult:
+    result: Quantization, reference: Mapping[str, torch.Tensor] | None, entries: list[ImageEntry], tell: Reporter
+) -> Quantization:
     """The result with figures of every layer and tensor, from a few calibration images."""
     detector = result.detector
     images = spread_images(detector, entries, REPORT_IMAGES)
@@ -98,7 +98,7 @@ def _with_figures(
     return replace(result, layers=tuple(layers), statistics=tuple(statistics))
 
 
-def _add_page(result: QuantizationResult, scratch: Path, dataset: DetectionDataset | None, tell: Reporter) -> None:
+def _add_page(result: Quantization, scratch: Path, dataset: DetectionDataset | None, tell: Reporter) -> None:
     from yoloquant.report.quantization_page import write_report
 
     with tell.step("Write the report") as update:
@@ -107,7 +107,7 @@ def _add_page(result: QuantizationResult, scratch: Path, dataset: DetectionDatas
     _move(scratch, result)
 
 
-def _add_charts(result: QuantizationResult, scratch: Path, plots: str, tell: Reporter) -> None:
+def _add_charts(result: Quantization, scratch: Path, plots: str, tell: Reporter) -> None:
     from yoloquant.report.plots import save_charts
     from yoloquant.report.quantization_page import report_charts
 
@@ -116,7 +116,7 @@ def _add_charts(result: QuantizationResult, scratch: Path, plots: str, tell: Rep
     _move(scratch, result)
 
 
-def _move(scratch: Path, result: QuantizationResult) -> None:
+def _move(scratch: Path, result: Quantization) -> None:
     """Put all that a part made into the folder."""
     assert result.output is not None
     for path in scratch.iterdir():

@@ -1,71 +1,163 @@
-"""What becomes of a quantized detector: it is exported, verified, measured, reported, and written as a folder."""
+"""The flow behind `deliver`: a quantized detector is exported, verified, measured, reported, and written as a folder."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from yoloquant.algorithms.job import Job
 from yoloquant.algorithms.reconstruction.checkpoints import is_state
-from yoloquant.data.dataset import DetectionDataset, ImageEntry
-from yoloquant.distributed import process_number
+from yoloquant.checkpoint.open import file_of_model
+from yoloquant.data.dataset import DetectionDataset
+from yoloquant.data.source import Source
+from yoloquant.distributed import process_group, process_number
 from yoloquant.errors import YoloquantError
-from yoloquant.evaluation.evaluator import Evaluation, evaluate
-from yoloquant.evaluation.latency import Latency, measure_latency
-from yoloquant.evaluation.parity import Parity, binding, check_parity, require_parity
 from yoloquant.exporting.folder import FILES, MODEL, RECIPE, WEIGHTS, save_quantized
 from yoloquant.exporting.nms import NmsOptions, add_nms_to_file
 from yoloquant.exporting.onnx_export import export_onnx
-from yoloquant.files.outputs import put_in_place, working_folder
+from yoloquant.files.outputs import put_in_place, refuse_inputs, reserved, working_folder
 from yoloquant.files.writing import checked_replaceable_folder
 from yoloquant.flows.add_report import add_report, write_metrics
-from yoloquant.progress import Reporter
-from yoloquant.quant.images import first_images
+from yoloquant.flows.commands import commands_of_quantize
+from yoloquant.flows.measure import dataset_to_evaluate, installed, integer_notes, measured, verified
+from yoloquant.flows.options import MEASURE, REPORT, Measure, Output, Report
+from yoloquant.graph.capture import copy_graph
+from yoloquant.progress import Clock, Reporter, Silent
+from yoloquant.quant.images import images_to_calibrate
 from yoloquant.quant.quantized_detector import QuantizedDetector, quantized_layer_count
-from yoloquant.recipe.recipe import Recipe
-from yoloquant.results.quantization import QuantizationResult, Row, precision_label
-from yoloquant.runtime.executed_layers import Executed, executed_where_installed
-from yoloquant.runtime.registry import RUNTIMES, open_onnx
-from yoloquant.runtime.runner import Runner
-from yoloquant.runtime.torch_runner import TorchRunner
-from yoloquant.targets.registry import get_target
-from yoloquant.targets.target import Target
+from yoloquant.recipe.recipe import Recipe, file_of, resolve_recipe
+from yoloquant.report.formats import check_format
+from yoloquant.results.analysis import Analysis
+from yoloquant.results.quantization import Quantization, Row
+from yoloquant.results.search import Search
+from yoloquant.runtime.executed_layers import executed_where_installed
 
-# Photographs that parity is checked on.
-PARITY_IMAGES = 4
+
+def deliver(
+    made: Quantization | Search | QuantizedDetector,
+    output: str | Path | Output,
+    source: str | Path | Source | None = None,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    measure: Measure | None = None,
+    report: Report | None = REPORT,
+    reporter: Reporter | None = None,
+) -> Quantization:
+    """Export a quantized detector that is in memory, verify the file, measure it, and write all as a folder.
+
+    Args:
+        made: What `quantize` made without an output, what `search` found, or a quantized detector.
+        output: Folder to write; `Output` also puts suppression into its file.
+        source: Data set as for `yoloquant.quantize`; by default the one that a result was made with. Its calibration images
+            verify the file, its val split is evaluated.
+        recipe: Recipe that a quantized detector was made by; results have their own.
+        measure: What to measure; by default everything, but nothing again that a result has measured.
+        report: What the report shows; none for no report.
+        reporter: Receives progress.
+
+    Returns:
+        The quantized detector with all figures. The float model is measured beside those that were made in this process.
+
+    Raises:
+        YoloquantError: Something given cannot be used, or the exported file is not right in the target's runtime.
+    """
+    tell, wanted_output = reporter or Silent(), Output.of(output)
+    folder = checked_output(wanted_output.folder)
+    if folder is None:
+        raise YoloquantError("deliver writes a folder: name it")
+    from_files = (None if source is None else Source.of(source)) or getattr(made, "source", None) or Source()
+    analysis = checked_report(report)
+    refuse_inputs([folder], [*from_files.files, file_of(recipe), report.analysis if report else None])
+    job, followed = _job_of(made, from_files, recipe, tell)
+    refuse_inputs([folder], [file_of_model(job.detector)])
+    rows = made.rows if isinstance(made, Quantization) and measure is None else ()
+    asked = replace(measure or MEASURE, evaluate=False) if rows else measure or MEASURE
+    wanted = Delivery(
+        folder=folder,
+        nms=wanted_output.nms,
+        recipe=followed,
+        source=from_files,
+        dataset=dataset_to_evaluate(from_files, job.detector.names, measure or MEASURE),
+        measure=asked,
+        rows=rows,
+        report=report,
+        analysis=analysis,
+        commands=commands_of_quantize(job.detector.origin, followed, wanted_output.folder, from_files, asked.limit),
+    )
+    with reserved(folder), process_group("cpu"):
+        return finish(job, wanted)
+
+
+def _job_of(
+    made: Quantization | Search | QuantizedDetector, source: Source, recipe: str | Path | Recipe | None, tell: Reporter
+) -> tuple[Job, Recipe]:
+    """The job that made a detector, to be taken up again, or one for a detector alone; and the recipe that it followed."""
+    if not isinstance(made, QuantizedDetector):
+        if recipe is not None:
+            raise YoloquantError("a result has the recipe that it was made by: leave the recipe out")
+        if made.job is not None:
+            job = replace(made.job, reporter=tell, clock=Clock(made.job.clock.seconds))
+            job.quantized = made.job.quantized
+            return job, made.recipe
+    quantized, followed = (made, recipe) if isinstance(made, QuantizedDetector) else (made.detector, made.recipe)
+    if followed is None:
+        raise YoloquantError("a quantized detector does not know its recipe, which names the target: give it as recipe")
+    if quantized.detector is None:
+        raise YoloquantError("this quantized detector does not hold its architecture: load its folder, or quantize again")
+    rules = resolve_recipe(followed)
+    job = Job(
+        detector=quantized.detector,
+        reference=copy_graph(quantized.network),
+        rules=rules,
+        images=images_to_calibrate(rules.calibration, source.data, source.calibration),
+        reporter=tell,
+        has_float=False,
+        reference_matches=False,
+    )
+    job.quantized = quantized
+    return job, rules
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What to do with a quantized detector.
+    """What to do with a quantized detector, checked.
 
     Attributes:
         folder: to write; none for nothing.
-        dataset: to evaluate on.
-        measure: evaluate, where there is a data set, and time.
-        limit: evaluate only the first so many images.
-        runtimes: that verify and measure the file beside torch; all installed ones by default.
         nms: puts suppression into the file.
-        report: write report.html.
-        plots: "png" or "pdf": every chart as a file.
-        commands: that the report names.
-        analysis: content of analysis.json, for the report.
+        recipe: that was followed.
+        source: of images and ground truth.
+        dataset: to evaluate on, and for photographs of the report.
+        measure: what is measured.
+        rows: that were measured before.
+        report: what the report shows; none for no report.
+        analysis: that the report shows.
+        commands: that the report names, where it is not told others.
     """
 
     folder: Path | None
-    dataset: DetectionDataset | None = None
-    measure: bool = True
-    limit: int | None = None
-    runtimes: tuple[str, ...] | None = None
     nms: NmsOptions | None = None
-    report: bool = True
-    plots: str | None = None
+    recipe: Recipe
+    source: Source
+    dataset: DetectionDataset | None = None
+    measure: Measure = MEASURE
+    rows: tuple[Row, ...] = ()
+    report: Report | None = REPORT
+    analysis: Analysis | None = None
     commands: tuple[str, ...] = ()
-    analysis: dict[str, Any] | None = None
+
+
+def checked_report(report: Report | None) -> Analysis | None:
+    """The analysis that a report shows.
+
+    Raises:
+        YoloquantError: There is none, or charts are asked for in an unknown format.
+    """
+    if report is None:
+        return None
+    check_format(report.plots)
+    return None if report.analysis is None else Analysis.load(report.analysis)
 
 
 def checked_output(output: str | Path | None) -> Path | None:
@@ -98,7 +190,7 @@ def _remove_states(partial: Path) -> None:
         partial.rmdir()
 
 
-def deliver(job: Job, recipe: Recipe, wanted: Delivery) -> QuantizationResult:
+def finish(job: Job, wanted: Delivery) -> Quantization:
     """Export, verify, measure and write.
 
     Of several processes each has files of its own to evaluate its share of the images with; the first one times and writes, and
@@ -108,13 +200,13 @@ def deliver(job: Job, recipe: Recipe, wanted: Delivery) -> QuantizationResult:
         YoloquantError: the exported file is not right in the target's runtime.
     """
     quantized, folder, tell, clock = job.quantized, wanted.folder, job.reporter, job.clock
-    target, runtimes = get_target(recipe.target), installed(wanted.runtimes)
+    target, measure, runtimes = job.target, wanted.measure, installed(wanted.measure.runtimes)
     # Beside the output, so that the finished folder is moved into place in one step; of several processes the first writes it.
     with working_folder(folder if process_number() == 0 else None) as scratch:
         work = scratch / "output"
         work.mkdir()
         # Only measuring compares with the float network's file.
-        float_file = scratch / "float.onnx" if job.has_float and wanted.measure else None
+        float_file = scratch / "float.onnx" if job.has_float and measure.evaluate else None
         with tell.step("Export") as update:
             export_onnx(quantized, work / MODEL, target=target.name)
             update(1, 2)
@@ -122,37 +214,42 @@ def deliver(job: Job, recipe: Recipe, wanted: Delivery) -> QuantizationResult:
                 export_onnx(job.detector, float_file)
             update(2, 2)
         clock.stop("export")
-        parity = _verify(quantized, work / MODEL, job.images.calibration, target, runtimes, tell)
+        parity = verified(job, work / MODEL, runtimes)
         executed = executed_where_installed(work / MODEL, target.name)
         for note in integer_notes(quantized, target, job.layer_count, executed):
             tell.note(note)
         clock.stop("verify")
-        rows = _measure(job, recipe, wanted, float_file, work / MODEL, runtimes) if wanted.measure else []
+        settings = wanted.recipe.evaluation.settings(measure.limit)
+        new = measured(job, float_file, work / MODEL, runtimes, wanted.dataset, settings) if measure.evaluate else ()
         clock.stop("measure")
         if wanted.nms is not None:
             add_nms_to_file(work / MODEL, wanted.nms, tensorrt=target.nms == "tensorrt")
-        result = QuantizationResult(
+        report = wanted.report
+        result = Quantization(
             detector=quantized,
-            recipe=recipe,
-            rows=tuple(rows),
+            recipe=wanted.recipe,
+            rows=wanted.rows or new,
             parity=tuple(parity),
             calibration_count=len(job.images.calibration),
             quantized_layers=quantized_layer_count(quantized),
             layer_count=job.layer_count,
             seconds=clock.seconds,
             output=folder if process_number() == 0 else None,
-            commands=wanted.commands,
+            commands=wanted.commands if report is None or report.commands is None else report.commands,
             analysis=wanted.analysis,
             executed=executed,
+            job=job,
+            source=wanted.source,
         )
         if result.output is not None:
             _complete(result, job, work)
-    if result.output is not None and wanted.report:
-        result = add_report(result, job.float_weights, job.images.calibration, wanted.dataset, wanted.plots, tell, clock)
+    if result.output is not None and report is not None:
+        images, plots = job.images.calibration, report.plots
+        result = add_report(result, job.float_weights, images, wanted.dataset, plots, tell, clock)
     return result
 
 
-def _complete(result: QuantizationResult, job: Job, work: Path) -> None:
+def _complete(result: Quantization, job: Job, work: Path) -> None:
     """Complete the folder `work`, which holds the verified file, and move it into place."""
     assert result.output is not None
     save_quantized(result.detector, job.detector, work / WEIGHTS)
@@ -162,116 +259,3 @@ def _complete(result: QuantizationResult, job: Job, work: Path) -> None:
     if left is not None:
         job.reporter.note(left)
     _remove_states(partial_folder(result.output))
-
-
-def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """Those of the runtimes that are installed; all known ones are asked for by default."""
-    return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
-
-
-def _verify(
-    detector: QuantizedDetector,
-    path: Path,
-    entries: list[ImageEntry],
-    target: Target,
-    runtimes: tuple[str, ...],
-    tell: Reporter,
-) -> list[Parity]:
-    """Check the file in every installed runtime; the target's own must agree, others are told about."""
-    images = first_images(detector, entries, PARITY_IMAGES).numpy().astype(np.float32) / np.float32(255.0)
-    with tell.step("Verify the exported file") as update:
-        results = check_parity(detector, path, images, runtimes)
-        update(1, 1)
-    require_parity(binding(results, target.name, target.runtimes))
-    for result in results:
-        if result.saturates:
-            tell.note(
-                f"this processor saturates sums of 8-bit products in {result.runtime} (it has no VNNI instructions): on such "
-                "processors set the session option session.x64quantprecision=1, or quantize with --set weights.bits=7"
-            )
-        if not result.agrees:
-            tell.note(
-                f"this file is for {target.name}; {result.runtime} does not run it right "
-                f"({result.signal_to_noise:.0f} dB, from {result.first_layer}): for {result.runtime} quantize with its own target"
-            )
-    return results
-
-
-def _measure(
-    job: Job, recipe: Recipe, wanted: Delivery, float_file: Path | None, file: Path, runtimes: tuple[str, ...]
-) -> list[Row]:
-    """Evaluate float and quantized models in torch and in the runtimes that run the target's files; time them in its own."""
-    quantized, dataset, tell = job.quantized, wanted.dataset, job.reporter
-    label = precision_label(quantized)
-    runners: dict[tuple[str, str], tuple[Runner, Path | None]] = {}
-    if float_file is not None:
-        runners["float", "torch"] = (TorchRunner(job.detector), None)
-    runners[label, "torch"] = (TorchRunner(quantized), None)
-    for name in get_target(recipe.target).runtimes:
-        if name in runtimes:
-            if float_file is not None:
-                runners["float", name] = (open_onnx(float_file, name), float_file)
-            runners[label, name] = (open_onnx(file, name), file)
-    evaluations: dict[tuple[str, str], Evaluation] = {}
-    settings = recipe.evaluation.settings(wanted.limit)
-    for key, (runner, _) in runners.items() if dataset is not None else ():
-        with tell.step(f"Evaluate {key[0]} in {key[1]}") as update:
-            assert dataset is not None
-            evaluations[key] = evaluate(runner, dataset, settings, update)
-    for sentence in next((evaluation.skipped for evaluation in evaluations.values()), ()):
-        tell.note(f"skipped: {sentence}")
-    latency: dict[str, Latency] = {}
-    # What another runtime takes for a file that is not for it says nothing, and neither do fake quantizers in torch.
-    timed = {"/".join(key): runner for key, (runner, _) in runners.items() if key[1] == recipe.target}
-    if process_number() == 0 and timed:
-        with tell.step("Measure latency") as update:
-            latency = measure_latency(timed, progress=update)
-    elif process_number() == 0:
-        tell.note(f"not timed: the runtime that files for {recipe.target} are for does not run here")
-    rows = [
-        Row(
-            model=key[0],
-            runtime=key[1],
-            evaluation=evaluations.get(key),
-            latency=latency.get("/".join(key)),
-            file_size=path.stat().st_size if path else None,
-        )
-        for key, (_, path) in runners.items()
-    ]
-    for runner, _ in runners.values():
-        if runner.name != "torch":
-            runner.close()
-    return rows
-
-
-def integer_notes(detector: QuantizedDetector, target: Target, layer_count: int, executed: Executed | None) -> list[str]:
-    """How many layers run in integers: as the target's runtime executes the file, or as it was placed where none can be asked.
-
-    Args:
-        detector: quantized.
-        target: of its recipe.
-        layer_count: layers with weights.
-        executed: what the target's own runtime says; none if it cannot be asked here.
-    """
-    placed = quantized_layer_count(detector)
-    activations = sum(1 for name, _ in detector.quantizers()) - placed
-    count = placed if executed is None else len(executed.integer)
-    source = ", as placed" if executed is None else ""
-    notes = [
-        f"target {target.name}: {count} of {layer_count} weighted layers in integers{source}, {activations} activation scales"
-    ]
-    notes += float_notes(detector)
-    if executed is not None and executed.in_vain:
-        notes.append(f"{target.name} runs in float although quantized: {', '.join(executed.in_vain)}; `yoloquant check` says why")
-    return notes
-
-
-def float_notes(detector: QuantizedDetector, shown: int = 4) -> list[str]:
-    """Why weighted layers stay in float: a line for each reason, with the first few layers."""
-    by_reason: dict[str, list[str]] = {}
-    for name, layer in detector.placement.kept_float.items():
-        by_reason.setdefault(layer.because, []).append(name)
-    return [
-        f"in float: {', '.join(names[:shown])}{f' and {len(names) - shown} more' if len(names) > shown else ''}: {reason}"
-        for reason, names in by_reason.items()
-    ]

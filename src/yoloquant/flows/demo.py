@@ -7,11 +7,13 @@ from pathlib import Path
 
 from yoloquant.assets import demo_weights
 from yoloquant.data.synthetic import write_generated_dataset
-from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.evaluation import Evaluation
 from yoloquant.flows.deliver import checked_output
+from yoloquant.flows.options import Measure, Report
 from yoloquant.flows.quantize import quantize
 from yoloquant.progress import Reporter, Silent
-from yoloquant.results.quantization import QuantizationResult
+from yoloquant.recipe.recipe import load_recipe
+from yoloquant.results.quantization import Quantization
 from yoloquant.targets.registry import get_target
 
 IMAGES = 256
@@ -29,9 +31,7 @@ CARELESS = (
 )
 
 
-def run_demo(
-    output: Path, target: str = "onnxruntime", reporter: Reporter | None = None
-) -> tuple[QuantizationResult, Evaluation]:
+def run_demo(output: Path, target: str = "onnxruntime", reporter: Reporter | None = None) -> tuple[Quantization, Evaluation]:
     """Generate a data set, quantize the shipped detector for a target, and for contrast without care.
 
     Args:
@@ -52,9 +52,11 @@ def run_demo(
         with tell.step("Draw the data set") as update:
             data = write_generated_dataset(Path(scratch) / "dataset", train=128, val=IMAGES, progress=update)
         again = f"yoloquant demo --target {target}"
-        result = quantize(demo_weights(), data, target=target, output=output, commands=(again,), reporter=tell)
+        result = quantize(demo_weights(), data, target=target, output=output, report=Report(commands=(again,)), reporter=tell)
         tell.note("for contrast, INT8 without care:")
-        careless = quantize(demo_weights(), data, recipe="int8-mse", overrides=CARELESS, reporter=tell, runtimes=())
+        careless = quantize(
+            demo_weights(), data, recipe=load_recipe("int8-mse", CARELESS), measure=Measure(runtimes=()), reporter=tell
+        )
     evaluation = careless.rows[1].evaluation
     assert evaluation is not None
     return result, evaluation

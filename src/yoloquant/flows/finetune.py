@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,20 @@ from torch.fx import GraphModule
 
 from yoloquant.algorithms.job import Job
 from yoloquant.algorithms.step import Stage
-from yoloquant.checkpoint.open import to_detector
+from yoloquant.checkpoint.open import file_of_model, to_detector
 from yoloquant.checkpoint.safetensors_file import CUSTOM
 from yoloquant.data.dataset import DetectionDataset, load_dataset
 from yoloquant.data.sample import sample_images
+from yoloquant.data.source import Source
 from yoloquant.distributed import checked_device, process_group, process_number
 from yoloquant.errors import CheckpointError, DataError, RecipeError
 from yoloquant.evaluation.evaluator import check_classes
-from yoloquant.exporting.folder import load_with_architecture
+from yoloquant.exporting.folder import load_quantized
 from yoloquant.files.outputs import refuse_inputs, reserved
-from yoloquant.files.reading import parse_setting, reason_of
-from yoloquant.files.writing import named_path
-from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
+from yoloquant.files.reading import reason_of
+from yoloquant.flows.commands import commands_of_finetune
+from yoloquant.flows.deliver import Delivery, checked_output, checked_report, finish, partial_folder
+from yoloquant.flows.options import MEASURE, REPORT, Measure, Report
 from yoloquant.graph.capture import captured, copy_graph
 from yoloquant.graph.channel_constants import is_scaled
 from yoloquant.models.architecture import describe
@@ -35,7 +36,7 @@ from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.images import CalibrationImages
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.recipe.recipe import Recipe, recipe_of
-from yoloquant.results.quantization import QuantizationResult
+from yoloquant.results.quantization import Quantization
 from yoloquant.training.hyperparameters import hyperparameters_for
 from yoloquant.training.quantized.step import Train
 
@@ -61,14 +62,11 @@ def finetune(
     *,
     teacher: str | Path | Detector | Any | None = None,
     settings: Mapping[str, Any] | None = None,
-    overrides: Iterable[str] = (),
-    measure: bool = True,
-    limit: int | None = None,
-    runtimes: tuple[str, ...] | None = None,
-    report: bool = True,
+    measure: Measure = MEASURE,
+    report: Report | None = REPORT,
     device: str = "cpu",
     reporter: Reporter | None = None,
-) -> QuantizationResult:
+) -> Quantization:
     """Go on training a quantized folder, and write what it becomes as another.
 
     Under `torchrun` the processes share training and evaluation, and the first one writes. An interrupted run goes on where it
@@ -81,11 +79,8 @@ def finetune(
         output: folder to write; it must not exist, or be an earlier output.
         teacher: the float checkpoint (or detector) that the folder was made from; without it the training is on labels.
         settings: of the recipe's step `train`, and hyperparameters of augmentation and losses, by name.
-        overrides: the same as `name=value`; they win.
-        measure: evaluate, and time.
-        limit: evaluate only the first so many images.
-        runtimes: that verify and measure the file beside torch; all installed ones by default.
-        report: write report.html.
+        measure: what is evaluated and timed.
+        report: what the report shows; none for no report.
         device: that trains.
         reporter: told about progress.
 
@@ -98,31 +93,32 @@ def finetune(
     """
     tell, source, folder = reporter or Silent(), Path(model), checked_output(output)
     assert folder is not None
-    refuse_inputs([folder], [model, data, teacher])
+    refuse_inputs([folder], [model, data, file_of_model(teacher), report.analysis if report else None])
+    analysis = checked_report(report)
     checked_device(device)
     given = None if teacher is None else to_detector(teacher)
-    quantized, architecture = load_with_architecture(source, given if given and given.family == CUSTOM else None)
+    quantized = load_quantized(source, given if given and given.family == CUSTOM else None)
+    assert quantized.detector is not None
     recipe = recipe_of(source)
-    parsed = dict(parse_setting(override, "learning_rate=0.0001") for override in overrides)
-    step = training_step({**(settings or {}), **parsed}, quantized, given is not None)
-    detector = architecture if given is None else replace(given, input_size=architecture.input_size)
+    step = training_step(settings or {}, quantized, given is not None)
+    detector = quantized.detector if given is None else replace(given, input_size=quantized.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
     reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
-    training, validation = load_dataset(data, "train"), _validation(data, tell) if measure else None
+    training, validation = load_dataset(data, "train"), _validation(data, tell) if measure.evaluate else None
     for dataset, has_labels in ((training, step.teacher == "labels"), (validation, True)):
         if dataset is not None and has_labels:
             check_classes(quantized.names, dataset)
     entries = list(training.images) if step.images is None else sample_images(training.images, step.images)
     wanted = Delivery(
         folder=folder,
+        recipe=recipe.model_copy(update={"algorithms": (*recipe.algorithms, step)}),
+        source=Source(data),
         dataset=validation,
         measure=measure,
-        limit=limit,
-        runtimes=runtimes,
         report=report,
-        commands=_commands(model, data, output, teacher),
+        analysis=analysis,
+        commands=commands_of_finetune(model, data, output, teacher),
     )
-    followed = recipe.model_copy(update={"algorithms": (*recipe.algorithms, step)})
     with reserved(folder), process_group(device) as own_device:
         job = Job(
             detector=detector,
@@ -139,7 +135,7 @@ def finetune(
         step.apply(job)
         job.fit_scales()
         job.clock.stop(step.name)
-        return deliver(job, followed, wanted)
+        return finish(job, wanted)
 
 
 def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_teacher: bool) -> Train:
@@ -231,11 +227,3 @@ def _validation(data: str | Path, tell: Reporter) -> DetectionDataset | None:
         tell.note(f"nothing will be evaluated: {error}")
         return None
     return dataset
-
-
-def _commands(model: str | Path, data: str | Path, output: str | Path, teacher: Any) -> tuple[str, ...]:
-    """What to type to evaluate the new folder, and to do it again but for settings, which its recipe names."""
-    taught = ["--teacher", named_path(teacher)] if isinstance(teacher, str | Path) else []
-    source, made = named_path(data), named_path(output)
-    words = ["yoloquant", "finetune", named_path(model), "--data", source, *taught, "--output", f"{made}-again"]
-    return shlex.join(words), shlex.join(["yoloquant", "evaluate", made, "--data", source])

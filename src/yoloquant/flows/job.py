@@ -16,7 +16,12 @@ from yoloquant.recipe.recipe import Recipe
 
 def tell_branch(detector: Detector, tell: Reporter) -> None:
     """Say which branch is quantized, where a family has two."""
-    sentence = branch_sentence(detector.head.branch, two_pairs(detector.network) is not None)
+    note_branch(detector.head.branch, tell, both=two_pairs(detector.network) is not None)
+
+
+def note_branch(branch: str | None, tell: Reporter, *, both: bool = False) -> None:
+    """Say which branch a model answers with, where its family has two; `both` says that it holds the other one, too."""
+    sentence = branch_sentence(branch, both)
     if sentence is not None:
         tell.note(sentence)
 

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from yoloquant.algorithms.job import Job
 from yoloquant.analysis.costs import error_cost
 from yoloquant.analysis.sensitivity import ranked_layers, sensitivities
-from yoloquant.checkpoint.open import to_detector
+from yoloquant.checkpoint.open import file_of_model, to_detector
 from yoloquant.data.contents import contents_of, dataset_contents
-from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.dataset import DetectionDataset
+from yoloquant.data.source import Source
 from yoloquant.errors import DataError, YoloquantError
 from yoloquant.evaluation.evaluator import evaluate, labelled_split
 from yoloquant.evaluation.layer_latency import can_be_timed, measured_gains, runtime_to_time, whole_latency
 from yoloquant.files.outputs import refuse_inputs, reserved
-from yoloquant.files.reading import parse_json, read_text
 from yoloquant.files.writing import checked_file, write_text
-from yoloquant.flows.deliver import Delivery, checked_output, deliver
 from yoloquant.flows.job import begin, follow, tell_branch
-from yoloquant.flows.quantize import commands_to_repeat
+from yoloquant.flows.search_record import SearchRecord
 from yoloquant.models.detector import Detector, digest_of
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.images import CalibrationImages, images_to_calibrate, spread_images
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.recipe.recipe import Recipe, file_of, resolve_recipe
-from yoloquant.results.quantization import QuantizationResult, versions
-from yoloquant.results.search import SearchResult
+from yoloquant.report.search_page import write_search_page
+from yoloquant.results.quantization import versions
+from yoloquant.results.search import Search, record_beside
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.layer_rules import TensorSettings
 from yoloquant.targets.registry import get_target
 
-RECORD_FORMAT = "yoloquant.search.1"
+# Calibration images that layers are ranked on.
+RANKING_IMAGES = 8
 
 
 def search(
     model: str | Path | Detector | Any,
-    data: str | Path,
+    source: str | Path | Source,
     *,
     max_drop: float | None = None,
     target_map: float | None = None,
@@ -47,77 +47,97 @@ def search(
     optimize_latency: bool = False,
     target: str | None = None,
     recipe: str | Path | Recipe | None = None,
-    overrides: tuple[str, ...] = (),
-    images: int = 8,
-    branch: str | None = None,
-    calibration: str | Path | None = None,
-    annotations: str | Path | None = None,
-    record: Path | None = None,
+    output: str | Path | None = None,
     reporter: Reporter | None = None,
-) -> SearchResult:
+) -> Search:
     """Change as few layers as possible to reach an accuracy.
 
     Layers are ranked once without labels; then bisection over how many of the first are changed finds the number where the goal
     is reached and is missed with one fewer: of n layers, about log2(n) evaluations.
 
     Args:
-        model: as for `yoloquant.quantize`.
-        data: `data.yaml` or COCO JSON with labels.
-        max_drop: of mAP50-95 against the float detector, percent points; or
+        model: As for `yoloquant.quantize`.
+        source: As for `yoloquant.quantize`, with labels.
+        max_drop: Drop of mAP50-95 that is allowed against the float detector, percent points; or
         target_map: mAP50-95 to reach, percent.
-        raise_bits: give the layers' weights so many bits instead of leaving them in float.
-        optimize_latency: leave first in float what is faster so in the target's runtime on this machine, then the layers whose
+        raise_bits: Bits of the weights of changed layers, which stay in float otherwise.
+        optimize_latency: Leave first in float what is faster so in the target's runtime on this machine, then the layers whose
             error is largest for each millisecond that float costs; the last layers are quantized, too.
-        target: deployment target.
-        recipe: to start from; `int8-mse` by default.
-        overrides: `key=value` changes to the recipe.
-        images: calibration images that layers are ranked on.
-        branch: `one-to-one` or `one-to-many`, where a network holds both (YOLOv10, YOLO26); see `yoloquant.models.branches`.
-        calibration: images to calibrate on instead of the train split.
-        annotations: COCO JSON with the val split's ground truth.
-        record: JSON file that keeps what was measured; an interrupted search goes on from there.
-        reporter: told about progress.
+        target: Deployment target; the recipe's own by default.
+        recipe: Recipe to start from; `int8-mse` by default.
+        output: Recipe to write (`found.yaml`); the curve (`found.html`) and a record of what was measured (`found.search.json`)
+            stand beside it. An interrupted search goes on from there.
+        reporter: Receives progress.
+
+    Returns:
+        The recipe, and the detector that it makes, which `yoloquant.deliver` writes.
 
     Raises:
-        YoloquantError: the goal is above the float detector's own accuracy, or not reached with all layers changed.
+        YoloquantError: The goal is above the float detector's own accuracy, or not reached with all layers changed.
     """
+    tell, from_files = reporter or Silent(), Source.of(source)
     if (max_drop is None) == (target_map is None):
         raise YoloquantError("a search needs one goal: --max-drop or --target-map")
     if optimize_latency and raise_bits is not None:
         raise YoloquantError("more weight bits do not change latency: leave out --raise-bits or --optimize-latency")
-    start = resolve_recipe(recipe, overrides, target, default="int8-mse")
+    written = _checked_files(output)
+    refuse_inputs(written or (), [file_of_model(model), *from_files.files, file_of(recipe)])
+    start = resolve_recipe(recipe, target, default="int8-mse")
     chosen = get_target(start.target)
     if raise_bits is not None:
         chosen.check(chosen.weights.with_changes(bits=raise_bits), "--raise-bits")
-    if record is not None:
-        checked_file(record)
-        refuse_inputs([record], [model, data, file_of(recipe), calibration, annotations])
     if optimize_latency:
         runtime_to_time(start.target)
         start = start.model_copy(update={"output_layers": "quantized"})
-    detector = to_detector(model, branch=branch)
-    tell_branch(detector, reporter or Silent())
-    drawn = images_to_calibrate(start.calibration, data, calibration)
-    dataset = labelled_split(detector.names, data, annotations)
+    detector = to_detector(model)
+    tell_branch(detector, tell)
+    if from_files.data is None:
+        raise DataError("a search measures mAP: name a data set with labels")
+    drawn = images_to_calibrate(start.calibration, from_files.data, from_files.calibration)
+    dataset = labelled_split(detector.names, from_files.data, from_files.annotations)
     if not dataset.ground_truth["annotations"]:
-        raise DataError(f"{data} has no boxes to measure mAP with")
-    tell = reporter or Silent()
+        raise DataError(f"{from_files.data} has no boxes to measure mAP with")
     for sentence in (*drawn.problems, *dataset.problem_sentences()):
         tell.note(sentence)
-    with reserved(record):
-        facts = (start.to_yaml(), raise_bits, optimize_latency, images, sorted(versions().items()))
+    recipe_file, page, record = written or (None, None, None)
+    with reserved(recipe_file):
+        facts = (start.to_yaml(), raise_bits, optimize_latency, RANKING_IMAGES, sorted(versions().items()))
         key = digest_of(detector, *facts, contents_of(drawn.calibration), dataset_contents(dataset))
-        run = _Search(detector, start, drawn, dataset, _Known(record, key, tell), tell, raise_bits)
-        return _found(run, max_drop, target_map, images, optimize_latency)
+        known = SearchRecord(record, key, tell)
+        run = _Search(detector, start, drawn, dataset, known, tell, raise_bits)
+        found = replace(_found(run, max_drop, target_map, optimize_latency), source=from_files)
+        if recipe_file is not None and page is not None:
+            write_text(recipe_file, found.recipe.to_yaml())
+            write_search_page(found, page)
+            known.end(found)
+    return found
 
 
-def _found(run: _Search, max_drop: float | None, target_map: float | None, images: int, optimize_latency: bool) -> SearchResult:
+def _checked_files(output: str | Path | None) -> tuple[Path, Path, Path] | None:
+    """Recipe, page and record to write.
+
+    Raises:
+        YoloquantError: One cannot be written, or the page has the recipe's name.
+    """
+    if output is None:
+        return None
+    recipe = Path(output)
+    page = recipe.with_suffix(".html")
+    if page == recipe:
+        raise YoloquantError(f"{output} is the name of the curve's page: give the recipe's, as {recipe.with_suffix('.yaml')}")
+    files = (recipe, page, record_beside(recipe))
+    for path in files:
+        checked_file(path)
+    return files
+
+
+def _found(run: _Search, max_drop: float | None, target_map: float | None, optimize_latency: bool) -> Search:
     """The bisection."""
     plain = run.measured("float", lambda: TorchRunner(run.detector))
     goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
     if goal > plain:
         raise YoloquantError(f"the goal of {goal:.2f} mAP50-95 is above the float model's own {plain:.2f}: ask for less")
-    free = run.rank(images, optimize_latency)
+    free = run.rank(optimize_latency)
     most = len(run.ranking)
     count = _least(most, lambda number: run.reached(number) >= goal, free)
     if count is None:
@@ -137,7 +157,7 @@ class _Search:
         start: Recipe,
         drawn: CalibrationImages,
         dataset: DetectionDataset,
-        known: _Known,
+        known: SearchRecord,
         tell: Reporter,
         raise_bits: int | None,
     ) -> None:
@@ -159,10 +179,10 @@ class _Search:
                 self.tell.note(f"skipped: {sentence}")
         return self.known.values[name].map50_95
 
-    def rank(self, images: int, optimize_latency: bool) -> int:
+    def rank(self, optimize_latency: bool) -> int:
         """Order the layers; answers how many of the first are changed in any case, since float is faster there."""
         base = self.with_changed(0)
-        cost = error_cost(base, spread_images(base, self.drawn.calibration, images))
+        cost = error_cost(base, spread_images(base, self.drawn.calibration, RANKING_IMAGES))
         with self.tell.step("Rank layers") as update:
             found = sensitivities(base, cost, "one", ("both",), progress=update)
         self.ranking = list(ranked_layers(found))
@@ -187,7 +207,7 @@ class _Search:
         """mAP50-95 with the first layers changed."""
         return self.measured(f"{count} layers", lambda: TorchRunner(self.with_changed(count)))
 
-    def result(self, count: int, goal: float, plain: float) -> SearchResult:
+    def result(self, count: int, goal: float, plain: float) -> Search:
         """All that was found; detectors that were made are timed, where the target's runtime is installed."""
         curve = {
             int(name.split()[0]): value.map50_95
@@ -196,7 +216,7 @@ class _Search:
         }
         # Made again, where an earlier search measured it.
         self.with_changed(count)
-        found = SearchResult(
+        found = Search(
             recipe=self.changed(count),
             job=self.jobs[count],
             layers=tuple(self.ranking[:count]),
@@ -213,32 +233,6 @@ class _Search:
         times = whole_latency({"float": self.detector, **files}, self.start.target, self.tell)
         latency = {int(name): value for name, value in times.items() if name != "float"}
         return replace(found, runtime=self.start.target, latency=latency, float_latency=times["float"])
-
-
-def deliver_found(
-    found: SearchResult,
-    model: Any,
-    data: str | Path,
-    output: Path,
-    *,
-    calibration: str | Path | None = None,
-    annotations: str | Path | None = None,
-    branch: str | None = None,
-) -> QuantizationResult:
-    """Export, verify, measure and write the detector that a search found, as `quantize` would with the recipe.
-
-    Raises:
-        YoloquantError: The folder cannot be written, or the exported file is not right in the target's runtime.
-    """
-    sources = {"data": data, "calibration": calibration, "annotations": annotations}
-    folder = checked_output(output)
-    wanted = Delivery(
-        folder=folder,
-        dataset=load_dataset(data, "val", annotations=annotations),
-        commands=commands_to_repeat(model, found.recipe, output, sources, branch=branch),
-    )
-    with reserved(folder):
-        return deliver(found.job, found.recipe, wanted)
 
 
 def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:
@@ -263,53 +257,6 @@ def _least(most: int, holds: Callable[[int], bool], first: int = 0) -> int | Non
             below = middle
     # `most` itself is only asked about where nothing less holds.
     return above if above < most or (most > 0 and holds(most)) else None
-
-
-class _Measured(NamedTuple):
-    """mAP50-95, percent, with some layers changed."""
-
-    layers: tuple[str, ...]
-    map50_95: float
-
-
-class _Known:
-    """What was measured, kept in a file for a search of the same model, data, recipe and runtime."""
-
-    def __init__(self, path: Path | None, key: str, tell: Reporter) -> None:
-        self.path, self.key = path, key
-        self.values: dict[str, _Measured] = {}
-        if path is not None and path.is_file():
-            self._read(path, tell)
-
-    def _read(self, path: Path, tell: Reporter) -> None:
-        try:
-            content = parse_json(read_text(path), str(path))
-        except YoloquantError:
-            tell.note(f"{path} is no whole record of a search: everything is measured anew")
-            return
-        if not isinstance(content, dict) or content.get("format") != RECORD_FORMAT:
-            raise YoloquantError(f"{path} would be replaced, and no search wrote it: move it away, or name another output")
-        try:
-            values = {str(name): _Measured(tuple(map(str, layers)), float(value)) for name, layers, value in content["values"]}
-        except (ValueError, KeyError, TypeError, OverflowError):
-            tell.note(f"{path} is damaged: everything is measured anew")
-            return
-        if content.get("key") == self.key:
-            self.values = values
-        else:
-            tell.note(f"{path} is of another model, data, recipe or version: everything is measured anew")
-
-    def get(self, name: str, layers: Sequence[str]) -> float | None:
-        """What was measured with these layers changed."""
-        found = self.values.get(name)
-        return found.map50_95 if found is not None and found.layers == tuple(layers) else None
-
-    def add(self, name: str, layers: Sequence[str], value: float) -> None:
-        """Keep a measurement."""
-        self.values[name] = _Measured(tuple(layers), value)
-        if self.path is not None:
-            rows = [(kept, *measured) for kept, measured in self.values.items()]
-            write_text(self.path, json.dumps({"format": RECORD_FORMAT, "key": self.key, "values": rows}, indent=2))
 
 
 def by_value(costs: Mapping[str, float], gains: Mapping[str, float]) -> tuple[list[str], int]:

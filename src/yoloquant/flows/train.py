@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from yoloquant.checkpoint.open import file_of_model
 from yoloquant.checkpoint.read import DEFAULT_INPUT_SIZE, read_detector
 from yoloquant.checkpoint.safetensors_file import save_detector
 from yoloquant.data.dataset import DetectionDataset, load_dataset
@@ -27,7 +28,7 @@ from yoloquant.models.detector import Detector, at_size
 from yoloquant.models.hyperparameters import Hyperparameters
 from yoloquant.models.registry import ARCHITECTURES, build_detector
 from yoloquant.progress import Reporter, Silent
-from yoloquant.results.training import TrainingResult
+from yoloquant.results.training import BEST, Training
 from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.training.augment import Sample
 from yoloquant.training.float.distillation import Teacher
@@ -38,7 +39,7 @@ from yoloquant.training.hyperparameters import hyperparameters_for
 from yoloquant.training.loader import TrainingLoader, open_samples
 from yoloquant.training.losses import loss_for
 
-BEST, OPTIONS = "best.safetensors", "options.json"
+OPTIONS = "options.json"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def train(
     *,
     resume: bool = False,
     reporter: Reporter | None = None,
-) -> TrainingResult:
+) -> Training:
     """Train a float detector.
 
     Args:
@@ -110,7 +111,7 @@ def train(
     with process_group(options.device) as device:
         tell = reporter if reporter is not None and process_number() == 0 else Silent()
         folder = _checked_run(output, resume)
-        refuse_inputs([folder / name for name in (BEST, STATE_NAME, LOG_NAME, OPTIONS)], [model, data])
+        refuse_inputs([folder / name for name in (BEST, STATE_NAME, LOG_NAME, OPTIONS)], [file_of_model(model), data])
         return _train(model, data, folder, options, device, resume, tell)
 
 
@@ -122,7 +123,7 @@ def _train(
     device: str,
     resume: bool,
     tell: Reporter,
-) -> TrainingResult:
+) -> Training:
     training, validation = load_dataset(data, "train"), load_dataset(data, "val")
     names = _checked_names(data, training, validation)
     for sentence in validation.problem_sentences():
@@ -277,13 +278,13 @@ def _write(detector: Detector, path: Path) -> None:
         save_detector(detector, partial)
 
 
-def _finish(trainer: Trainer, detector: Detector, output: Path) -> TrainingResult:
+def _finish(trainer: Trainer, detector: Detector, output: Path) -> Training:
     best = _best(trainer, detector)
     path = output / BEST if process_number() == 0 else None
     if path is not None:
         # Once more: an interruption may have come between a best epoch and its file.
         _write(best, path)
-    return TrainingResult(best, trainer.best_score, trainer.best_epoch, trainer.epoch, path)
+    return Training(detector=best, map50_95=trainer.best_score, epoch=trainer.best_epoch, epochs=trainer.epoch, path=path)
 
 
 def _described(model: str | Path | Detector, data: str | Path, options: TrainingOptions, parameters: Hyperparameters) -> str:

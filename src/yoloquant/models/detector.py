@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -56,6 +57,21 @@ class Head(nn.Module):
         return LAYOUTS[self.layout].candidates(self(raw_maps))
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Which file a detector was read from, and what was chosen then.
+
+    Flows name it in the commands that repeat them, and no output of theirs replaces it.
+
+    Attributes:
+        file: Checkpoint or ONNX file.
+        options: Options of the command line that choose the same, without dashes -> value.
+    """
+
+    file: Path
+    options: dict[str, str] = field(default_factory=dict, hash=False)
+
+
 @dataclass
 class Detector:
     """A YOLO detector in evaluation mode, in float32, cut where quantization ends.
@@ -70,6 +86,7 @@ class Detector:
         family: `"yolov5"`, `"yolov6"`, ...
         preprocessing: where the image stands in the input; values are converted inside of the network.
         source: free facts about the file for reports (release, epoch, training date), all JSON values.
+        origin: file that it was read from; none of detectors made in memory.
     """
 
     network: nn.Module
@@ -80,6 +97,7 @@ class Detector:
     family: str
     preprocessing: Preprocessing = PLAIN
     source: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = field(default=None, compare=False)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""

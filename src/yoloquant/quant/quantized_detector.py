@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class QuantizedDetector:
         input_size: `(height, width)` in pixels.
         family: of the detector.
         preprocessing: of the detector.
+        detector: float detector that it was made from; of one that was read from a folder, its architecture alone.
     """
 
     network: GraphModule
@@ -56,6 +57,7 @@ class QuantizedDetector:
     input_size: tuple[int, int]
     family: str
     preprocessing: Preprocessing = PLAIN
+    detector: Detector | None = field(default=None, repr=False, compare=False)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Decoded output for images `(N, 3, H, W)`, RGB, 0..1."""
@@ -161,4 +163,5 @@ def quantized_from(
         detector.input_size,
         detector.family,
         detector.preprocessing,
+        detector,
     )

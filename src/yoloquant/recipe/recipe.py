@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from yoloquant.algorithms.calibrate import Calibrate
 from yoloquant.algorithms.step import Stage, Step, all_steps
@@ -41,6 +41,29 @@ class Recipe(LayerRules):
     algorithms: tuple[AnyStep, ...] = (Calibrate(),)
     calibration: CalibrationSettings = CalibrationSettings()
     evaluation: EvaluationOptions = EvaluationOptions()
+    _read_from: str | None = PrivateAttr(default=None)
+    _written_for: str | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """Recipes are equal where their keys are, wherever they were read."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = LayerRules.__hash__
+
+    def read_as(self, source: str, target: str | None) -> Recipe:
+        """The same recipe, which knows that it was read from a preset or file, and which target that names."""
+        self._read_from, self._written_for = source, target
+        return self
+
+    @property
+    def read_from(self) -> str | None:
+        """Preset or file that the recipe was read from; none of recipes made in memory."""
+        return self._read_from
+
+    @property
+    def written_for(self) -> str | None:
+        """Target that the preset or file names, where another one has taken its place."""
+        return None if self._written_for == self.target else self._written_for
 
     @model_validator(mode="before")
     @classmethod
@@ -87,10 +110,12 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     name = str(source or "int8")
     with parsed(f"recipe {name}", RecipeError):
         values = _read_yaml(source)
+        written_for = values.get("target")
         for override in overrides:
             change(values, override)
         values.update(changes)
-        return _validated(values, name)
+        recipe = _validated(values, name)
+    return recipe.read_as(name, written_for)
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -106,26 +131,27 @@ def recipe_of(folder: Path) -> Recipe:
     return load_recipe(folder / RECIPE)
 
 
-def resolve_recipe(
-    recipe: str | Path | Recipe | None, overrides: Iterable[str] = (), target: str | None = None, default: str = "int8"
-) -> Recipe:
-    """A recipe that is given as it is, or is read; `overrides` and `target` change what is read."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    return load_recipe(recipe or default, overrides, **({"target": target} if target else {}))
+def resolve_recipe(recipe: str | Path | Recipe | None, target: str | None = None, default: str = "int8") -> Recipe:
+    """A recipe as it is given, or as it is read, for a target.
 
+    Args:
+        recipe: Preset name, YAML file or `Recipe`; none for the default.
+        target: Deployment target that takes the place of the recipe's own.
+        default: Preset name.
 
-def replaced_target(recipe: str | Path | Recipe | None, target: str | None) -> str | None:
-    """The target that a recipe is written for, where another one takes its place."""
-    if recipe is None or target is None or isinstance(recipe, Recipe):
-        return None
-    written: str | None = _read_yaml(recipe).get("target")
-    return None if written == target else written
+    Raises:
+        RecipeError: There is no such recipe, or it is not valid.
+    """
+    changes = {"target": target} if target else {}
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe or default, **changes)
+    return recipe.model_copy(update=changes)
 
 
 def file_of(recipe: str | Path | Recipe | None) -> Path | None:
-    """The file that a recipe is read from; none for presets and recipes in memory."""
-    return None if recipe is None or isinstance(recipe, Recipe) or str(recipe) in presets() else Path(recipe)
+    """The file that a recipe is read from, or was; none for presets and recipes made in memory."""
+    source = recipe.read_from if isinstance(recipe, Recipe) else recipe
+    return None if source is None or str(source) in presets() else Path(source)
 
 
 def presets() -> dict[str, str]:

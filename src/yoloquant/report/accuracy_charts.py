@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from yoloquant.evaluation.confusion import CONFIDENCE, IOU, confusion_matrix
-from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.evaluation import Evaluation
 from yoloquant.evaluation.precision_recall import GRID, ClassCurves, smooth
 from yoloquant.report.charts import Curves, Line, Matrix
 

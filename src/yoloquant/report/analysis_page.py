@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.report import charts
 from yoloquant.report.page import Column, PageTable, TableRow, distributions, number, tensor_table, write_page
 
@@ -61,12 +60,8 @@ def _ranking_table(found: Analysis) -> PageTable:
     )
     by_part = {(result.name, result.part): result.cost for result in found.sensitivities}
     rows = []
-    for result in _whole(found.sensitivities):
+    for result in found.whole_layers:
         parts = (by_part.get((result.name, part)) for part in ("weights", "activations"))
         figures = (number(value, 4) for value in (result.cost, *parts))
         rows.append(TableRow((result.name, *figures, number(found.noise.get(result.name), 1))))
     return PageTable("ranking-table", "Costliest first", columns, tuple(rows), "model.2")
-
-
-def _whole(results: tuple[Sensitivity, ...]) -> list[Sensitivity]:
-    return [result for result in results if result.part == "both"] or list(results)

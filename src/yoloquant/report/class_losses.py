@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yoloquant.evaluation.confusion import confusion_matrix
-from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.evaluation import Evaluation
 from yoloquant.evaluation.uncertainty import ClassLoss, class_losses
 from yoloquant.report import charts
 from yoloquant.report.accuracy_charts import BACKGROUND

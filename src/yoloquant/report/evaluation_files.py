@@ -12,7 +12,7 @@ from yoloquant.data.images import read_image
 from yoloquant.errors import DataError
 from yoloquant.evaluation.confusion import CONFIDENCE
 from yoloquant.evaluation.drawing import Mark, class_color, draw_detections, draw_marks, side_by_side
-from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.evaluation import Evaluation
 from yoloquant.evaluation.matching import corners
 from yoloquant.evaluation.pictures import check_drawn, picture_names, save_picture
 from yoloquant.evaluation.postprocess import Detections

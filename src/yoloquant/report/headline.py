@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from yoloquant.data.dataset import DetectionDataset
 from yoloquant.environment import processor_name
-from yoloquant.evaluation.uncertainty import Loss, map_loss
+from yoloquant.evaluation.uncertainty import Loss
 from yoloquant.files.writing import named_path
 
 if TYPE_CHECKING:
-    from yoloquant.results.quantization import QuantizationResult, Row
+    from yoloquant.results.quantization import Quantization, Row
 
 # Runtimes as their makers write them.
 _RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
@@ -26,7 +26,7 @@ def runtime_name(name: str) -> str:
     return _RUNTIMES.get(name, name)
 
 
-def compared_rows(result: QuantizationResult) -> tuple[Row, Row] | None:
+def compared_rows(result: Quantization) -> tuple[Row, Row] | None:
     """The float and the quantized model in the runtime that the target is named after, else in the first one beside torch."""
     measured = [row for row in result.rows if row.evaluation]
     pairs = [(a, b) for a in measured for b in measured if a.model == "float" != b.model and a.runtime == b.runtime]
@@ -59,7 +59,8 @@ def _clauses(before: Row, after: Row, data: str) -> Iterator[str]:
     assert before.evaluation
     assert after.evaluation
     source = f" of {data}" if data else ""
-    yield f"{_loss_words(map_loss(before.evaluation, after.evaluation))} on {after.evaluation.image_count} images{source}"
+    assert after.drop
+    yield f"{_loss_words(after.drop)} on {after.evaluation.image_count} images{source}"
 
 
 def _times(ratio: float, better: str, worse: str, same: str) -> str:
@@ -88,7 +89,7 @@ def facts(pair: tuple[Row, Row] | None) -> dict[str, str]:
     runtime = runtime_name(after.runtime)
     tiles = {
         f"mAP50-95 in {runtime}": f"{before.evaluation.map50_95:.2f} → {after.evaluation.map50_95:.2f}",
-        f"mAP50-95 lost in {runtime}, points": str(map_loss(before.evaluation, after.evaluation)),
+        f"mAP50-95 lost in {runtime}, points": str(after.drop),
     }
     if before.latency and after.latency:
         times = f"{before.latency.median:.1f} → {after.latency.median:.1f}"
@@ -99,7 +100,7 @@ def facts(pair: tuple[Row, Row] | None) -> dict[str, str]:
     return tiles
 
 
-def subject(result: QuantizationResult) -> str:
+def subject(result: Quantization) -> str:
     """What the page is about, when and where it was made: family, classes, size, images, day, processor."""
     detector, counts = result.detector, {row.evaluation.image_count for row in result.rows if row.evaluation}
     height, width = detector.input_size

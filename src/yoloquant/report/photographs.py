@@ -13,7 +13,7 @@ import numpy as np
 from yoloquant.data.images import read_image
 from yoloquant.evaluation.detection_table import DetectionTable
 from yoloquant.evaluation.drawing import Color, Mark, draw_marks
-from yoloquant.evaluation.evaluator import Evaluation
+from yoloquant.evaluation.evaluation import Evaluation
 from yoloquant.evaluation.matching import box_iou, corners, indices_by
 
 # Minimum score of a box that a person would be shown, and overlap from which two boxes are the same object.

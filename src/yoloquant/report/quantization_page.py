@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloquant.analysis.sensitivity import Sensitivity
 from yoloquant.data.dataset import DetectionDataset
 from yoloquant.files.writing import write_rows
 from yoloquant.report import charts
 from yoloquant.report.accuracy_charts import compared_charts, evaluation_charts, matrix
-from yoloquant.report.cells import HEADERS, result_cells
+from yoloquant.report.analysis_page import cost_unit
 from yoloquant.report.class_losses import changed_confusions, class_chart, class_rows, class_table, losses
 from yoloquant.report.headline import compared_rows, facts, headline, runtime_name, set_name, subject
 from yoloquant.report.network_graph import ERROR_STEPS, NetworkDrawing, network_drawing
@@ -21,7 +20,7 @@ from yoloquant.report.photographs import Photograph, differing_photographs
 
 if TYPE_CHECKING:
     from yoloquant.analysis.layer_figures import LayerFigures
-    from yoloquant.results.quantization import QuantizationResult, Row
+    from yoloquant.results.quantization import Quantization, Row
 
 CLASSES, LAYERS = "classes.csv", "layers.csv"
 
@@ -42,7 +41,7 @@ _SECTIONS = {
 }
 
 
-def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDataset | None = None) -> None:
+def write_report(result: Quantization, folder: Path, dataset: DetectionDataset | None = None) -> None:
     """Write report.html, classes.csv and layers.csv.
 
     Args:
@@ -97,7 +96,7 @@ def write_report(result: QuantizationResult, folder: Path, dataset: DetectionDat
     write_rows(folder / LAYERS, [layer.to_dict() for layer in result.layers])
 
 
-def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDrawing]:
+def report_charts(result: Quantization) -> list[charts.Chart | NetworkDrawing]:
     """Every chart of the page."""
     pair = compared_rows(result)
     per_class, sensitivity = class_chart(losses(pair)), _ranking(result)
@@ -112,12 +111,13 @@ def report_charts(result: QuantizationResult) -> list[charts.Chart | NetworkDraw
     ]
 
 
-def _summary(result: QuantizationResult) -> PageTable:
-    columns = tuple(Column(header, header in ("model", "runtime")) for header in HEADERS)
-    return PageTable("summary", "What it costs", columns, tuple(TableRow(cells) for cells in result_cells(result.rows)))
+def _summary(result: Quantization) -> PageTable:
+    table = result.table()
+    columns = tuple(Column(header, header in ("model", "runtime")) for header in table.headers)
+    return PageTable("summary", "What it costs", columns, tuple(map(TableRow, table.rows)))
 
 
-def _parity(result: QuantizationResult) -> PageTable:
+def _parity(result: Quantization) -> PageTable:
     columns = (Column("runtime", True), Column("agreement with torch, dB"), Column("first layer that disagrees", True))
     rows = [
         TableRow((parity.runtime, decibel(parity.signal_to_noise), parity.first_layer or "none"))
@@ -156,11 +156,10 @@ def _photographs(pair: tuple[Row, Row] | None, dataset: DetectionDataset | None,
     return differing_photographs(paths, pair[0].evaluation, pair[1].evaluation, names)
 
 
-def _ranking(result: QuantizationResult) -> charts.Bars | None:
+def _ranking(result: Quantization) -> charts.Bars | None:
     """Costs of layers from an analysis; what step `keep_float` measured where there is none."""
     if result.analysis:
-        results = [Sensitivity(**entry) for entry in result.analysis["sensitivities"]]
-        return charts.ranking(results, "mAP50-95 lost" if result.analysis["measure"] == "map" else "error of boxes and scores")
+        return charts.ranking(result.analysis.sensitivities, cost_unit(result.analysis.measure))
     gains = {layer.name: 100.0 * layer.gain for layer in result.float_layers}
     return (
         charts.Bars("sensitivity", "Layers that keep_float left in float", "% of the detection error", gains, 1)
@@ -169,7 +168,7 @@ def _ranking(result: QuantizationResult) -> charts.Bars | None:
     )
 
 
-def advice(result: QuantizationResult) -> list[str]:
+def advice(result: Quantization) -> list[str]:
     """Sentences on tensors, the noisiest first."""
     told = ((entry.signal_to_noise, sentence) for entry in result.statistics if (sentence := entry.advice()))
     return [sentence for _, sentence in sorted(told)]
@@ -179,7 +178,7 @@ def _noise(layers: Sequence[LayerFigures]) -> dict[str, float]:
     return {layer.name: layer.signal_to_noise for layer in layers if layer.signal_to_noise is not None}
 
 
-def drawing(result: QuantizationResult) -> NetworkDrawing:
+def drawing(result: Quantization) -> NetworkDrawing:
     """The network with its quantizers."""
     statistics = {entry.name: entry for entry in result.statistics}
     return network_drawing(result.detector.network, statistics, {layer.name: layer for layer in result.layers})

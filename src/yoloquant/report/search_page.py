@@ -9,10 +9,10 @@ from yoloquant.report.charts import Point, Points
 from yoloquant.report.page import Column, PageTable, TableRow, number, write_page
 
 if TYPE_CHECKING:
-    from yoloquant.results.search import SearchResult
+    from yoloquant.results.search import Search
 
 
-def search_charts(found: SearchResult) -> list[Points]:
+def search_charts(found: Search) -> list[Points]:
     """Drop against the number of changed layers, and against latency."""
     chosen = len(found.layers)
     goal = found.float_map - found.goal
@@ -32,7 +32,7 @@ def search_charts(found: SearchResult) -> list[Points]:
     return charts
 
 
-def write_search_page(found: SearchResult, path: Path) -> None:
+def write_search_page(found: Search, path: Path) -> None:
     """Write the page."""
     columns = (Column("layers changed"), Column("mAP50-95"), Column("drop"), Column("latency against float"))
     rows = [

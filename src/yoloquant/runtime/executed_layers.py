@@ -47,10 +47,18 @@ class Executed:
         return {
             "runtime": self.runtime,
             "integer_layers": len(self.integer),
+            "integer": list(self.integer),
+            "float": list(self.floating),
             "in_float_although_quantized": list(self.in_vain),
             "products": self.products,
             "integer_products": self.integer_products,
         }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Executed:
+        """The inverse of `to_dict`."""
+        integer, floating, in_vain = (tuple(values[key]) for key in ("integer", "float", "in_float_although_quantized"))
+        return cls(str(values["runtime"]), integer, floating, in_vain, int(values["products"]), int(values["integer_products"]))
 
 
 def executed_layers(path: Path, runtime: str) -> Executed:
