@@ -23,7 +23,7 @@ class FailOn(Enum):
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
+    file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool, or what `yoloquant deliver` wrote.")],
     target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",
     fix: Annotated[Path | None, typer.Option(help="Write the file with everything mended that needs no calibration.")] = None,
     fail_on: Annotated[
@@ -44,8 +44,13 @@ def check(
     from yoloquant.cli.tables import findings_table
     from yoloquant.files.outputs import refuse_inputs
     from yoloquant.files.writing import checked_file, replaced_whole
+    from yoloquant.runtime.native import native_file
     from yoloquant.targets.registry import get_target
 
+    native = native_file(file)
+    if native is not None:
+        _check_native(native, fix, fail_on)
+        return
     if fix is not None:
         checked_file(fix)
         refuse_inputs([fix], [file])
@@ -71,4 +76,22 @@ def check(
             onnx.save(mended, str(partial))
         OUT.print(f"{len(done)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
     if fail_on is not FailOn.NEVER and result.at_least(fail_on.value):
+        raise typer.Exit(1)
+
+
+def _check_native(file: Path, fix: Path | None, fail_on: FailOn) -> None:
+    """The same for a runtime's own file: what it runs in integers, and what in float although the weights are integers."""
+    from yoloquant.errors import YoloquantError
+    from yoloquant.runtime.native import executed_native
+
+    if fix is not None:
+        raise YoloquantError(f"{file} cannot be mended: --fix is for ONNX files; mend one and deliver it again")
+    found = executed_native(file)
+    layers = len(found.integer) + len(found.floating)
+    OUT.print(f"{found.runtime} runs {len(found.integer)} of {layers} layers in integers")
+    for name in found.floating:
+        reason = "although its weights are integers" if name in found.in_vain else "as its weights are"
+        OUT.print(f"{'warning' if name in found.in_vain else 'note'} float-layer: {name} runs in float, {reason}", markup=False)
+    levels = {FailOn.NOTE: found.floating, FailOn.WARNING: found.in_vain, FailOn.ERROR: (), FailOn.NEVER: ()}
+    if levels[fail_on]:
         raise typer.Exit(1)

@@ -84,16 +84,16 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 
 def latency_table(times: Mapping[tuple[str, str], Latency], executed: Mapping[tuple[str, str], Executed]) -> Table:
-    """Latency of models in runtimes, keys (model, runtime); ratios are against the first model in the same runtime."""
+    """Latency by (model, runtime); ratios are against the first model in the same runtime, if that ran there."""
     table = Table("model", "runtime", "median ms", "p90", "p99", "least", "images/s", "ratio", "layers in integers")
     first = next(iter(times))[0]
     for (model, runtime), latency in times.items():
-        ratio = latency.median / times[first, runtime].median
+        base = times.get((first, runtime))
         layers = executed.get((model, runtime))
         counted = "" if layers is None else f"{len(layers.integer)} of {len(layers.integer) + len(layers.floating)}"
         figures = (latency.median, latency.p90, latency.p99, latency.minimum, latency.images_per_second)
         cells = (f"{value:.1f}" for value in figures)
-        table.add_row(model, runtime, *cells, f"{ratio:.2f}", counted)
+        table.add_row(model, runtime, *cells, "" if base is None else f"{latency.median / base.median:.2f}", counted)
     return table
 
 

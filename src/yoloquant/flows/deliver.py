@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.files.outputs import put_in_place, working_folder
 from yoloquant.files.writing import checked_replaceable_folder
 from yoloquant.flows.add_report import add_report, write_metrics
+from yoloquant.flows.deliver_as import PARITY_IMAGES, add_formats
 from yoloquant.progress import Reporter
 from yoloquant.quant.images import first_images
 from yoloquant.quant.quantized_detector import QuantizedDetector, quantized_layer_count
@@ -35,9 +37,6 @@ from yoloquant.runtime.torch_runner import TorchRunner
 from yoloquant.targets.registry import get_target
 from yoloquant.targets.target import Target
 
-# Photographs that parity is checked on.
-PARITY_IMAGES = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
@@ -49,7 +48,8 @@ class Delivery:
         measure: evaluate, where there is a data set, and time.
         limit: evaluate only the first so many images.
         runtimes: that verify and measure the file beside torch; all installed ones by default.
-        nms: puts suppression into the file.
+        nms: puts suppression into the ONNX file.
+        formats: further files to write into the folder, by the names of their formats.
         report: write report.html.
         plots: "png" or "pdf": every chart as a file.
         commands: that the report names.
@@ -62,6 +62,7 @@ class Delivery:
     limit: int | None = None
     runtimes: tuple[str, ...] | None = None
     nms: NmsOptions | None = None
+    formats: tuple[str, ...] = ()
     report: bool = True
     plots: str | None = None
     commands: tuple[str, ...] = ()
@@ -77,11 +78,11 @@ def checked_output(output: str | Path | None) -> Path | None:
     if output is None:
         return None
     folder = checked_replaceable_folder(output, WEIGHTS, FILES, "an earlier output to replace")
-    partial = partial_folder(folder)
-    others = [entry.name for entry in partial.iterdir() if not is_state(entry)] if partial.is_dir() else []
-    if others or (partial.exists() and not partial.is_dir()):
+    states = partial_folder(folder)
+    others = [entry.name for entry in states.iterdir() if not is_state(entry)] if states.is_dir() else []
+    if others or (states.exists() and not states.is_dir()):
         reason = f"holds {others[0]}" if others else "is a file"
-        raise YoloquantError(f"{partial} is for the state of an interrupted run, and {reason}: move it, or name another output")
+        raise YoloquantError(f"{states} is for the state of an interrupted run, and {reason}: move it, or name another output")
     return folder
 
 
@@ -90,12 +91,12 @@ def partial_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
-def _remove_states(partial: Path) -> None:
+def _remove_states(folder: Path) -> None:
     """Remove what interrupted runs kept, and nothing else."""
-    for path in filter(is_state, partial.iterdir() if partial.is_dir() else ()):
+    for path in filter(is_state, folder.iterdir() if folder.is_dir() else ()):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        partial.rmdir()
+        folder.rmdir()
 
 
 def deliver(job: Job, recipe: Recipe, wanted: Delivery) -> QuantizationResult:
@@ -129,6 +130,11 @@ def deliver(job: Job, recipe: Recipe, wanted: Delivery) -> QuantizationResult:
         clock.stop("verify")
         rows = _measure(job, recipe, wanted, float_file, work / MODEL, runtimes) if wanted.measure else []
         clock.stop("measure")
+        if folder is not None and process_number() == 0:
+            images = partial(_parity_images, quantized, job.images.calibration)
+            for delivered in add_formats(work, wanted.formats, quantized, target.name, images, tell):
+                for sentence in delivered.sentences(folder):
+                    tell.note(sentence)
         if wanted.nms is not None:
             add_nms_to_file(work / MODEL, wanted.nms, tensorrt=target.nms == "tensorrt")
         result = QuantizationResult(
@@ -169,6 +175,11 @@ def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     return tuple(name for name in (RUNTIMES if names is None else names) if RUNTIMES[name].is_installed())
 
 
+def _parity_images(detector: QuantizedDetector, entries: list[ImageEntry]) -> np.ndarray:
+    """Photographs that files are held against torch on, `(N, 3, H, W)` float32, 0..1."""
+    return first_images(detector, entries, PARITY_IMAGES).numpy().astype(np.float32) / np.float32(255.0)
+
+
 def _verify(
     detector: QuantizedDetector,
     path: Path,
@@ -178,7 +189,7 @@ def _verify(
     tell: Reporter,
 ) -> list[Parity]:
     """Check the file in every installed runtime; the target's own must agree, others are told about."""
-    images = first_images(detector, entries, PARITY_IMAGES).numpy().astype(np.float32) / np.float32(255.0)
+    images = _parity_images(detector, entries)
     with tell.step("Verify the exported file") as update:
         results = check_parity(detector, path, images, runtimes)
         update(1, 1)

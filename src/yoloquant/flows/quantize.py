@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.reading import parse_json, read_text
 from yoloquant.files.writing import named_path
 from yoloquant.flows.deliver import Delivery, checked_output, deliver, partial_folder
+from yoloquant.flows.deliver_as import check_formats
 from yoloquant.flows.job import begin, follow, tell_branch
 from yoloquant.models.detector import Detector, at_size
 from yoloquant.models.preprocessing import Preprocessing
@@ -47,6 +48,7 @@ def quantize(
     runtimes: tuple[str, ...] | None = None,
     device: str = "cpu",
     nms: NmsOptions | None = None,
+    formats: Sequence[str] = (),
     report: bool = True,
     analysis: str | Path | None = None,
     plots: str | None = None,
@@ -74,6 +76,7 @@ def quantize(
         runtimes: that verify and measure the file beside torch; all installed ones by default.
         device: that the steps which learn run on: `cpu`, `cuda`, `cuda:1`.
         nms: puts suppression into the file after it was verified and measured without.
+        formats: further files to write into the folder and to verify, by name: "openvino", see `yoloquant.exporting.formats`.
         report: write report.html and the figures of layers and tensors into the folder.
         analysis: folder of `yoloquant analyze`, whose ranking the report shows.
         plots: "png" or "pdf": every chart of the report as a file, too.
@@ -98,6 +101,7 @@ def quantize(
     ranking = None if analysis is None else _read_analysis(Path(analysis))
     check_format(plots)
     get_target(settings.target)
+    check_formats(formats, settings.target)
     checked_device(device)
     detector = to_detector(model, preprocessing, branch)
     tell_branch(detector, tell)
@@ -117,6 +121,7 @@ def quantize(
         limit=limit,
         runtimes=runtimes,
         nms=nms,
+        formats=tuple(formats),
         report=report,
         plots=plots,
         commands=commands_to_repeat(

@@ -1,4 +1,4 @@
-"""Open whatever a user names as a model: a checkpoint, an ONNX file, or a quantized folder."""
+"""Open whatever a user names as a model: a checkpoint, an ONNX file, a runtime's own file, or a quantized folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.runtime.native import native_file, open_native
 from yoloquant.runtime.runner import Runner
 
 TORCH = "torch"
@@ -24,18 +25,23 @@ def open_model(
     """Load a model into a runtime.
 
     Args:
-        path: of a `.pt` or `.safetensors` checkpoint, an `.onnx` file, or a folder that `yoloquant quantize` wrote.
-        runtime: "torch", "onnxruntime", "openvino" or "tensorrt"; by default torch for checkpoints and ONNX Runtime
-            for the others.
+        path: of a `.pt` or `.safetensors` checkpoint, an `.onnx` file, a file that `yoloquant deliver` wrote (by its ending, see
+            `yoloquant.runtime.native`) or the folder of it, or a folder that `yoloquant quantize` wrote.
+        runtime: "torch", "onnxruntime", "openvino" or "tensorrt"; by default torch for checkpoints, for a
+            runtime's own file that one, and ONNX Runtime for the others.
         threads: of the runtime; 0 lets it choose.
         device: for torch.
-        preprocessing: how an ONNX file of another exporter wants its images; by default as that exporter is known for.
+        preprocessing: how an ONNX file of another exporter wants its images; by default as that exporter is known for. Files that
+            `yoloquant deliver` wrote say so themselves.
         branch: `one-to-one` or `one-to-many`, of checkpoints that hold both; other models must be of the branch.
 
     Raises:
         YoloquantError: the file cannot be read, or answers with another branch, or the runtime cannot run it.
     """
     path = Path(path)
+    native = native_file(path)
+    if native is not None:
+        return _of_branch(open_native(native, runtime, threads), branch)
     if path.is_dir():
         return _of_branch(_open_folder(path, runtime, threads, device), branch)
     if path.suffix == ".onnx":

@@ -1,0 +1,176 @@
+"""From a quantized detector to the file that a runtime takes: written, run there, and held against torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from yoloquant.data.sample import readable_sample, source_images
+from yoloquant.data.synthetic import generate_image
+from yoloquant.errors import ExportError
+from yoloquant.evaluation.parity import Reference, check_parity, require_parity
+from yoloquant.exporting.folder import load_quantized
+from yoloquant.exporting.formats.format import Format
+from yoloquant.exporting.formats.registry import get_format
+from yoloquant.files.outputs import put_in_place, refuse_inputs, reserved, working_folder
+from yoloquant.files.writing import checked_file, checked_replaceable_folder, replaced_whole
+from yoloquant.models.branches import check_branch
+from yoloquant.progress import Reporter, Silent
+from yoloquant.quant.images import first_images
+from yoloquant.quant.quantized_detector import QuantizedDetector
+from yoloquant.recipe.recipe import recipe_of
+from yoloquant.results.delivered import Delivered
+from yoloquant.runtime.executed_layers import executed_where_installed
+from yoloquant.runtime.native import NATIVE, executed_native, native_file, open_native
+
+# Images that the file is held against torch on.
+PARITY_IMAGES = 4
+
+
+def deliver_as(
+    folder: str | Path,
+    format: str,
+    output: str | Path | None = None,
+    *,
+    images: str | Path | None = None,
+    branch: str | None = None,
+    reporter: Reporter | None = None,
+) -> Delivered:
+    """Write a quantized folder as the file that a runtime takes, and hold the file against torch in that runtime.
+
+    Args:
+        folder: that `quantize` wrote.
+        format: name, a key of `yoloquant.exporting.formats.registry.FORMATS`.
+        output: file or, for formats of several files, folder to write; by default the folder's name with the format's ending,
+            beside the folder.
+        images: data set, list or folder of real images to compare on; drawn ones by default.
+        branch: `one-to-one` or `one-to-many`, which the folder must have.
+        reporter: told about progress.
+
+    Raises:
+        YoloquantError: something given cannot be used, a package is missing, or the file does not compute what torch does; then
+            nothing is written.
+    """
+    tell, kind, source = reporter or Silent(), get_format(format), Path(folder)
+    place = source.absolute().with_name(f"{source.absolute().name}{kind.ending}") if output is None else Path(output)
+    checked = checked_place(kind, place)
+    refuse_inputs([checked], [folder, images])
+    if not source.is_dir():
+        raise ExportError(f"{folder} is no folder: name one that `yoloquant quantize` wrote")
+    kind.check_installed()
+    target = recipe_of(source).target
+    kind.check_target(target)
+    detector = load_quantized(source)
+    check_branch(detector.head.branch, branch)
+    reference = Reference.of(detector, _images(detector, images))
+    with reserved(checked):
+        if not kind.files:
+            with replaced_whole(checked) as partial:
+                done = write_and_prove(kind, detector, target, partial, reference, tell)
+        else:
+            with working_folder(checked) as scratch:
+                made = scratch / checked.name
+                made.mkdir()
+                done = write_and_prove(kind, detector, target, made, reference, tell)
+                left = put_in_place(made, checked)
+            if left is not None:
+                tell.note(left)
+    return Delivered(format=done.format, path=place, size=done.size, parity=done.parity, executed=done.executed)
+
+
+def checked_place(kind: Format, place: Path) -> Path:
+    """The absolute path to write a format to.
+
+    Raises:
+        YoloquantError: the format cannot be written there, or what is there is not an earlier file of it.
+    """
+    if kind.files:
+        return checked_replaceable_folder(place, kind.files[0], kind.files, "an earlier output to replace")
+    if place.suffix != kind.ending:
+        raise ExportError(f"{place}: names of {kind.name} files end in {kind.ending}")
+    return checked_file(place)
+
+
+def write_and_prove(
+    kind: Format, detector: QuantizedDetector, target: str, path: Path, reference: Reference, tell: Reporter
+) -> Delivered:
+    """Write a file (or the files of a folder), run it where its runtime is installed, and refuse it if it differs from torch.
+
+    Raises:
+        ExportError: the file does not compute what torch does.
+    """
+    with tell.step(f"Write {kind.name}") as update:
+        kind.write(detector, target, path)
+        update(1, 1)
+    size = sum(entry.stat().st_size for entry in (path.iterdir() if path.is_dir() else [path]))
+    done = Delivered(format=kind.name, path=path, size=size)
+    file = native_file(path) or path
+    known = NATIVE.get(file.suffix)
+    if known is not None and not known.is_installed():
+        return done
+    with tell.step(f"Compare with torch in {kind.runtime}") as update:
+        own = reference.check(open_native(file)) if known else check_parity(detector, file, reference.images, [kind.runtime])[0]
+        update(1, 1)
+    require_parity([own])
+    executed = executed_native(file) if known else executed_where_installed(file, target)
+    return Delivered(format=kind.name, path=path, size=size, parity=own, executed=executed)
+
+
+def add_formats(
+    folder: Path,
+    formats: Sequence[str],
+    detector: QuantizedDetector,
+    target: str,
+    images: Callable[[], np.ndarray],
+    tell: Reporter,
+) -> list[Delivered]:
+    """Write formats into a quantized folder, each under its name in folders.
+
+    Args:
+        folder: to write into.
+        formats: names.
+        detector: calibrated.
+        target: whose rules placed its quantizers.
+        images: `(N, 3, H, W)` float32, 0..1, made when they are needed.
+        tell: told about progress.
+
+    Raises:
+        ExportError: a file does not compute what torch does.
+    """
+    if not formats:
+        return []
+    reference = Reference.of(detector, images())
+    done = []
+    for kind in map(get_format, formats):
+        place = folder / kind.in_folder
+        if kind.files:
+            place.mkdir()
+        done.append(write_and_prove(kind, detector, target, place, reference, tell))
+    return done
+
+
+def check_formats(formats: Sequence[str], target: str) -> None:
+    """Refuse what cannot be written, before anything long begins.
+
+    Raises:
+        ExportError: a format is unknown, not for the target, or needs a package that is missing.
+    """
+    for kind in map(get_format, formats):
+        kind.check_target(target)
+        kind.check_installed()
+
+
+def _images(detector: QuantizedDetector, source: str | Path | None) -> np.ndarray:
+    """Images to compare on, `(N, 3, H, W)` float32, 0..1."""
+    if source is not None:
+        entries, _ = readable_sample(source_images(source).images, PARITY_IMAGES, seed=0)
+        pixels = first_images(detector, entries, PARITY_IMAGES)
+    else:
+        height, width = detector.input_size
+        drawn = [generate_image(0, index, max(height, width)).image[:height, :width] for index in range(PARITY_IMAGES)]
+        pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
+    found: np.ndarray = pixels.numpy().astype(np.float32) / np.float32(255.0)
+    return np.ascontiguousarray(found)
