@@ -24,8 +24,8 @@ def plug_ins(group: str) -> dict[str, Any]:
     """What installed packages add: for each of their entry points of a group its name and what it leads to.
 
     Args:
-        group: `yoloquant.targets` (a `Target`), `yoloquant.runtimes` (a `Runtime`), `yoloquant.formats` (a `Format`), `yoloquant.steps` or
-            `yoloquant.observers` (a module that enrols what it holds by the decorator).
+        group: `yoloquant.targets` (a `Target`), `yoloquant.runtimes` (a `Runtime`), `yoloquant.formats` (a `Format`),
+            `yoloquant.steps` or `yoloquant.observers` (a module that enrols what it holds by the decorator).
     """
     return {entry.name: entry.load() for entry in entry_points(group=group)}
 
