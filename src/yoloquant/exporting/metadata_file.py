@@ -1,4 +1,4 @@
-"""`metadata.yaml`: what a model's files say about themselves where their own format has no place for it.
+"""`metadata.yaml`, or `metadata.json` in an archive: what files say about themselves where their format has no place for it.
 
 Names, stride, task, batch size and input size stand under the keys that ultralytics' exporters write and its `YOLO` class reads;
 everything that this project's runners need is JSON under one more key, as in ONNX files.
@@ -17,6 +17,8 @@ from yoloquant.files.writing import write_text
 from yoloquant.models.onnx.metadata import KEY, ModelMetadata
 
 METADATA = "metadata.yaml"
+# The same in the archive behind a `.tflite` file.
+TFLITE_METADATA = "metadata.json"
 _HOW_TO_MEND = "deliver the quantized folder again"
 
 

@@ -58,9 +58,22 @@ def _openvino_layers(path: Path) -> Executed:
     return executed_in_openvino(path)
 
 
+def _litert(path: Path, threads: int) -> FileRunner:
+    from yoloquant.runtime.litert_runner import LiteRtRunner
+
+    return LiteRtRunner(path, threads)
+
+
+def _litert_layers(path: Path) -> Executed:
+    from yoloquant.runtime.litert_runner import executed_in_litert
+
+    return executed_in_litert(path)
+
+
 # Ending -> who runs it.
 NATIVE: dict[str, NativeFile] = {
     ".xml": NativeFile("openvino", "openvino", _openvino, _openvino_layers),
+    ".tflite": NativeFile("litert", "ai_edge_litert", _litert, _litert_layers),
 }
 
 

@@ -7,8 +7,9 @@ from yoloquant.errors import ExportError
 from yoloquant.exporting.formats.format import Format
 from yoloquant.exporting.formats.onnx import ONNX
 from yoloquant.exporting.formats.openvino import OPENVINO_IR
+from yoloquant.exporting.formats.tflite import TFLITE_FILE
 
-_ALL = (ONNX, OPENVINO_IR)
+_ALL = (ONNX, OPENVINO_IR, TFLITE_FILE)
 FORMATS: dict[str, Format] = {known.name: known for known in (*_ALL, *plug_ins("yoloquant.formats").values())}
 
 
