@@ -102,6 +102,7 @@ def write_and_prove(
     Raises:
         ExportError: the file does not compute what torch does.
     """
+    kind.check_network(detector)
     with tell.step(f"Write {kind.name}") as update:
         kind.write(detector, target, path)
         update(1, 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yoloquant.errors import ExportError
+from yoloquant.models.output_formats import LAYOUTS
 from yoloquant.quant.quantized_detector import QuantizedDetector
 
 # Writes a calibrated detector, that a target's rules placed quantizers in, to a path.
@@ -26,6 +27,7 @@ class Format:
         targets: whose quantized folders it can hold; none for all.
         packages: modules that writing needs.
         extra: of this project, that installs these packages.
+        selects: it can hold networks that select their detections themselves (one-to-one branches).
         runtime: that runs the file, a key of `yoloquant.runtime.native.NATIVE` or of `RUNTIMES`.
         write: the detector, the name of its target, and the path of the file or of the folder, which is there and empty.
     """
@@ -39,6 +41,7 @@ class Format:
     targets: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     extra: str | None = None
+    selects: bool = True
 
     @property
     def in_folder(self) -> str:
@@ -55,6 +58,18 @@ class Format:
             raise ExportError(
                 f"a folder of target {target} cannot be delivered as {self.name}, which needs target "
                 f"{' or '.join(self.targets)}: quantize with --target {self.targets[0]}"
+            )
+
+    def check_network(self, detector: QuantizedDetector) -> None:
+        """Refuse a network that the format has no operators for.
+
+        Raises:
+            ExportError: with what to choose.
+        """
+        if not self.selects and LAYOUTS[detector.head.layout].suppressed:
+            raise ExportError(
+                f"format {self.name} cannot hold the one-to-one branch, which selects its detections itself: quantize with "
+                "--branch one-to-many"
             )
 
     def check_installed(self) -> None:

@@ -34,6 +34,7 @@ TFLITE_FILE = Format(
     targets=("tflite",),
     packages=("ai_edge_litert",),
     extra="litert",
+    selects=False,
     write=_write,
     runtime="litert",
 )
