@@ -37,7 +37,7 @@ from yoloquant.report.page import Column, PageTable, TableRow, write_page
 from yoloquant.report.photographs import differing_photographs
 from yoloquant.report.plots import save_charts
 from yoloquant.report.svg import draw
-from yoloquant.results.quantization import Row
+from yoloquant.results.quantization import Row, with_drops
 
 NAMES = {
     "script": "<script>alert(1)</script>",
@@ -254,11 +254,11 @@ def test_names_are_text_in_the_page_that_is_forwarded(name, hostile_pair, tmp_pa
         loader=jinja2.PackageLoader("yoloquant.report", "templates"), autoescape=True, undefined=jinja2.ChainableUndefined
     )
     page.filters["draw"] = draw
-    rows = [Row(model=model, runtime="onnxruntime", evaluation=found, latency=None, file_size=size)
-            for model, found, size in (("float", before, 200), ("int8", after, 100))]  # fmt: skip
+    rows = with_drops([Row(model=model, runtime="onnxruntime", evaluation=found, latency=None, file_size=size)
+                       for model, found, size in (("float", before, 200), ("int8", after, 100))])  # fmt: skip
     text = page.get_template("quantization.html.j2").render(
         title=name, sections={"accuracy": name, "photographs": name, "classes": name}, label=name, runtime=name,
-        headline=headline(tuple(rows), name), facts={name: name}, subject=name, photographs=photographs,
+        headline=headline(rows, name), facts={name: name}, subject=name, photographs=photographs,
         curves=compared_charts({"float": before, name: after}), matrices=[matrix(before, [name], "m", name)],
         confusions=changed_confusions(before, after, [name], name), classes=class_table(classes, name),
         class_chart=class_chart(classes), versions={}, drawing=Bars("n", name, name, {name: 1.0}), result={"seconds": {}},

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from small_families import small_detector, small_images
 from small_networks import ConvBlock
 from yoloquant.algorithms.calibrate import calibrate
 from yoloquant.checkpoint.from_module import detector_from_live, from_module
@@ -24,7 +25,7 @@ from yoloquant.errors import CheckpointError, RecipeError
 from yoloquant.evaluation.parity import check_parity
 from yoloquant.exporting.folder import load_quantized, save_quantized
 from yoloquant.exporting.onnx_export import export_onnx
-from yoloquant.graph.capture import capture
+from yoloquant.graph.capture import capture, captured
 from yoloquant.models.distance_head import DistanceHead
 from yoloquant.models.preprocessing import Preprocessing, parse_preprocessing
 from yoloquant.models.yolov5.network import AnchorHead
@@ -421,3 +422,15 @@ def test_objects_of_the_original_repositories_are_read_alive():
         assert detector(torch.zeros(1, 3, 32, 32)).shape == (1, 6, 64)
     with pytest.raises(CheckpointError, match="a int is no detector"):
         detector_from_live(3)
+
+
+def test_a_quantizer_of_the_converted_image_stays_in_the_file(tmp_path):
+    detector = small_detector("yolox")
+    graph_module = captured(detector)
+    quantized = quantized_from(detector, get_target("openvino").place(graph_module), graph_module)
+    calibrate(quantized, [small_images(2)])
+    export_onnx(quantized, tmp_path / "int8.onnx", target="openvino", dynamic_batch=False)
+    x = small_images(1).numpy().astype(np.float32) / 255
+    (parity,) = check_parity(quantized, tmp_path / "int8.onnx", x, ["openvino"])
+    assert parity.problem is None
+    assert parity.agrees

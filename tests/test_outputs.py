@@ -19,7 +19,7 @@ from yoloquant.evaluation.pictures import check_pictures, picture_names
 from yoloquant.files import outputs
 from yoloquant.files.outputs import put_in_place, refuse_images, refuse_inputs, reserved, storage_error, working_folder
 from yoloquant.files.writing import checked_file, checked_folder, checked_own_folder, replaced_whole, write_text
-from yoloquant.flows.deliver import checked_output, partial_folder
+from yoloquant.flows.finish import checked_output, partial_folder
 
 
 def folder_of(path: Path, text: str) -> Path:

@@ -40,7 +40,7 @@ def made(place, data):
 
 @pytest.fixture(scope="module")
 def delivered(made, place):
-    return yoloquant.deliver(made, place / "out")
+    return yoloquant.save(made, place / "out")
 
 
 def analysis(place, data):
@@ -156,25 +156,25 @@ def test_a_detector_alone_is_delivered_with_its_recipe(delivered, data, tmp_path
     assert isinstance(loaded, yoloquant.QuantizedDetector)
     options = {"measure": measure, "report": None}
     with pytest.raises(yoloquant.YoloquantError, match="does not know its recipe"):
-        yoloquant.deliver(loaded, tmp_path / "again", data, **options)
-    again = yoloquant.deliver(loaded, tmp_path / "again", data, recipe=FEW, **options)
+        yoloquant.save(loaded, tmp_path / "again", data, **options)
+    again = yoloquant.save(loaded, tmp_path / "again", data, recipe=FEW, **options)
     before, after = (onnx.load(str(path / "model.onnx")) for path in (delivered.output, again.output))
     assert {tensor.name: tensor.raw_data for tensor in before.graph.initializer} == {
         tensor.name: tensor.raw_data for tensor in after.graph.initializer
     }
     with pytest.raises(yoloquant.YoloquantError, match="would replace"):
-        yoloquant.deliver(loaded, tmp_path / "again", tmp_path / "again" / "recipe.yaml", recipe=FEW, **options)
+        yoloquant.save(loaded, tmp_path / "again", tmp_path / "again" / "recipe.yaml", recipe=FEW, **options)
     with pytest.raises(yoloquant.YoloquantError, match="leave the recipe out"):
-        yoloquant.deliver(yoloquant.Quantization.load(delivered.output), tmp_path / "new", data, recipe=FEW)
+        yoloquant.save(yoloquant.Quantization.load(delivered.output), tmp_path / "new", data, recipe=FEW)
 
 
 def test_a_search_is_delivered(place, data, tmp_path):
     found, path = search(place, data)
     measure = yoloquant.Measure(evaluate=False, runtimes=("onnxruntime",))
-    result = yoloquant.deliver(found, tmp_path / "out", measure=measure, report=None)
+    result = yoloquant.save(found, tmp_path / "out", measure=measure, report=None)
     assert result.recipe == found.recipe == yoloquant.load_recipe(path)
     with pytest.raises(yoloquant.YoloquantError, match="holds no detector"):
-        yoloquant.deliver(yoloquant.Search.load(path), tmp_path / "more", data)
+        yoloquant.save(yoloquant.Search.load(path), tmp_path / "more", data)
 
 
 def test_a_detector_remembers_its_file_and_how_it_was_opened(data, tmp_path):

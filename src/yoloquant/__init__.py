@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from yoloquant.flows.options import Measure, Output, Report
     from yoloquant.flows.predict import predict
     from yoloquant.flows.quantize import quantize
+    from yoloquant.flows.save import save
     from yoloquant.flows.search import search
     from yoloquant.flows.train import TrainingOptions, train
     from yoloquant.models.detector import Detector
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from yoloquant.results.analysis import Analysis
     from yoloquant.results.benchmark import Benchmark
     from yoloquant.results.comparison import Comparison
+    from yoloquant.results.delivered import Delivered
     from yoloquant.results.quantization import Quantization
     from yoloquant.results.search import Search
     from yoloquant.results.training import Training
@@ -65,12 +67,13 @@ _HOMES = {
     "quantize": "flows.quantize",
     "search": "flows.search",
     "train": "flows.train",
-    # What opens things.
+    # What opens and keeps things.
     "from_module": "checkpoint.from_module",
     "load": "runtime.open",
     "load_dataset": "data.dataset",
     "load_recipe": "recipe.recipe",
     "open_runner": "runtime.open",
+    "save": "flows.save",
     # Nouns.
     "DetectionDataset": "data.dataset",
     "Detector": "models.detector",
@@ -87,6 +90,7 @@ _HOMES = {
     "Benchmark": "results.benchmark",
     "CheckReport": "checking.check_report",
     "Comparison": "results.comparison",
+    "Delivered": "results.delivered",
     "Evaluation": "evaluation.evaluation",
     "Quantization": "results.quantization",
     "Search": "results.search",
@@ -120,6 +124,7 @@ __all__ = [
     "CheckpointError",
     "Comparison",
     "DataError",
+    "Delivered",
     "DetectionDataset",
     "Detector",
     "Evaluation",
@@ -163,6 +168,7 @@ __all__ = [
     "open_runner",
     "predict",
     "quantize",
+    "save",
     "search",
     "train",
 ]

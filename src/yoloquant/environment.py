@@ -25,6 +25,7 @@ def plug_ins(group: str) -> dict[str, Any]:
 
     Args:
         group: `yoloquant.targets` (a `Target`), `yoloquant.runtimes` (a `Runtime`), `yoloquant.families` (a `Family`),
+            `yoloquant.formats` (a `Format`),
             `yoloquant.steps` or `yoloquant.observers` (a module that enrols what it holds by the decorator).
     """
     return {entry.name: entry.load() for entry in entry_points(group=group)}

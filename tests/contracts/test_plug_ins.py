@@ -42,6 +42,7 @@ from pathlib import Path
 import torch
 from yoloquant.checkpoint.inspect import inspect_file
 from yoloquant.checkpoint.read import read_detector
+from yoloquant.flows.options import Measure
 from yoloquant.flows.quantize import quantize
 from yoloquant.flows.train import TrainingOptions, train
 from yoloquant.models.registry import build_detector
@@ -66,7 +67,7 @@ torch.testing.assert_close(again(images), fresh(images), rtol=0, atol=0)
 assert inspect_file(folder / "pebble.pt").family == "pebble"
 
 recipe = load_recipe("int8", ["algorithms=[calibrate]", "calibration.images=2"], target="onnxruntime")
-made = quantize(result.path, data, recipe=recipe, output=folder / "out", measure=False, report=False)
+made = quantize(result.path, data, recipe=recipe, output=folder / "out", measure=Measure(evaluate=False), report=None)
 assert made.parity and all(parity.agrees for parity in made.parity), made.parity
 print(sum(path.name == "model.onnx" for path in (folder / "out").iterdir()), "file")
 """

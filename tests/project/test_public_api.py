@@ -16,14 +16,14 @@ VERBS = (
     "analyze", "benchmark", "check", "compare", "deliver", "evaluate", "export", "finetune", "predict", "quantize", "search",
     "train",
 )  # fmt: skip
-OPENERS = ("from_module", "load", "load_dataset", "load_recipe", "open_runner")
+OPENERS = ("from_module", "load", "load_dataset", "load_recipe", "open_runner", "save")
 NOUNS = (
     "DetectionDataset", "Detector", "Observer", "QuantizationPlacement", "QuantizedDetector", "Recipe", "Reporter", "Step",
     "Target", "TensorSpec",
 )  # fmt: skip
 # What a command writes, which can be read back; and what it only shows.
 WRITTEN = ("Analysis", "CheckReport", "Evaluation", "Quantization", "Search", "Training")
-SHOWN = ("Benchmark", "Comparison")
+SHOWN = ("Benchmark", "Comparison", "Delivered")
 OPTIONS = (
     "AnalysisOptions", "EvaluationFiles", "EvaluationSettings", "Measure", "NmsOptions", "Output", "PredictionFiles",
     "PredictionSettings", "Preprocessing", "Report", "Source", "TrainingOptions",
@@ -33,9 +33,6 @@ ERRORS = ("CheckpointError", "DataError", "ExportError", "RecipeError", "Yoloqua
 # Commands that only explain or draw lots: what they show are values of the API (`Recipe`, `Target`, `Detector`, a list of
 # images), and the demo is `quantize` on a set that it draws.
 NOT_VERBS = {"demo", "inspect", "recipes", "targets", "sample_calibration"}
-# The commands `quantize`, `search --model` and `finetune` deliver; what is in memory is no argument of a command line.
-NO_COMMAND = {"deliver"}
-
 SOURCE = Path(yoloquant.__file__).parent
 
 
@@ -74,18 +71,17 @@ def test_no_package_hides_a_name_of_the_api():
 
 def test_verbs_and_commands_are_the_same():
     assert set(COMMANDS) - set(VERBS) == NOT_VERBS
-    assert set(VERBS) - set(COMMANDS) <= NO_COMMAND
+    assert set(VERBS) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_is_in_the_flow_of_its_name_and_its_command_calls_it(verb):
     assert getattr(yoloquant, verb).__module__ == f"yoloquant.flows.{verb}"
-    if verb not in NO_COMMAND:
-        command = (SOURCE / "cli" / f"{verb}.py").read_text(encoding="utf-8")
-        assert re.search(rf"from yoloquant\.flows\.{verb} import (\w+, )*{verb}\b", command)
+    command = (SOURCE / "cli" / f"{verb}.py").read_text(encoding="utf-8")
+    assert re.search(rf"from yoloquant\.flows\.{verb} import (\w+, )*{verb}\b", command)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, "save"])
 def test_verbs_have_few_parameters(verb):
     count = len(inspect.signature(getattr(yoloquant, verb)).parameters)
     assert count <= (9 if verb == "quantize" else 10)

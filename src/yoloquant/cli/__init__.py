@@ -26,6 +26,7 @@ COMMANDS = (
     "search",
     "check",
     "export",
+    "deliver",
     "inspect",
     "recipes",
     "targets",

@@ -24,7 +24,7 @@ class FailOn(Enum):
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool.")],
+    file: Annotated[Path, typer.Argument(help="ONNX file with Q/DQ, of any tool, or what `yoloquant deliver` wrote.")],
     target: Annotated[str, typer.Option(help="Deployment target; see `yoloquant targets`.")] = "onnxruntime",
     fix: Annotated[Path | None, typer.Option(help="Write the file with everything mended that needs no calibration.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON file to write the findings to.")] = None,
@@ -39,7 +39,12 @@ def check(
     computed wrongly by the runtime. Exit code 1 where there is a warning or an error; `--fail-on` moves that.
     """
     from yoloquant.flows.check import check as run
+    from yoloquant.runtime.native import native_file
 
+    native = native_file(file)
+    if native is not None:
+        _check_native(native, fix, report, fail_on)
+        return
     result = run(file, target, fix=fix, report=report)
     OUT.print(result.summary)
     kinds: dict[str, int] = {}
@@ -54,4 +59,22 @@ def check(
     if fix is not None:
         OUT.print(f"{len(result.mended)} of {len(result.findings)} findings mended, written to {fix}", markup=False)
     if fail_on is not FailOn.NEVER and result.at_least(fail_on.value):
+        raise typer.Exit(1)
+
+
+def _check_native(file: Path, fix: Path | None, report: Path | None, fail_on: FailOn) -> None:
+    """The same for a runtime's own file: what it runs in integers, and what in float although the weights are integers."""
+    from yoloquant.errors import YoloquantError
+    from yoloquant.runtime.native import executed_native
+
+    if fix is not None or report is not None:
+        raise YoloquantError(f"{file} is not ONNX: --fix and --report are for ONNX files; check one, and deliver it again")
+    found = executed_native(file)
+    layers = len(found.integer) + len(found.floating)
+    OUT.print(f"{found.runtime} runs {len(found.integer)} of {layers} layers in integers")
+    for name in found.floating:
+        reason = "although its weights are integers" if name in found.in_vain else "as its weights are"
+        OUT.print(f"{'warning' if name in found.in_vain else 'note'} float-layer: {name} runs in float, {reason}", markup=False)
+    levels = {FailOn.NOTE: found.floating, FailOn.WARNING: found.in_vain, FailOn.ERROR: (), FailOn.NEVER: ()}
+    if levels[fail_on]:
         raise typer.Exit(1)

@@ -37,7 +37,9 @@ def _before_a_command(
     """Quantize YOLO detectors for integer runtimes, and see what it costs and where."""
 
 
-Model = Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONNX file, or quantized folder.")]
+Model = Annotated[
+    Path, typer.Argument(help="Checkpoint (.pt, .safetensors), ONNX file, quantized folder, or what `yoloquant deliver` wrote.")
+]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors) or float ONNX file.")]
 Exportable = Annotated[Path, typer.Argument(help="Checkpoint (.pt or .safetensors), float ONNX file, or quantized folder.")]
 Data = Annotated[Path, typer.Option(help="data.yaml or COCO JSON.")]
@@ -56,7 +58,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a key of the recipe, as weights.bits=4; repeatable.", autocompletion=_complete_setting),
 ]
-RuntimeName = Annotated[str | None, typer.Option(help="torch, onnxruntime, openvino or tensorrt.")]
+RuntimeName = Annotated[
+    str | None, typer.Option(help="torch, onnxruntime, openvino or tensorrt; a runtime's own file names its runtime itself.")
+]
 # Beside their own names, options have those that users of ultralytics and YOLOv5 type.
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
 Confidence = Annotated[float, typer.Option("--confidence", "--conf", min=0.0, max=1.0, help="Minimum score of a box.")]
@@ -68,6 +72,11 @@ NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least scor
 NmsIou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of the file's suppression.")]
 NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers with.")]
 NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
+FormatName = Annotated[str, typer.Option("--format", help="Kind of file: onnx, openvino, tflite, or one of a plug-in.")]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", help="Write the file that the target's runtime takes, too: openvino or tflite; repeatable."),
+]
 Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", "--imgsz", min=32, help="Side of the network's input, pixels.")]
 Branch = Annotated[

@@ -13,6 +13,7 @@ from yoloquant.cli.options import (
     Branch,
     Calibration,
     Checkpoint,
+    Formats,
     ImageSize,
     Limit,
     Nms,
@@ -53,6 +54,7 @@ def quantize(
     nms_iou: NmsIou = 0.45,
     nms_max: NmsMost = 300,
     nms_agnostic: NmsAgnostic = False,
+    formats: Formats = None,
     report: Annotated[bool, typer.Option(help="Write report.html and the figures of every layer.")] = True,
     analysis: Annotated[Path | None, typer.Option(help="Folder of `yoloquant analyze`, for the report.")] = None,
     plots: Plots = None,
@@ -64,12 +66,13 @@ def quantize(
     from yoloquant.flows.quantize import quantize as run
     from yoloquant.recipe.recipe import load_recipe
 
+    suppression = NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None
     result = run(
         opened(model, pixels=pixels, branch=branch, image_size=image_size),
         Source(data, calibration, annotations),
         target=target,
         recipe=load_recipe(recipe, overrides or ()),
-        output=Output(output, NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None),
+        output=Output(output, suppression, tuple(formats or ())),
         measure=Measure(evaluate=evaluate, limit=limit),
         report=Report(plots=plots, analysis=analysis) if report else None,
         device=device,

@@ -34,7 +34,8 @@ def search(
     """Find the fewest layers in float that keep an accuracy, and write the recipe."""
     from yoloquant.data.source import Source
     from yoloquant.files.outputs import refuse_inputs
-    from yoloquant.flows.deliver import checked_output, deliver
+    from yoloquant.flows.finish import checked_output
+    from yoloquant.flows.save import save
     from yoloquant.flows.search import search as run
     from yoloquant.recipe.recipe import file_of, load_recipe
 
@@ -60,7 +61,7 @@ def search(
     reached = f"{found.found_map:.2f} of the float model's {found.float_map:.2f} mAP50-95"
     OUT.print(f"{reached}, in {found.evaluations} evaluations", markup=False)
     if model_folder is not None:
-        deliver(found, model_folder, reporter=RichReporter())
+        save(found, model_folder, reporter=RichReporter())
         OUT.print(f"the model is in {model_folder}", markup=False)
     how = f": `yoloquant quantize ... --recipe {output}` makes the model" if model_folder is None else ""
     OUT.print(f"written to {output} and {output.with_suffix('.html')}{how}", markup=False)

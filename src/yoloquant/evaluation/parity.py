@@ -78,6 +78,50 @@ def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
     return 10.0 * float(np.log10(max(signal, 1e-30) / noise))
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What torch computes from images, and how far from it a right file may be.
+
+    Attributes:
+        images: `(N, 3, H, W)` float32, 0..1.
+        decoded: torch's output.
+        layout: of it.
+        least: signal to noise that a right file has at least, in decibels.
+    """
+
+    images: np.ndarray
+    decoded: np.ndarray
+    layout: str
+    least: float
+
+    @classmethod
+    def of(cls, detector: QuantizedDetector, images: np.ndarray) -> Reference:
+        """Run the torch model, quantized and with all activations unrounded.
+
+        Args:
+            detector: calibrated.
+            images: `(N, 3, H, W)` float32, 0..1, real photographs.
+        """
+        runner = TorchRunner(detector)
+        decoded = runner(images)
+        with passing([quantizer for _, quantizer in detector.quantizers()]):
+            unrounded = runner(images)
+        reference = cls(images, decoded, runner.layout, LEAST_SIGNAL_TO_NOISE_DB)
+        return replace(reference, least=min(LEAST_SIGNAL_TO_NOISE_DB, reference.agreement(unrounded)))
+
+    def agreement(self, output: np.ndarray) -> float:
+        """Signal to noise of another output for the same images, decibels: of its boxes or its scores, whichever is worse."""
+        final = LAYOUTS[self.layout].suppressed
+        found = _comparable(_in_order_of(self.decoded, output) if final else output, self.layout)
+        return min(signal_to_noise(*pair) for pair in zip(_comparable(self.decoded, self.layout), found, strict=True))
+
+    def check(self, runner: Runner) -> Parity:
+        """Run the images one by one in a runtime, and close it."""
+        found = np.concatenate([runner(self.images[i : i + 1]) for i in range(len(self.images))])
+        runner.close()
+        return Parity(runner.name, self.agreement(found), least=self.least)
+
+
 def check_parity(
     detector: QuantizedDetector, path: Path, images: np.ndarray, runtimes: Iterable[str] | None = None
 ) -> list[Parity]:
@@ -92,30 +136,16 @@ def check_parity(
     Returns:
         One entry for each runtime that is installed.
     """
-    runner = TorchRunner(detector)
-    decoded, final = runner(images), LAYOUTS[runner.layout].suppressed
-    expected = _comparable(decoded, runner.layout)
-    with passing([quantizer for _, quantizer in detector.quantizers()]):
-        unrounded = runner(images)
-    in_float = _comparable(_in_order_of(decoded, unrounded) if final else unrounded, runner.layout)
-    own_error = min(signal_to_noise(*pair) for pair in zip(in_float, expected, strict=True))
-    least = min(LEAST_SIGNAL_TO_NOISE_DB, own_error)
+    reference = Reference.of(detector, images)
     faults = file_faults(detector, path)
     results = []
-
-    def noise_of(other: Runner) -> float:
-        found = np.concatenate([other(images[i : i + 1]) for i in range(len(images))])
-        other.close()
-        answer = _comparable(_in_order_of(decoded, found) if final else found, other.layout)
-        return min(signal_to_noise(*pair) for pair in zip(expected, answer, strict=True))
-
     for name in RUNTIMES if runtimes is None else runtimes:
         if not RUNTIMES[name].is_installed():
             continue
-        result = Parity(name, noise_of(open_onnx(path, name)), least=least)
+        result = reference.check(open_onnx(path, name))
         if not result.agrees and name == "onnxruntime":
-            exact = noise_of(open_onnx(path, name, metadata=replace(read_metadata(path), target=STAND_IN)))
-            result = replace(result, signal_to_noise=exact, saturates=True) if exact >= least else result
+            exact = reference.check(open_onnx(path, name, metadata=replace(read_metadata(path), target=STAND_IN)))
+            result = replace(exact, saturates=True) if exact.agrees else result
         if faults:
             result = replace(result, first_layer=faults[0].layer, problem=faults[0].problem)
         elif name == "onnxruntime":

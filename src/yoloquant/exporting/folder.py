@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from yoloquant.checkpoint.read import QUANTIZED
 from yoloquant.checkpoint.safetensors_file import check_declared, detector_facts, detector_from_facts, read_safetensors
 from yoloquant.errors import CheckpointError
+from yoloquant.exporting.formats.registry import FORMATS
 from yoloquant.files.reading import parsed
 from yoloquant.graph.capture import captured
 from yoloquant.graph.channel_constants import constants, put_back
@@ -33,7 +34,10 @@ METRICS = "metrics.json"
 LARGEST_METRICS = 256 << 20
 REPORT = "report.html"
 # All that may stand in the folder; what else does is the user's.
-FILES = (MODEL, WEIGHTS, RECIPE, METRICS, REPORT, "layers.csv", "classes.csv", "plots")
+FILES = (
+    *(MODEL, WEIGHTS, RECIPE, METRICS, REPORT, "layers.csv", "classes.csv", "plots"),
+    *(known.in_folder for known in FORMATS.values() if known.in_folder != MODEL),
+)
 
 
 def save_quantized(quantized: QuantizedDetector, detector: Detector, path: Path) -> None:

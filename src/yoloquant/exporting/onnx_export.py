@@ -35,6 +35,7 @@ from yoloquant.exporting.lowering import (
 from yoloquant.exporting.onnx_head import attach_head
 from yoloquant.files.writing import checked_file, replaced_whole
 from yoloquant.graph.capture import copy_graph
+from yoloquant.graph.operators import kind
 from yoloquant.models.detector import Detector, check_size
 from yoloquant.models.onnx.head import OnnxHead
 from yoloquant.models.onnx.metadata import ModelMetadata
@@ -167,7 +168,9 @@ def _without_conversion(network: GraphModule) -> GraphModule:
     network = copy_graph(network)
     graph = network.graph
     images = next(node for node in graph.nodes if node.op == "placeholder")
-    conversion = [node for node in graph.nodes if str(node.meta.get("layer", "")).startswith(CONVERSION)]
+    # Quantizers of what it makes stay: they have the scale of images as the file takes them.
+    named = [node for node in graph.nodes if str(node.meta.get("layer", "")).startswith(CONVERSION)]
+    conversion = [node for node in named if kind(node) != "quantizer"]
     if conversion:
         conversion[-1].replace_all_uses_with(images)
         for node in reversed(conversion):

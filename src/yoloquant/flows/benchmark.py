@@ -10,6 +10,7 @@ from yoloquant.flows.measure import installed
 from yoloquant.progress import Reporter, Silent
 from yoloquant.results.benchmark import Benchmark
 from yoloquant.runtime.executed_layers import executed_layers
+from yoloquant.runtime.native import NATIVE, executed_native, native_file
 from yoloquant.runtime.open import open_runner
 from yoloquant.runtime.profile import layer_times
 from yoloquant.runtime.registry import RUNTIMES
@@ -29,7 +30,7 @@ def benchmark(
     """Time models in turns, and count the layers that each runtime really computes in integers.
 
     Args:
-        files: Checkpoints, ONNX files and quantized folders; ratios are against the first.
+        files: Checkpoints, ONNX files, quantized folders and runtimes' own files; ratios are against the first.
         runtimes: "torch", "onnxruntime", "openvino", "tensorrt"; all that are installed by default, without torch.
         threads: Threads of each runtime; 0 lets it choose.
         batch_size: Images in a call; a file with a fixed batch size gets its own.
@@ -43,12 +44,16 @@ def benchmark(
     """
     tell, names = reporter or Silent(), tuple(runtimes or installed())
     given = [files] if isinstance(files, str | Path) else files
-    runners = {(str(path), name): open_runner(path, name, threads=threads) for path in given for name in names}
+    own = {str(path): file for path in given if (file := native_file(Path(path))) is not None}
+    # A runtime's own file is run by that one alone.
+    where = {path: (NATIVE[own[path].suffix].runtime,) if path in own else names for path in map(str, given)}
+    runners = {(path, name): open_runner(path, name, threads=threads) for path in where for name in where[path]}
     with tell.step("Measure latency") as update:
         labelled = {"\n".join(key): runner for key, runner in runners.items()}
         times = measure_latency(labelled, batch_size=batch_size, runs=runs, warmup=warmup, progress=update)
     asked = [(path, name) for path, name in runners if name in RUNTIMES and path.endswith(".onnx")]
     executed = {(path, name): executed_layers(Path(path), name) for path, name in asked}
+    executed |= {key: executed_native(own[key[0]]) for key in runners if key[0] in own}
     profiles = {
         (path, name): tuple(
             layer_times(Path(path), name, batch_size=runners[path, name].batch_size or batch_size, threads=threads)

@@ -8,7 +8,7 @@ from pathlib import Path
 from yoloquant.assets import demo_weights
 from yoloquant.data.synthetic import write_generated_dataset
 from yoloquant.evaluation.evaluation import Evaluation
-from yoloquant.flows.deliver import checked_output
+from yoloquant.flows.finish import checked_output
 from yoloquant.flows.options import Measure, Report
 from yoloquant.flows.quantize import quantize
 from yoloquant.progress import Reporter, Silent

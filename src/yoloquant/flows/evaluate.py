@@ -84,9 +84,7 @@ def evaluate(
     refuse_inputs(outputs, inputs)
     refuse_images(outputs, dataset.images)
     if wanted.plots is not None:
-        checked_plots(
-            Path(wanted.folder), wanted.plots, dataset, [Path(path) for path in inputs + outputs if path is not None]
-        )
+        checked_plots(Path(wanted.folder), wanted.plots, dataset, [Path(path) for path in inputs + outputs if path is not None])
     runner = _as_runner(model) or open_runner(model, runtime, preprocessing=preprocessing, branch=branch)
     note_branch(runner.branch, tell)
     settings = settings or EvaluationSettings()

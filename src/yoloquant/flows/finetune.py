@@ -25,7 +25,7 @@ from yoloquant.exporting.folder import load_quantized
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.files.reading import reason_of
 from yoloquant.flows.commands import commands_of_finetune
-from yoloquant.flows.deliver import Delivery, checked_output, checked_report, finish, partial_folder
+from yoloquant.flows.finish import FolderPlan, checked_output, checked_report, finish, partial_folder
 from yoloquant.flows.options import MEASURE, REPORT, Measure, Report
 from yoloquant.graph.capture import captured, copy_graph
 from yoloquant.graph.channel_constants import is_scaled
@@ -109,7 +109,7 @@ def finetune(
         if dataset is not None and has_labels:
             check_classes(quantized.names, dataset)
     entries = list(training.images) if step.images is None else sample_images(training.images, step.images)
-    wanted = Delivery(
+    wanted = FolderPlan(
         folder=folder,
         recipe=recipe.model_copy(update={"algorithms": (*recipe.algorithms, step)}),
         source=Source(data),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from yoloquant.algorithms.job import Job
-from yoloquant.data.dataset import DetectionDataset, load_dataset
+from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.data.source import Source
 from yoloquant.distributed import process_number
 from yoloquant.errors import DataError
@@ -57,6 +57,11 @@ def dataset_to_evaluate(source: Source, names: Sequence[str], measure: Measure) 
     return dataset
 
 
+def parity_images(detector: QuantizedDetector, entries: list[ImageEntry]) -> np.ndarray:
+    """Photographs that files are held against torch on, `(N, 3, H, W)` float32, 0..1."""
+    return first_images(detector, entries, PARITY_IMAGES).numpy().astype(np.float32) / np.float32(255.0)
+
+
 def verified(job: Job, path: Path, runtimes: tuple[str, ...]) -> list[Parity]:
     """Check the quantized detector's file in installed runtimes; the target's own must agree, others are told about.
 
@@ -64,7 +69,7 @@ def verified(job: Job, path: Path, runtimes: tuple[str, ...]) -> list[Parity]:
         ExportError: The target's runtime does not agree with torch.
     """
     target, tell = job.target, job.reporter
-    images = first_images(job.quantized, job.images.calibration, PARITY_IMAGES).numpy().astype(np.float32) / np.float32(255.0)
+    images = parity_images(job.quantized, job.images.calibration)
     with tell.step("Verify the exported file") as update:
         results = check_parity(job.quantized, path, images, runtimes)
         update(1, 1)

@@ -44,11 +44,14 @@ class Output:
 
     Attributes:
         folder: Folder; it must not exist, or be one that was written so.
-        nms: Suppression that is put into the file after it was verified and measured without.
+        nms: Suppression that is put into the ONNX file after it was verified and measured without.
+        formats: Names of further files to write into the folder and to verify, "openvino" or "tflite"; see
+            `yoloquant.exporting.formats`.
     """
 
     folder: str | Path | None = None
     nms: NmsOptions | None = None
+    formats: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, given: str | Path | Output | None) -> Output:

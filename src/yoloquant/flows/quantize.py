@@ -1,4 +1,4 @@
-"""The flow behind `yoloquant quantize`: read, place, calibrate, learn; `deliver` has the rest."""
+"""The flow behind `yoloquant quantize`: read, place, calibrate, learn; `finish` has the rest."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from yoloquant.data.source import Source
 from yoloquant.distributed import checked_device, process_group, process_number
 from yoloquant.files.outputs import refuse_inputs, reserved
 from yoloquant.flows.commands import commands_of_quantize
-from yoloquant.flows.deliver import Delivery, checked_output, checked_report, finish, partial_folder
+from yoloquant.flows.finish import FolderPlan, checked_output, checked_report, finish, partial_folder
 from yoloquant.flows.job import begin, follow, tell_branch
 from yoloquant.flows.measure import dataset_to_evaluate
 from yoloquant.flows.options import MEASURE, REPORT, Measure, Output, Report
+from yoloquant.flows.write_formats import check_formats
 from yoloquant.models.detector import Detector
 from yoloquant.progress import Reporter, Silent
 from yoloquant.quant.images import images_to_calibrate
@@ -45,7 +46,8 @@ def quantize(
         target: Deployment target; the recipe's own by default.
         recipe: Preset name, YAML file or `Recipe` (`yoloquant.load_recipe` changes one); the preset `int8` by default.
         output: Folder to write; it must not exist, or be one that was written so. Without it nothing is written, and
-            `yoloquant.deliver` can write the result later. `Output` also puts suppression into its file.
+            `yoloquant.save` can write the result later. `Output` also puts suppression into its file, and writes
+            further formats.
         measure: What is evaluated and timed; everything by default, which needs labels.
         report: What the report shows, with figures of layers and tensors; none for no report.
         device: Device of the steps that learn: `cpu`, `cuda`, `cuda:1`.
@@ -69,6 +71,7 @@ def quantize(
         )
     analysis = checked_report(report)
     get_target(settings.target)
+    check_formats(written.formats, settings.target)
     checked_device(device)
     detector = to_detector(model)
     tell_branch(detector, tell)
@@ -76,13 +79,14 @@ def quantize(
     dataset = dataset_to_evaluate(from_files, detector.names, measure)
     for sentence in (*images.problems, *(dataset.problem_sentences() if dataset else ())):
         tell.note(sentence)
-    wanted = Delivery(
+    wanted = FolderPlan(
         folder=folder,
         nms=written.nms,
         recipe=settings,
         source=from_files,
         dataset=dataset,
         measure=measure,
+        formats=written.formats,
         report=report,
         analysis=analysis,
         commands=commands_of_quantize(detector.origin, settings, written.folder, from_files, measure.limit),

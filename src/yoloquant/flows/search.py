@@ -70,7 +70,7 @@ def search(
         reporter: Receives progress.
 
     Returns:
-        The recipe, and the detector that it makes, which `yoloquant.deliver` writes.
+        The recipe, and the detector that it makes, which `yoloquant.save` writes.
 
     Raises:
         YoloquantError: The goal is above the float detector's own accuracy, or not reached with all layers changed.

@@ -20,8 +20,8 @@ class Benchmark:
     """What was measured, all in turns.
 
     Attributes:
-        latency: (file, runtime) -> latency, in the order given; ratios are against the first file in the same runtime.
-        executed: (file, runtime) -> layers with weights as the runtime executes them, of ONNX files.
+        latency: (file, runtime) -> latency, in the order given; ratios are against the first file, if it ran there, too.
+        executed: (file, runtime) -> layers with weights as the runtime executes them, of ONNX files and runtimes' own.
         layers: (file, runtime) -> operators of the runtime's own profile, the slowest first, where they were asked for.
     """
 
@@ -50,12 +50,12 @@ class Benchmark:
         first = next(iter(self.latency))[0]
         rows = []
         for (model, runtime), latency in self.latency.items():
-            ratio = latency.median / self.latency[first, runtime].median
+            base = self.latency.get((first, runtime))
             layers = self.executed.get((model, runtime))
             counted = "" if layers is None else f"{len(layers.integer)} of {len(layers.integer) + len(layers.floating)}"
             figures = (latency.median, latency.p90, latency.p99, latency.minimum, latency.images_per_second)
             cells = (f"{value:.1f}" for value in figures)
-            rows.append((model, runtime, *cells, f"{ratio:.2f}", counted))
+            rows.append((model, runtime, *cells, "" if base is None else f"{latency.median / base.median:.2f}", counted))
         return TextTable(headers, tuple(rows))
 
     def layer_table(self, key: Key, count: int | None = None) -> TextTable:

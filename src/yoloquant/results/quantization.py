@@ -103,7 +103,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """What `quantize`, `finetune` or `deliver` did.
+    """What `quantize`, `finetune` or `save` did.
 
     Attributes:
         detector: the quantized detector, ready to run or to change further.
@@ -121,7 +121,7 @@ class Quantization:
         analysis: what `analyze` found, if its folder was given.
         executed: layers as the target's own runtime runs them; none if it cannot be asked here.
         versions: of the packages that made it.
-        job: that made the detector, for `deliver`; none of what was read from a folder.
+        job: that made the detector, for `save`; none of what was read from a folder.
         source: images that it was made and measured with; none of what was read from a folder.
     """
 
@@ -189,7 +189,7 @@ class Quantization:
         """Read what a quantized folder holds: the detector, its recipe and all figures; but no detections, and no histograms.
 
         Args:
-            folder: Folder that `quantize`, `finetune` or `deliver` wrote.
+            folder: Folder that `quantize`, `finetune` or `save` wrote.
             network_of: Float detector that it was made from, where its network is a module of your own.
 
         Raises:

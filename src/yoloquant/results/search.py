@@ -40,7 +40,7 @@ class Search:
         runtime: that latency was measured in; none if the target's is not installed here.
         latency: number of changed layers -> latency of whole files, all in turns; those that this run made.
         float_latency: of the float file in the same turns.
-        job: that followed the recipe, with the detector that it makes, for `deliver`; none of what was read from a file.
+        job: that followed the recipe, with the detector that it makes, for `save`; none of what was read from a file.
         source: images that it was measured with; none of what was read from a file.
     """
 

@@ -18,8 +18,6 @@ from yoloquant.errors import YoloquantError, first_line
 
 # Operators of ONNX Runtime's optimised graph that multiply integers.
 _INTEGER = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger"})
-# Layer types of OpenVINO's runtime model that multiply.
-_MULTIPLYING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"})
 
 
@@ -120,22 +118,11 @@ def _onnxruntime(model: onnx.ModelProto) -> Iterable[str]:
 
 
 def _openvino(model: onnx.ModelProto) -> Iterable[str]:
-    """Names of all layers that are fused into one whose kernel multiplies integers.
+    """Names of the layers that OpenVINO's kernels compute in integers."""
+    from yoloquant.runtime.openvino_layers import integer_kernels
+    from yoloquant.runtime.openvino_runner import read_openvino
 
-    The precision of the runtime model is that of the inputs, also where a transposed convolution then falls back to a float
-    kernel: the kernel's own name says what is multiplied (`jit_avx2_I8`, `brgconv_avx512_I8`).
-    """
-    from yoloquant.runtime.openvino_runner import compile_openvino, read_openvino
+    return integer_kernels(read_openvino(model.SerializeToString()))
 
-    found: list[str] = []
-    for operator in compile_openvino(read_openvino(model.SerializeToString())).get_runtime_model().get_ops():
-        facts: Any = operator.get_rt_info()
-        if facts["layerType"].value in _MULTIPLYING and facts["primitiveType"].value.upper().endswith("I8"):
-            found += [name.removesuffix(_WITHOUT_BIAS) for name in facts["originalLayersNames"].value.split(",")]
-    return found
-
-
-# What OpenVINO's reader of ONNX files calls a convolution whose bias it adds as an operator of its own.
-_WITHOUT_BIAS = "/WithoutBiases"
 
 _IN_INTEGERS: dict[str, Callable[[onnx.ModelProto], Iterable[str]]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}

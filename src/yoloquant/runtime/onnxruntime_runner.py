@@ -9,7 +9,7 @@ import numpy as np
 from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.errors import YoloquantError, first_line
 from yoloquant.models.onnx.metadata import ModelMetadata
-from yoloquant.runtime.onnx_runner import OnnxRunner
+from yoloquant.runtime.file_runner import FileRunner
 from yoloquant.runtime.runner import ClosedRunnerError
 
 NAME = "onnxruntime"
@@ -17,7 +17,7 @@ NAME = "onnxruntime"
 STAND_IN = "reference"
 
 
-class OnnxRuntimeRunner(OnnxRunner):
+class OnnxRuntimeRunner(FileRunner):
     """An ONNX file in ONNX Runtime's CPU execution provider."""
 
     def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
@@ -63,7 +63,7 @@ class OnnxRuntimeRunner(OnnxRunner):
         return [output.name for output in self._session.get_outputs()]
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `OnnxRunner`."""
+        """See `FileRunner`."""
         if self._session is None:
             raise ClosedRunnerError
         return dict(zip(self.output_names, self._session.run(None, {self._input: images}), strict=True))

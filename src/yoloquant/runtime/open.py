@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yoloquant.models.preprocessing import Preprocessing
+from yoloquant.runtime.native import native_file, open_native
 from yoloquant.runtime.runner import Runner
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ def open_runner(
     """Load a model into a runtime.
 
     Args:
-        model: Checkpoint (`.pt`, `.safetensors`), ONNX file, folder that `yoloquant quantize` wrote, or a detector in memory.
-        runtime: "torch", "onnxruntime", "openvino" or "tensorrt"; by default torch for checkpoints and detectors in memory, and
-            ONNX Runtime for the others.
+        model: Checkpoint (`.pt`, `.safetensors`), ONNX file, file that `yoloquant deliver` wrote (by its ending, see
+            `yoloquant.runtime.native`) or the folder of it, folder that `yoloquant quantize` wrote, or a detector in memory.
+        runtime: "torch", "onnxruntime", "openvino" or "tensorrt"; by default torch for checkpoints and detectors in memory, its
+            own for a runtime's own file, and ONNX Runtime for the others.
         threads: Threads of the runtime; 0 lets it choose.
         device: Device for torch.
-        preprocessing: How an ONNX file of another exporter wants its images; by default as that exporter is known for.
+        preprocessing: How an ONNX file of another exporter wants its images; by default as that exporter is known for. Files that
+            `yoloquant deliver` wrote say so themselves.
         branch: `one-to-one` or `one-to-many`, of checkpoints that hold both; other models must be of the branch.
 
     Returns:
@@ -95,6 +98,9 @@ def open_runner(
     """
     if isinstance(model, str | Path):
         path = Path(model)
+        native = native_file(path)
+        if native is not None:
+            return _of_branch(open_native(native, runtime, threads), branch)
         if path.is_dir():
             return _of_branch(_open_folder(path, runtime, threads, device), branch)
         if path.suffix == ".onnx":

@@ -1,4 +1,4 @@
-"""Run an ONNX file in OpenVINO."""
+"""Run an ONNX file or OpenVINO's own `.xml` in OpenVINO."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.errors import YoloquantError
-from yoloquant.models.onnx.metadata import ModelMetadata
-from yoloquant.runtime.onnx_runner import OnnxRunner
+from yoloquant.exporting.metadata_file import read_metadata_file
+from yoloquant.models.onnx.metadata import KEY, ModelMetadata
+from yoloquant.runtime.file_runner import FileRunner
 from yoloquant.runtime.runner import ClosedRunnerError
+
+# Ending of the files that describe OpenVINO's own networks.
+XML = ".xml"
 
 
 def read_openvino(path: Path | bytes) -> Any:
@@ -68,8 +73,8 @@ def _name_of(port: Any, number: int) -> str:
     return port.get_any_name() if port.get_names() else f"output{number}"
 
 
-class OpenVinoRunner(OnnxRunner):
-    """An ONNX file in OpenVINO's CPU plugin; compiled once for each batch size that is asked for."""
+class OpenVinoRunner(FileRunner):
+    """An ONNX file or an `.xml` with its `.bin` in OpenVINO's CPU plugin; compiled once for each batch size that is asked for."""
 
     def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:
         """Load and compile a file (or a serialized model).
@@ -84,13 +89,23 @@ class OpenVinoRunner(OnnxRunner):
         """
         self._model: Any = read_openvino(path)
         self._threads = threads
-        super().__init__(path, metadata, "openvino")
+        super().__init__(path, metadata or self._metadata(path), "openvino")
         batch, _, *sides = self._model.inputs[0].get_partial_shape()
         self.batch_size = batch.get_length() if batch.is_static else None
         self.free_size = not any(side.is_static for side in sides)
         # Batch size -> request.
         self._requests: dict[int, Any] = {}
         self._request(self.batch_size or 1)
+
+    def _metadata(self, path: Path | bytes) -> ModelMetadata:
+        """Facts of the file; of an `.xml` those in its `rt_info`, or in `metadata.yaml` beside it where another tool saved it."""
+        if isinstance(path, bytes) or path.suffix != XML:
+            return read_metadata(path)
+        if self._model.has_rt_info([KEY, KEY]):
+            own = ModelMetadata.from_properties({KEY: self._model.get_rt_info([KEY, KEY]).astype(str)})
+            assert own is not None
+            return own
+        return read_metadata_file(path.parent)
 
     def _request(self, batch_size: int) -> Any:
         if batch_size not in self._requests:
@@ -99,7 +114,7 @@ class OpenVinoRunner(OnnxRunner):
         return self._requests[batch_size]
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `OnnxRunner`."""
+        """See `FileRunner`."""
         if self._model is None:
             raise ClosedRunnerError
         # The answers are copies already: the request's own memory is overwritten by the next call.

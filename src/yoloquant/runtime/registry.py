@@ -14,7 +14,7 @@ from yoloquant.errors import CheckpointError, YoloquantError
 from yoloquant.models.onnx.metadata import ModelMetadata
 
 if TYPE_CHECKING:
-    from yoloquant.runtime.onnx_runner import OnnxRunner
+    from yoloquant.runtime.file_runner import FileRunner
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Runtime:
     """
 
     package: str
-    open: Callable[[Path | bytes, ModelMetadata | None, int], OnnxRunner]
+    open: Callable[[Path | bytes, ModelMetadata | None, int], FileRunner]
     needs_gpu: bool = False
 
     def is_installed(self) -> bool:
@@ -42,19 +42,19 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _onnxruntime(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> OnnxRunner:
+def _onnxruntime(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> FileRunner:
     from yoloquant.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(path, metadata, threads)
 
 
-def _openvino(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> OnnxRunner:
+def _openvino(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> FileRunner:
     from yoloquant.runtime.openvino_runner import OpenVinoRunner
 
     return OpenVinoRunner(path, metadata, threads)
 
 
-def _tensorrt(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> OnnxRunner:
+def _tensorrt(path: Path | bytes, metadata: ModelMetadata | None, threads: int) -> FileRunner:
     from yoloquant.runtime.tensorrt_runner import TensorRtRunner
 
     return TensorRtRunner(path, metadata, threads)
@@ -70,7 +70,7 @@ RUNTIMES: dict[str, Runtime] = {
 
 def open_onnx(
     path: Path | bytes, runtime: str = "onnxruntime", *, metadata: ModelMetadata | None = None, threads: int = 0
-) -> OnnxRunner:
+) -> FileRunner:
     """Load an ONNX file (or a serialized model) into a runtime.
 
     Args:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from yoloquant.checkpoint.onnx_metadata import read_metadata
 from yoloquant.errors import YoloquantError
 from yoloquant.exporting.nms import PLUGIN_OUTPUTS
 from yoloquant.models.onnx.metadata import ModelMetadata
-from yoloquant.runtime.onnx_runner import OnnxRunner
+from yoloquant.runtime.file_runner import FileRunner
 from yoloquant.runtime.runner import ClosedRunnerError
 
 # Where images and answers lie.
@@ -21,7 +22,7 @@ DEVICE = "cuda"
 _LARGEST_BATCH = 32
 
 
-class TensorRtRunner(OnnxRunner):
+class TensorRtRunner(FileRunner):
     """An ONNX file in TensorRT 8.6 to 10; layers with Q/DQ run in integers, the others in float32 without TF32."""
 
     # Takes what every runner takes.
@@ -49,7 +50,7 @@ class TensorRtRunner(OnnxRunner):
         self._outputs = [name for name in names if not is_input[name]]
         self._dtypes = {name: _torch_dtype(tensorrt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
         self._stream = torch.cuda.Stream()
-        super().__init__(path, metadata, "tensorrt")
+        super().__init__(path, metadata or read_metadata(path), "tensorrt")
         batch = self._engine.get_tensor_shape(self._input)[0]
         self.batch_size = None if batch < 0 else int(batch)
 
@@ -78,7 +79,7 @@ class TensorRtRunner(OnnxRunner):
         return plan
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `OnnxRunner`."""
+        """See `FileRunner`."""
         if self._context is None:
             raise ClosedRunnerError
         source = torch.from_numpy(np.ascontiguousarray(images)).to(DEVICE, self._dtypes[self._input])

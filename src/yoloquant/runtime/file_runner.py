@@ -1,4 +1,4 @@
-"""What runners of ONNX files have in common."""
+"""What runners of exported files have in common."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yoloquant.checkpoint.onnx_checks import onnx_parsed
-from yoloquant.checkpoint.onnx_metadata import read_metadata
-from yoloquant.errors import YoloquantError, first_line
+from yoloquant.errors import CheckpointError, YoloquantError, first_line
+from yoloquant.files.reading import parsed
 from yoloquant.models.architecture import Description, build
 from yoloquant.models.onnx.metadata import ModelMetadata
 from yoloquant.models.preprocessing import Preprocessing
 from yoloquant.runtime.runner import ClosedRunnerError
 
 
-class OnnxRunner:
-    """Base of runners of ONNX files: facts of the file, conversion of images, decoding of what the file leaves undecoded."""
+class FileRunner:
+    """Base of runners of files: facts of the file, conversion of images, decoding of what the file leaves undecoded."""
 
     batch_size: int | None
     # TensorRT's engines are of one size; other runtimes take what the file leaves free.
     free_size: bool = False
 
-    def __init__(self, path: Path | bytes, metadata: ModelMetadata | None, name: str) -> None:
-        """Read the file's facts.
+    def __init__(self, path: Path | bytes, metadata: ModelMetadata, name: str) -> None:
+        """Take over the file's facts.
 
         Args:
-            path: of the file, or its bytes.
-            metadata: instead of the file's own.
+            path: of the file, or its bytes, for messages.
+            metadata: of the file.
             name: of the runtime.
+
+        Raises:
+            CheckpointError: the metadata are damaged.
         """
-        facts = metadata or read_metadata(path)
         self.name = name
-        self.layout, self.names, self.input_size = facts.layout, facts.names, facts.input_size
-        self.branch: str | None = facts.extra.get("branch")
-        self.stride = max(facts.strides)
-        with onnx_parsed(path):
-            self.preprocessing = Preprocessing(**facts.extra.get("preprocessing", {}))
-            decoder = facts.extra.get("decoder")
+        self.layout, self.names, self.input_size = metadata.layout, metadata.names, metadata.input_size
+        self.branch: str | None = metadata.extra.get("branch")
+        self.stride = max(metadata.strides)
+        with parsed("the model in memory" if isinstance(path, bytes) else path, CheckpointError, "export it again"):
+            self.preprocessing = Preprocessing(**metadata.extra.get("preprocessing", {}))
+            decoder = metadata.extra.get("decoder")
             self._decoder = build(Description.from_dict(decoder)) if decoder else None
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
