@@ -10,7 +10,8 @@ not made or evaluated again, so that an interrupted run goes on. Time on a machi
 
 Agreement is mAP50-95 against the float network's own detections, of a score of at least 0.3, on every second photograph without
 labels. It says how far boxes, scores and their order moved. A drop of mAP on 634 labelled photographs says that only within a few
-tenths: a detection that moves is as likely to meet its label better as worse.
+tenths (one standard error by the jackknife stands behind it): a detection that moves is as likely to meet its label better as
+worse.
 
 Peers need `pip install "yoloquant[peers]"`; those that are missing, or refuse a network, are left out with their reason.
 """
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -194,8 +196,9 @@ def present(folder: Path, network: str) -> Iterator[Candidate]:
 
 
 def evaluate_all(folder: Path, network: str, notes: Notes, dataset: Any) -> None:
-    """mAP on a data set of every file that has none yet."""
+    """mAP on a data set of every file that has none yet, and that without each group of images, for standard errors."""
     from yoloquant.evaluation.evaluator import evaluate
+    from yoloquant.evaluation.uncertainty import class_means
 
     for candidate in present(folder, network):
         key = f"{candidate.file} in {candidate.runtime}"
@@ -203,7 +206,7 @@ def evaluate_all(folder: Path, network: str, notes: Notes, dataset: Any) -> None
             runner = opened(folder, candidate)
             found = evaluate(runner, dataset)
             runner.close()
-            notes.add(key, [found.map50_95, found.map50])
+            notes.add(key, [found.map50_95, found.map50, *class_means(found.left_out).tolist()])
 
 
 def detections(folder: Path, network: str) -> Any:
@@ -309,7 +312,14 @@ def _number(values: list[float] | None, index: int, digits: int = 2) -> str:
 
 
 def _difference(first: list[float] | None, second: list[float] | None) -> str:
-    return "" if first is None or second is None else f"{first[0] - second[0]:.2f}"
+    """A drop of mAP and its standard error, which is not there where it was measured without groups."""
+    if first is None or second is None:
+        return ""
+    from yoloquant.evaluation.uncertainty import Loss, standard_error
+
+    known = first is not second and len(first) == len(second) > 2
+    error = standard_error(np.subtract(first[2:], second[2:])) if known else float("nan")
+    return str(Loss(first[0] - second[0], error))
 
 
 def main() -> None:

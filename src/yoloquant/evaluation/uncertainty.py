@@ -134,7 +134,7 @@ def map_loss(before: Evaluation, after: Evaluation) -> Loss:
     value = before.map50_95 - after.map50_95
     if not _comparable(before, after):
         return Loss(value, float("nan"))
-    return Loss(value, standard_error(_class_mean(before.left_out) - _class_mean(after.left_out)))
+    return Loss(value, standard_error(class_means(before.left_out) - class_means(after.left_out)))
 
 
 def class_losses(before: Evaluation, after: Evaluation) -> list[ClassLoss]:
@@ -148,8 +148,8 @@ def class_losses(before: Evaluation, after: Evaluation) -> list[ClassLoss]:
     return sorted(losses, key=lambda entry: -entry.certainty)
 
 
-def _class_mean(left_out: np.ndarray) -> np.ndarray:
-    """`(G,)` mAP of the classes that have objects outside of each group; NaN where none has."""
+def class_means(left_out: np.ndarray) -> np.ndarray:
+    """`(G,)` mAP of the classes that have objects outside of each group, from `left_out_precision`; NaN where none has."""
     known = ~np.isnan(left_out)
     with np.errstate(invalid="ignore"):
         mean: np.ndarray = np.where(known, left_out, 0.0).sum(axis=1) / known.sum(axis=1)
