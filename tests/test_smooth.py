@@ -89,6 +89,16 @@ def test_answers_stay_and_channels_become_alike(activation, before):
     assert any(name.startswith("act") for name in multiplications) == (activation in (nn.SiLU, nn.Hardswish))
 
 
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.Hardswish])
+def test_what_depthwise_layers_make_or_read_has_a_threshold_of_its_own(activation):
+    graph_module = capture(Shuffled(activation), SIZE, 8)
+    never = {"min_gain": 1e9, "min_free_gain": 1e9}
+    assert smooth(graph_module, [images(2)], **never) == {}
+    smoothed = smooth(graph_module, [images(2)], **never, min_depthwise_gain=1.0)
+    # Depthwise layers read the activations of these two, and of nothing that is added or expanded.
+    assert {name.split(".")[0] for name in smoothed} == {"first", "grouped", "act"}
+
+
 def test_dead_channels_make_no_other_stand_out():
     reach = torch.tensor([0.0, 0.0, 0.0, 2.0, 3.0, 5.0])
     assert _gain(reach) == pytest.approx(5 / 3)

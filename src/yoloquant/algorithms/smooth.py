@@ -42,6 +42,7 @@ def smooth(
     progress: Progress | None = None,
     *,
     min_free_gain: float = 1.0,
+    min_depthwise_gain: float | None = None,
     before_activations: bool = True,
 ) -> dict[str, float]:
     """Smooth every value whose channels may be scaled, in place.
@@ -54,6 +55,8 @@ def smooth(
         total: number of batches, for `progress`.
         progress: called with (batches done, total).
         min_free_gain: the same where no multiplication is needed.
+        min_depthwise_gain: the same where a multiplication is needed and a depthwise layer makes or reads the value; `min_gain` by
+            default.
         before_activations: values that only activations read are smoothed, too; where the runtime computes an activation within
             the layer before it, such a value is never quantized.
 
@@ -72,8 +75,13 @@ def smooth(
         if not before_activations and stretch.activations_behind and not stretch.readers:
             continue
         gain = max((_gain(reaches[node]) for node, _ in stretch.values if node in reaches), default=0.0)
-        is_free = not (stretch.activations_before or stretch.activations_behind)
-        if gain >= (min_free_gain if is_free else min_gain) and (stretch.readers or stretch.activations_behind):
+        if not (stretch.activations_before or stretch.activations_behind):
+            least = min_free_gain
+        elif min_depthwise_gain is not None and _by_depthwise(graph_module, stretch, stretches):
+            least = min_depthwise_gain
+        else:
+            least = min_gain
+        if gain >= least and (stretch.readers or stretch.activations_behind):
             _divide(graph_module, stretch, _scales(graph_module, stretch, reaches, alpha))
             note_scaled(graph_module, stretch.values[0].node.name)
             smoothed[layer_name(stretch.values[0].node)] = gain
@@ -145,6 +153,14 @@ def _scales(graph_module: GraphModule, stretch: Stretch, reaches: dict[Node, Ten
     return _Scales(labels, scales.clamp(1e-4, 1e4))
 
 
+def _by_depthwise(graph_module: GraphModule, stretch: Stretch, stretches: list[Stretch]) -> bool:
+    """A depthwise layer makes the stretch's values, or reads them, before or behind their activation."""
+    activations = {channels.node for channels in stretch.activations_behind}
+    behind = [other for other in stretches if any(channels.node in activations for channels in other.activations_before)]
+    layers = [*stretch.makers, *(channels for part in (stretch, *behind) for channels in part.readers)]
+    return any(_takes_any_scale(graph_module, channels.node) for channels in layers)
+
+
 def _takes_any_scale(graph_module: GraphModule, layer: Node) -> bool:
     return group_count(layer) > 1 and parameter(graph_module, layer.args[1]).shape[1] == 1
 
@@ -172,6 +188,9 @@ class Smooth(Step):
         min_gain: where a multiplication must be put in, values are smoothed only if the largest channel reaches so many times
             as far as the median one.
         min_free_gain: the same where the layers before can take up the scale.
+        min_depthwise_gain: the same where a multiplication must be put in and a depthwise layer makes or reads the values: each
+            of its output channels reads one channel alone, so that the error of a small channel is not averaged with those of
+            others. `min_gain` by default.
         images: calibration images that activations are watched on.
     """
 
@@ -179,6 +198,7 @@ class Smooth(Step):
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     min_gain: Annotated[float, Field(ge=1.0)] = 4.0
     min_free_gain: Annotated[float, Field(ge=1.0)] = 1.0
+    min_depthwise_gain: Annotated[float, Field(ge=1.0)] | None = None
     images: Count = 32
     stage: ClassVar[Stage] = Stage.PREPARE
 
@@ -194,6 +214,7 @@ class Smooth(Step):
                 len(loader),
                 update,
                 min_free_gain=self.min_free_gain,
+                min_depthwise_gain=self.min_depthwise_gain,
                 before_activations=not job.target.fuses_activations,
             )
         if smoothed:
