@@ -55,8 +55,8 @@ def smooth(
         total: number of batches, for `progress`.
         progress: called with (batches done, total).
         min_free_gain: the same where no multiplication is needed.
-        min_depthwise_gain: the same where a multiplication is needed and a depthwise layer makes or reads the value; `min_gain` by
-            default.
+        min_depthwise_gain: the same where a multiplication is needed and a depthwise layer makes or reads the value; by default
+            `min_gain`.
         before_activations: values that only activations read are smoothed, too; where the runtime computes an activation within
             the layer before it, such a value is never quantized.
 
