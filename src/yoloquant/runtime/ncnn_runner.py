@@ -51,7 +51,9 @@ class NcnnRunner(FileRunner):
         import ncnn
 
         extractor = self._net.create_extractor()
-        extractor.input(self._input, ncnn.Mat(np.ascontiguousarray(image, dtype=np.float32)))
+        source = np.ascontiguousarray(image, dtype=np.float32)
+        # A copy, since a Mat of numpy's memory neither keeps it alive nor can be changed in place by the first layer.
+        extractor.input(self._input, ncnn.Mat(source).clone())
         found = {}
         for name in self._outputs:
             code, output = extractor.extract(name)

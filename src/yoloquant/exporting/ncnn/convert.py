@@ -48,7 +48,9 @@ class Value:
         """
         found = axis % len(self.shape) - (len(self.shape) - len(self.sides))
         if found < 0:
-            raise ExportError(f"format ncnn has no batch, which a layer that reads {self.blob} computes along: choose another format")
+            raise ExportError(
+                f"format ncnn has no batch, which a layer that reads {self.blob} computes along: choose another format"
+            )
         return found
 
 
@@ -126,13 +128,22 @@ class Conversion:
         return scales.pop() if len(scales) == 1 and name not in self._outputs and name not in self._readers else None
 
     def value(self, name: str) -> Value:
-        """A value that a layer reads, quantized or not; a constant becomes a layer of its own."""
+        """A value that a layer reads, quantized or not; a constant becomes a layer of its own.
+
+        Raises:
+            ExportError: it is a weight.
+        """
         if name in self.pairs:
             pair = self.pairs[name]
             return replace(self.value(pair.source), scale=pair.scale)
+        if name in self.weights:
+            raise ExportError(
+                f"format ncnn has integer weights in convolutions only, and {name} is another: choose another format"
+            )
         if name not in self.values:
             content = self.constants[name].astype(np.float32)
-            self.model.add("MemoryData", name, [], [self.put(name, content.shape)], sides(without_batch(content.shape)), [plain(content)])
+            blob = self.put(name, content.shape)
+            self.model.add("MemoryData", name, [], [blob], sides(self.values[name].sides), [plain(content)])
         return self.values[name]
 
     def floating(self, name: str) -> Value:
@@ -142,7 +153,9 @@ class Conversion:
             ExportError: it is quantized.
         """
         if name in self.pairs:
-            raise ExportError(f"format ncnn cannot hold {name}, which is quantized and read in float: quantize with --target ncnn")
+            raise ExportError(
+                f"format ncnn cannot hold {name}, which is quantized and read in float: quantize with --target ncnn"
+            )
         return self.value(name)
 
     def put(self, name: str, shape: tuple[int, ...] | None = None) -> str:
@@ -151,13 +164,22 @@ class Conversion:
         Raises:
             ExportError: a Mat has fewer sides.
         """
-        made = Value(name, shape or self.shapes[name])
+        # ncnn has outputs in the order of the layers that make them; several are put into the graph's order at the end.
+        is_one_of_several = name in self._outputs and len(self._outputs) > 1
+        made = Value(f"{name}.unordered" if is_one_of_several else name, shape or self.shapes[name])
         if not 0 < len(made.sides) <= _MOST:
             raise ExportError(f"format ncnn cannot hold {name} of shape {made.shape}: choose another format")
         self.values[name] = made
-        return name
+        return made.blob
 
-    def layer(self, kind: str, node: onnx.NodeProto, inputs: list[Value], parameters: Mapping[int, Parameter] | None = None) -> None:
+    def end(self) -> None:
+        """Put several outputs into the graph's order."""
+        for output in self.graph.output if len(self._outputs) > 1 else []:
+            self.model.add("Noop", output.name, [self.value(output.name).blob], [output.name])
+
+    def layer(
+        self, kind: str, node: onnx.NodeProto, inputs: list[Value], parameters: Mapping[int, Parameter] | None = None
+    ) -> None:
         """A layer without weights that makes the one output of a node."""
         name = node.output[0]
         self.model.add(kind, name, [value.blob for value in inputs], [self.put(name)], parameters)
@@ -190,4 +212,5 @@ def convert(path: Path) -> tuple[str, bytes]:
         if node.op_type not in OPERATORS:
             raise ExportError(f"format ncnn has no layer for {node.op_type} ({node.name}): choose another format")
         OPERATORS[node.op_type](state, node)
+    state.end()
     return state.model.pack()

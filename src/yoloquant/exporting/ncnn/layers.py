@@ -99,9 +99,7 @@ def _window(node: onnx.NodeProto, weight: Weight | np.ndarray) -> dict[int, Para
     return {1: shape[3], 11: shape[2], 2: wide, 12: high, 3: across, 13: down, 4: left, 14: top, 15: right, 16: bottom, 6: size}
 
 
-def _scales(
-    state: Conversion, source: Value, weight: Weight, channels: int, term: int, name: str
-) -> tuple[int, list[bytes]]:
+def _scales(state: Conversion, source: Value, weight: Weight, channels: int, term: int, name: str) -> tuple[int, list[bytes]]:
     """`int8_scale_term`, and what is multiplied by to become integers: weights, the input, and the output where it stays so."""
     assert source.scale is not None
     contents = [plain(1.0 / np.broadcast_to(weight.scale, channels)), plain(1.0 / source.scale)]

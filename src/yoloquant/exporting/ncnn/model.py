@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 # First line of a text file, and what stands before a weight in int8 or float32 (ncnn, docs/developer-guide/
 # param-and-model-file-structure.md).
 _MAGIC = "7767517"
-_INT8, _FLOAT32 = np.uint32(0x000D4B38), np.uint32(0)
+_INT8, _FLOAT32 = (tag.to_bytes(4, "little") for tag in (0x000D4B38, 0))
 # Arrays stand under their number subtracted from this.
 _ARRAY = -23300
 # What stands for the sides of a Mat, the fastest-running first, by the number of its dimensions.
@@ -41,7 +42,9 @@ class NcnnLayer:
         """The layer in a `.param` file."""
         counts = [str(len(self.inputs)), str(len(self.outputs))]
         written = [_written(number, value) for number, value in self.parameters.items()]
-        return " ".join([self.kind, self.name, *counts, *self.inputs, *self.outputs, *written])
+        # Words stand between spaces.
+        names = ["_".join(name.split()) for name in (self.name or self.outputs[0], *self.inputs, *self.outputs)]
+        return " ".join([self.kind, names[0], *counts, *names[1:], *written])
 
 
 class NcnnModel:
@@ -73,17 +76,16 @@ class NcnnModel:
         return "\n".join(lines) + "\n", b"".join(self._weights)
 
 
-def plain(values: np.ndarray) -> bytes:
+def plain(values: npt.ArrayLike) -> bytes:
     """Biases, scales and constants: float32, without a tag."""
-    return np.ascontiguousarray(values, dtype="<f4").tobytes()
+    return np.asarray(values, dtype="<f4").tobytes()
 
 
 def tagged(values: np.ndarray) -> bytes:
     """A weight: int8 or float32 behind the tag that says so; int8 is filled up to four bytes."""
     if values.dtype != np.int8:
-        return _FLOAT32.tobytes() + plain(values)
-    content = np.ascontiguousarray(values).tobytes()
-    return _INT8.astype("<u4").tobytes() + content + bytes(-len(content) % 4)
+        return _FLOAT32 + plain(values)
+    return _INT8 + values.tobytes() + bytes(-values.size % 4)
 
 
 def sides(shape: Sequence[int]) -> dict[int, Parameter]:

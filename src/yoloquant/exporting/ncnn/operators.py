@@ -121,7 +121,8 @@ def _concat(state: Conversion, node: onnx.NodeProto) -> None:
 
 def _split(state: Conversion, node: onnx.NodeProto) -> None:
     """Split: a Slice, or crops where nothing reads one of its parts, which would be an output of the network."""
-    value, axis = state.floating(node.input[0]), attributes(node).get("axis", 0)
+    value = state.floating(node.input[0])
+    axis = attributes(node).get("axis", 0) % len(value.shape)
     sizes = [state.shapes[name][axis] for name in node.output]
     if all(state.is_read(name) for name in node.output):
         state.model.add(
@@ -187,9 +188,7 @@ def _reduce(operation: int) -> Translation:
         value, found = state.floating(node.input[0]), attributes(node)
         given = state.constants[node.input[1]].reshape(-1).tolist() if len(node.input) > 1 else list(found["axes"])
         axes = [value.axis(axis) for axis in given]
-        state.layer(
-            "Reduction", node, [value], {0: operation, 1: 0, 3: axes, 4: int(found.get("keepdims", 1)), 5: 1}
-        )
+        state.layer("Reduction", node, [value], {0: operation, 1: 0, 3: axes, 4: int(found.get("keepdims", 1)), 5: 1})
 
     return translate
 
