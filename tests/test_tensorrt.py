@@ -1,6 +1,7 @@
 """TensorRT where it is absent: calibration cache, command, what a user is told, and the runner on an imitated interface."""
 
 import ctypes
+import importlib.metadata
 import struct
 import sys
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from yoloquant.errors import ExportError, YoloquantError
 from yoloquant.evaluation.parity import signal_to_noise
 from yoloquant.exporting.calibration_cache import write_calibration_cache
 from yoloquant.exporting.onnx_export import export_onnx
-from yoloquant.exporting.tensorrt_command import trtexec_command
+from yoloquant.exporting.tensorrt_command import commands_by_version, installed_major, trtexec_command
 from yoloquant.runtime import tensorrt_runner
 from yoloquant.runtime.registry import open_onnx
 from yoloquant.runtime.tensorrt_runner import detections_of_plugin
@@ -216,6 +217,45 @@ def fake(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     return module
+
+
+def test_version_11_has_no_flags_of_precision(quantized, tmp_path, monkeypatch):
+    _, path = quantized
+    command = trtexec_command(path, major=11)
+    assert f"--onnx={path} --saveEngine={path.with_suffix('.engine')} --minShapes" in command
+    assert not {"--int8", "--fp16", "--calib", "--stronglyTyped"} & set(command.replace("=", " ").split())
+    with pytest.raises(ExportError, match="takes no calibration cache"):
+        trtexec_command(path, tmp_path / "c.cache", major=11)
+    assert trtexec_command(path, major=8) == trtexec_command(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [("8.6.1", ["TensorRT 8"]), ("11.0.0.1", ["TensorRT 11"]), (None, ["TensorRT 8.6 to 10", "TensorRT 11"])]
+)
+def test_the_command_is_that_of_the_installed_version(quantized, version, told, monkeypatch):
+    def find(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", find)
+    commands = commands_by_version(quantized[1])
+    assert list(commands) == told
+    assert ["--int8" in command for command in commands.values()] == ["11" not in name for name in told]
+
+
+def test_without_a_version_a_cache_has_the_old_command_only(quantized, tmp_path):
+    if installed_major() is not None:
+        pytest.skip("tensorrt is there")
+    assert list(commands_by_version(quantized[1], tmp_path / "c.cache")) == ["TensorRT 8.6 to 10"]
+
+
+def test_the_runner_needs_no_flag_that_version_11_took_away(fake, quantized, monkeypatch):
+    monkeypatch.delattr(FakeTensorRT.BuilderFlag, "INT8")
+    runner = tensorrt_runner.TensorRtRunner(quantized[1])
+    assert fake.flags == set()
+    x = images(2).numpy().astype(np.float32) / 255
+    np.testing.assert_array_equal(runner(x), open_onnx(quantized[1])(x))
 
 
 def test_the_runner_uses_the_interface_as_documented(fake, quantized):

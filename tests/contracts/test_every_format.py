@@ -1,6 +1,7 @@
 """What every kind of file that a runtime takes keeps to: it computes what torch does, in integers, and says what it is."""
 
 import importlib.util
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from yoloquant.flows.options import Measure
 from yoloquant.flows.quantize import quantize
 from yoloquant.quant.quantized_detector import quantized_layer_count
 from yoloquant.recipe.recipe import load_recipe
+from yoloquant.runtime.native import NATIVE
 from yoloquant.runtime.open import open_runner
 from yoloquant.runtime.torch_runner import TorchRunner
 
@@ -34,12 +36,15 @@ def target_of(name):
 
 
 def installed(name):
-    return all(importlib.util.find_spec(package) for package in FORMATS[name].packages)
+    """What writes the format, and what runs it."""
+    runtimes = [kind for kind in NATIVE.values() if kind.runtime == FORMATS[name].runtime]
+    written = all(importlib.util.find_spec(package) for package in FORMATS[name].packages)
+    return written and all(kind.is_installed() for kind in runtimes)
 
 
 def needs(name):
     if not installed(name):
-        pytest.skip(f"format {name} needs {FORMATS[name].packages}")
+        pytest.skip(f"format {name} needs the extra {FORMATS[name].extra}")
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +74,13 @@ def folder_for(data, tmp_path_factory):
     return make
 
 
-def families():
+def families_and_formats():
     # YOLOX is read from ONNX and keeps its head, whose inputs are not quantized in the file as target tflite has them in torch.
-    known = [name for name in SMALL_FAMILIES if name != "yolox"]
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in known]
+    known = [pair for pair in itertools.product(SMALL_FAMILIES, FORMATS) if pair != ("yolox", "tflite")]
+    return [pytest.param(*pair, marks=[] if pair[0] in QUICK else pytest.mark.slow) for pair in known]
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize(("family", "name"), families_and_formats())
 def test_a_family_runs_in_the_runtime_as_in_torch_and_in_integers(family, name, folder_for, data, tmp_path):
     needs(name)
     folder = folder_for(family, target_of(name))

@@ -38,6 +38,9 @@ def export(
     calibration_cache: Annotated[
         Path | None, typer.Option(help="For TensorRT: write a float file, and the quantized folder's scales into this cache.")
     ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="For TensorRT 11: what is not in integers is in half precision in the file.")
+    ] = False,
 ) -> None:
     """Export a float checkpoint, or a quantized folder again, to ONNX."""
     from yoloquant.checkpoint.onnx_metadata import read_metadata
@@ -54,6 +57,7 @@ def export(
         opset=opset,
         nms=NmsOptions(nms_confidence, nms_iou, nms_max, nms_agnostic) if nms else None,
         calibration_cache=calibration_cache,
+        half=half,
         reporter=RichReporter(),
     )
     OUT.print(f"written to {output}", markup=False)

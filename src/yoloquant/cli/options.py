@@ -72,10 +72,10 @@ NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least scor
 NmsIou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of the file's suppression.")]
 NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers with.")]
 NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
-FormatName = Annotated[str, typer.Option("--format", help="Kind of file: onnx, openvino, tflite, or one of a plug-in.")]
+FormatName = Annotated[str, typer.Option("--format", help="Kind of file: onnx, openvino, tflite, ncnn, or one of a plug-in.")]
 Formats = Annotated[
     list[str] | None,
-    typer.Option("--format", help="Write the file that the target's runtime takes, too: openvino or tflite; repeatable."),
+    typer.Option("--format", help="Write the file that the target's runtime takes, too: openvino, tflite or ncnn; repeatable."),
 ]
 Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", "--imgsz", min=32, help="Side of the network's input, pixels.")]

@@ -28,7 +28,8 @@ def tell_result(result: Quantization, output: Path) -> None:
 
 
 def tell_trtexec(model: Path, cache: Path | None = None) -> None:
-    """Show the command that builds a TensorRT engine."""
-    from yoloquant.exporting.tensorrt_command import trtexec_command
+    """Show the command that builds a TensorRT engine, by the version that is installed, or by all."""
+    from yoloquant.exporting.tensorrt_command import commands_by_version
 
-    OUT.print(f"build the engine where the GPU is: {trtexec_command(model, cache)}", markup=False, soft_wrap=True)
+    for version, command in commands_by_version(model, cache).items():
+        OUT.print(f"build the engine where the GPU is ({version}): {command}", markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from yoloquant.checkpoint.onnx_metadata import extra_facts
 from yoloquant.checkpoint.read_onnx import opset_of
 from yoloquant.errors import ExportError, first_line
 from yoloquant.exporting.fused_silu import fuse_silu
+from yoloquant.exporting.half_precision import LOWEST_OPSET, to_half
 from yoloquant.exporting.integer_hardswish import write_hardswish_in_integers
 from yoloquant.exporting.lowering import (
     DOMAIN,
@@ -75,6 +76,7 @@ def export_onnx(
     input_size: tuple[int, int] | None = None,
     dynamic_batch: bool = True,
     opset: int | None = None,
+    half: bool = False,
 ) -> None:
     """Write a detector as an ONNX file: input `images` `(N, 3, H, W)` RGB 0..1, output `output` in the family's layout.
 
@@ -84,10 +86,11 @@ def export_onnx(
         target: name for the file's metadata.
         input_size: `(height, width)`; the detector's own by default.
         dynamic_batch: leave N free; 1 otherwise.
-        opset: at least 18; by default the lowest that can hold the file's integer types.
+        opset: at least 18; by default the lowest that can hold the file's types.
+        half: what is not in integers is in half precision, but the input and what decodes the outputs; needs opset 19.
 
     Raises:
-        ExportError: torch cannot export the network.
+        ExportError: torch cannot export the network, or half precision cannot hold a weight of it.
         YoloquantError: the file cannot be written, or the size does not fit the strides.
     """
     checked_file(path)
@@ -97,6 +100,7 @@ def export_onnx(
     kept = head if isinstance(head, OnnxHead) else None
     # The kept head cannot go back to an older operator set than its file has.
     lowest = max(_lowest_opset(detector), opset_of(onnx.load_model_from_string(kept.model_bytes())) if kept else 0)
+    lowest = max(lowest, LOWEST_OPSET if half else 0)
     if opset is not None and opset < lowest:
         raise ExportError(f"opset {opset} cannot hold this model: choose {lowest} or later")
     module = _Decoded(network, None if kept else head)
@@ -116,6 +120,8 @@ def export_onnx(
         extra["branch"] = head.branch
     metadata = ModelMetadata(detector.names, detector.strides, size, detector.family, head.layout, target, extra)
     strip_origins(proto)
+    if half:
+        to_half(proto)
     onnx.helper.set_model_props(proto, metadata.to_properties())
     proto.producer_name = "yoloquant"
     onnx.checker.check_model(proto)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from yoloquant.data.sample import readable_sample, source_images
-from yoloquant.data.synthetic import generate_image
 from yoloquant.errors import ExportError
 from yoloquant.evaluation.parity import Reference
 from yoloquant.exporting.folder import load_quantized
@@ -16,7 +14,7 @@ from yoloquant.exporting.formats.format import Format
 from yoloquant.exporting.formats.registry import get_format
 from yoloquant.files.outputs import put_in_place, refuse_inputs, reserved, working_folder
 from yoloquant.files.writing import checked_file, checked_replaceable_folder, replaced_whole
-from yoloquant.flows.measure import PARITY_IMAGES
+from yoloquant.flows.measure import PARITY_IMAGES, drawn_images
 from yoloquant.flows.write_formats import write_and_prove
 from yoloquant.models.branches import check_branch
 from yoloquant.progress import Reporter, Silent
@@ -95,9 +93,6 @@ def _images(detector: QuantizedDetector, source: str | Path | None) -> np.ndarra
     if source is not None:
         entries, _ = readable_sample(source_images(source).images, PARITY_IMAGES, seed=0)
         pixels = first_images(detector, entries, PARITY_IMAGES)
-    else:
-        height, width = detector.input_size
-        drawn = [generate_image(0, index, max(height, width)).image[:height, :width] for index in range(PARITY_IMAGES)]
-        pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
-    found: np.ndarray = pixels.numpy().astype(np.float32) / np.float32(255.0)
-    return np.ascontiguousarray(found)
+        found: np.ndarray = np.ascontiguousarray(pixels.numpy().astype(np.float32) / np.float32(255.0))
+        return found
+    return drawn_images(detector.input_size)

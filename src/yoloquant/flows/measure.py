@@ -10,6 +10,7 @@ import numpy as np
 from yoloquant.algorithms.job import Job
 from yoloquant.data.dataset import DetectionDataset, ImageEntry, load_dataset
 from yoloquant.data.source import Source
+from yoloquant.data.synthetic import generate_image
 from yoloquant.distributed import process_number
 from yoloquant.errors import DataError
 from yoloquant.evaluation.evaluator import EvaluationSettings, check_classes, evaluate
@@ -60,6 +61,13 @@ def dataset_to_evaluate(source: Source, names: Sequence[str], measure: Measure) 
 def parity_images(detector: QuantizedDetector, entries: list[ImageEntry]) -> np.ndarray:
     """Photographs that files are held against torch on, `(N, 3, H, W)` float32, 0..1."""
     return first_images(detector, entries, PARITY_IMAGES).numpy().astype(np.float32) / np.float32(255.0)
+
+
+def drawn_images(size: tuple[int, int]) -> np.ndarray:
+    """Drawn images where no photographs are named, `(N, 3, H, W)` float32, 0..1, of a height and a width."""
+    height, width = size
+    drawn = [generate_image(0, index, max(height, width)).image[:height, :width] for index in range(PARITY_IMAGES)]
+    return np.ascontiguousarray(np.stack(drawn).transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255.0)
 
 
 def verified(job: Job, path: Path, runtimes: tuple[str, ...]) -> list[Parity]:

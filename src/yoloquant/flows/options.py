@@ -45,7 +45,7 @@ class Output:
     Attributes:
         folder: Folder; it must not exist, or be one that was written so.
         nms: Suppression that is put into the ONNX file after it was verified and measured without.
-        formats: Names of further files to write into the folder and to verify, "openvino" or "tflite"; see
+        formats: Names of further files to write into the folder and to verify, "openvino", "tflite" or "ncnn"; see
             `yoloquant.exporting.formats`.
     """
 

@@ -70,10 +70,23 @@ def _litert_layers(path: Path) -> Executed:
     return executed_in_litert(path)
 
 
+def _ncnn(path: Path, threads: int) -> FileRunner:
+    from yoloquant.runtime.ncnn_runner import NcnnRunner
+
+    return NcnnRunner(path, threads)
+
+
+def _ncnn_layers(path: Path) -> Executed:
+    from yoloquant.runtime.ncnn_runner import executed_in_ncnn
+
+    return executed_in_ncnn(path)
+
+
 # Ending -> who runs it.
 NATIVE: dict[str, NativeFile] = {
     ".xml": NativeFile("openvino", "openvino", _openvino, _openvino_layers),
     ".tflite": NativeFile("litert", "ai_edge_litert", _litert, _litert_layers),
+    ".param": NativeFile("ncnn", "ncnn", _ncnn, _ncnn_layers),
 }
 
 

@@ -23,7 +23,7 @@ _LARGEST_BATCH = 32
 
 
 class TensorRtRunner(FileRunner):
-    """An ONNX file in TensorRT 8.6 to 10; layers with Q/DQ run in integers, the others in float32 without TF32."""
+    """An ONNX file in TensorRT 8.6 to 11: Q/DQ layers in integers, the others in the file's type, without TF32."""
 
     # Takes what every runner takes.
     def __init__(self, path: Path | bytes, metadata: ModelMetadata | None = None, threads: int = 0) -> None:  # noqa: ARG002
@@ -64,7 +64,9 @@ class TensorRtRunner(FileRunner):
         if not parser.parse(model):
             raise YoloquantError(f"TensorRT cannot read the model: {parser.get_error(0).desc()}")
         config = builder.create_builder_config()
-        config.set_flag(tensorrt.BuilderFlag.INT8)
+        # TensorRT 11 has no such flag: every layer computes in the type that the file gives it.
+        if hasattr(tensorrt.BuilderFlag, "INT8"):
+            config.set_flag(tensorrt.BuilderFlag.INT8)
         config.clear_flag(tensorrt.BuilderFlag.TF32)
         config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
         source = network.get_input(0)
