@@ -10,6 +10,7 @@ import typer
 from typer.models import ArgumentInfo, CommandInfo
 
 from yoloquant.cli import COMMANDS, app
+from yoloquant.cli.groups import GROUP_OF
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-reference.md"
 _HEAD = """# Command reference
@@ -39,8 +40,8 @@ def _section(name: str, command: CommandInfo, names: dict[str, list[str]]) -> st
     for key, parameter in inspect.signature(command.callback).parameters.items():
         annotation, info = get_args(hints[key])
         kind = _not_none(annotation)
-        usual = "Arguments" if isinstance(info, ArgumentInfo) else "Options"
-        groups.setdefault(info.rich_help_panel or usual, []).append(_row(names[key], kind, info, parameter.default))
+        group = "Arguments" if isinstance(info, ArgumentInfo) else GROUP_OF.get(key, "Options")
+        groups.setdefault(group, []).append(_row(names[key], kind, info, parameter.default))
     parts = [f"## {name}", inspect.cleandoc(command.callback.__doc__), command.epilog or ""]
     for title, rows in groups.items():
         parts.append("\n".join([f"| {title} | value | default | |", "|---|---|---|---|", *rows]))
