@@ -1,6 +1,7 @@
 """How the command line ends: exit codes and one sentence, whatever stops it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from yoloquant import cli
 from yoloquant.assets import demo_weights
 from yoloquant.data.synthetic import write_generated_dataset
 
@@ -50,6 +52,20 @@ def test_signals_end_it_with_their_code_and_one_word_within_two_seconds(busy, nu
     assert time.monotonic() - begin < 2.5
     assert process.returncode == code
     assert told == f"{word}\n"
+
+
+def test_a_signal_is_followed_by_what_stays():
+    process = start("ending.stays('epochs stay in run')\n" + BUSY["python"])
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert told == "interrupted\nepochs stay in run\n"
+
+
+@pytest.mark.parametrize("command", ["quantize", "train", "finetune", "analyze", "search", "predict"])
+def test_commands_that_leave_something_say_so(command):
+    source = Path(cli.__file__).parent.joinpath(f"{command}.py").read_text(encoding="utf-8")
+    assert re.search(r"^    stays\(f?\"", source, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

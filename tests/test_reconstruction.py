@@ -280,6 +280,12 @@ def test_a_gpu_learns_what_the_processor_does(changes):
     assert errors[1] == pytest.approx(errors[0], rel=0.2)
 
 
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (2, "cuda")])
+def test_the_device_auto_is_a_gpu_where_there_is_one(gpus, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert str(checked_device("auto")) == device
+
+
 @pytest.mark.parametrize(("name", "match"), [("tpu:0x", "is no device"), ("cuda:99", "is not there"), ("meta", "is not there")])
 def test_a_device_that_is_not_there_is_refused(name, match):
     with pytest.raises(YoloquantError, match=match):

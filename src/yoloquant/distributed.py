@@ -82,7 +82,7 @@ def process_group(device: str) -> Iterator[str]:
     """Join the processes that `torchrun` started, and leave them at the end; nothing happens in a process that is alone.
 
     Args:
-        device: "cpu" or "cuda"; each process takes the GPU of its number.
+        device: "cpu", "cuda" or "auto"; each process takes the GPU of its number.
 
     Yields:
         The device of this process.
@@ -90,7 +90,7 @@ def process_group(device: str) -> Iterator[str]:
     Raises:
         YoloquantError: there is no such device.
     """
-    checked_device(device)
+    device = str(checked_device(device))
     if told_number("WORLD_SIZE", 1) == 1 or process_count() > 1:
         yield device
         return
@@ -106,15 +106,17 @@ def process_group(device: str) -> Iterator[str]:
 
 
 def checked_device(name: str) -> torch.device:
-    """The device of a name: `cpu`, `cuda`, `cuda:1`.
+    """The device of a name: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU where torch sees one.
 
     Raises:
         YoloquantError: there is no such device here.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.device_count() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise YoloquantError(f"{name!r} is no device: name cpu, cuda or cuda:1") from error
+        raise YoloquantError(f"{name!r} is no device: name auto, cpu, cuda or cuda:1") from error
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type not in ("cpu", "cuda") or (device.index or 0) >= count:
         raise YoloquantError(f"the device {name} is not there: torch sees {count if device.type == 'cuda' else 0} of its kind")

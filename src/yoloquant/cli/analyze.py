@@ -8,11 +8,26 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import Annotations, Branch, Calibration, Checkpoint, Data, Plots, Set, TargetName, app, opened
+from yoloquant.cli.ending import stays
+from yoloquant.cli.options import (
+    Annotations,
+    Branch,
+    Calibration,
+    Checkpoint,
+    Data,
+    ImageSize,
+    Json,
+    Plots,
+    Set,
+    TargetName,
+    command,
+    opened,
+)
+from yoloquant.cli.results import tell_figures, tell_next
 from yoloquant.cli.tables import on_screen
 
 
-@app.command()
+@command(example="yoloquant analyze yolov8n.pt --data data.yaml --output analysis")
 def analyze(
     model: Checkpoint,
     data: Data,
@@ -23,12 +38,14 @@ def analyze(
     measure: Annotated[str, typer.Option(help="error (of boxes and scores, without labels) or map.")] = "error",
     mode: Annotated[str, typer.Option(help="one (layer quantized), all-but-one, or block (one quantized).")] = "one",
     images: Annotated[int, typer.Option(min=1, help="Calibration images for errors and statistics.")] = 8,
-    fast: Annotated[int | None, typer.Option(min=1, help="For map: only so many images of the val split.")] = None,
+    fast: Annotated[int | None, typer.Option("--limit", "--fast", min=1, help="For map: only so many of the val images.")] = None,
     calibration: Calibration = None,
     annotations: Annotations = None,
+    image_size: ImageSize = None,
     branch: Branch = None,
     top: Annotated[int, typer.Option(min=1, help="Layers to show.")] = 15,
     plots: Plots = None,
+    as_json: Json = False,
 ) -> None:
     """Show what each layer's quantization costs, and what to do about it."""
     from yoloquant.data.source import Source
@@ -36,8 +53,9 @@ def analyze(
     from yoloquant.flows.analyze import analyze as run
     from yoloquant.recipe.recipe import load_recipe
 
+    stays(f"what was measured stays in {output}: the same command goes on with it")
     found = run(
-        opened(model, branch=branch),
+        opened(model, branch=branch, image_size=image_size),
         Source(data, calibration, annotations),
         AnalysisOptions(measure=measure, mode=mode, images=images, fast=fast),  # type: ignore[arg-type]
         target=target,
@@ -50,3 +68,5 @@ def analyze(
     for sentence in found.advice[:top]:
         OUT.print(sentence, markup=False)
     OUT.print(f"written to {output}: analysis.html, analysis.json, sensitivity.csv, statistics.csv", markup=False)
+    tell_figures(found.to_dict(), as_json)
+    tell_next("quantize", model, "--data", data, "--analysis", output)

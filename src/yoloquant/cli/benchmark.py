@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import BatchSize, app
+from yoloquant.cli.options import BatchSize, Json, command
+from yoloquant.cli.results import tell_figures, tell_next
 from yoloquant.cli.tables import on_screen
 
 
-@app.command("bench", hidden=True)
-@app.command()
+@command(earlier="bench", example="yoloquant benchmark yolov8n.onnx out --runtime onnxruntime")
 def benchmark(
     files: Annotated[list[Path], typer.Argument(help="Models; ratios are against the first.")],
     runtime: Annotated[list[str] | None, typer.Option(help="torch, onnxruntime, openvino, tensorrt; repeatable.")] = None,
@@ -22,6 +22,7 @@ def benchmark(
     runs: Annotated[int, typer.Option(min=1, help="Counted calls of each.")] = 50,
     warmup: Annotated[int, typer.Option(min=0, help="Calls of each before those that count.")] = 3,
     layers: Annotated[int, typer.Option(min=0, help="Show so many of each file's slowest operators.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Time models in turns, and count the layers that each runtime really computes in integers."""
     from yoloquant.flows.benchmark import benchmark as run
@@ -39,3 +40,5 @@ def benchmark(
     OUT.print(on_screen(found.table()))
     for key in found.layers:
         OUT.print(on_screen(found.layer_table(key, layers)))
+    tell_figures(found.to_dict(), as_json)
+    tell_next("evaluate", files[-1], "--data", "data.yaml")

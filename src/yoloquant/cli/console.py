@@ -27,6 +27,12 @@ OUT = _console(stderr=False, quiet=not is_first_process())
 ERR = _console(stderr=True)
 
 
+def show_figures_alone(wanted: bool) -> bool:
+    """Whether everything but a command's figures goes to standard error, so that a program can read these; gives it back."""
+    OUT.stderr = wanted
+    return wanted
+
+
 class RichReporter:
     """Shows each step as a bar, and leaves its time behind."""
 

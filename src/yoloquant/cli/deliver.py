@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import Branch, FormatName, app
+from yoloquant.cli.options import Branch, FormatName, Json, command
+from yoloquant.cli.results import tell_figures, tell_next
 
 
-@app.command()
+@command(example="yoloquant deliver out --format openvino")
 def deliver(
     folder: Annotated[Path, typer.Argument(help="Quantized folder.")],
     format_name: FormatName,
@@ -24,6 +25,7 @@ def deliver(
         typer.Option(help="Images to compare file and torch on: data.yaml, list or folder; drawn ones by default."),
     ] = None,
     branch: Branch = None,
+    as_json: Json = False,
 ) -> None:
     """Write the file that a runtime takes, run it there, and compare it with torch."""
     from yoloquant.flows.deliver import deliver as run
@@ -31,3 +33,5 @@ def deliver(
     done = run(folder, format_name, output, images=images, branch=branch, reporter=RichReporter())
     for sentence in done.sentences():
         OUT.print(sentence, markup=False)
+    tell_figures(done.to_dict(), as_json)
+    tell_next("evaluate", done.path, "--data", "data.yaml")

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import app
+from yoloquant.cli.options import Json, command
+from yoloquant.cli.results import tell_figures, tell_next
 from yoloquant.cli.tables import on_screen
 
 
-@app.command()
+@command(example="yoloquant demo --target openvino --output demo")
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("yoloquant-demo"),
     target: Annotated[str, typer.Option(help="Deployment target.")] = "onnxruntime",
+    as_json: Json = False,
 ) -> None:
     """Quantize the shipped detector on a generated data set: no download, no data, under two minutes."""
     from yoloquant.flows.demo import run_demo
@@ -27,3 +29,5 @@ def demo(
         f"this one keeps {result.rows[1].evaluation.map50_95:.2f}"  # type: ignore[union-attr]
     )
     OUT.print(f"written to {output}: open {output / 'report.html'}", markup=False)
+    tell_figures(result.to_dict(), as_json)
+    tell_next("quantize", "yolov8n.pt", "--data", "data.yaml", "--target", target)

@@ -19,6 +19,8 @@ from yoloquant.files.outputs import storage_error
 
 # Seconds after which a process that was told to end does so from within a long computation, too.
 PATIENCE = 1.5
+# What a command leaves when it is stopped, in a sentence; set by those that leave something.
+_stays: list[str] = []
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -28,6 +30,11 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def stays(sentence: str) -> None:
+    """What the running command leaves when it is stopped, for the user to know."""
+    _stays[:] = [sentence]
 
 
 def run(command: Callable[[], object]) -> None:
@@ -101,7 +108,7 @@ def _watch() -> None:
 def _tell_of(number: int) -> None:
     """Say which signal ends it; of several processes, which all get it, one does."""
     if is_first_process():
-        _tell(_WORDS[signal.Signals(number)])
+        _tell("\n".join([_WORDS[signal.Signals(number)], *_stays]))
 
 
 def _exit(sentence: str, code: int) -> None:

@@ -16,20 +16,21 @@ from yoloquant.cli.options import (
     Data,
     ImageSize,
     Iou,
+    Json,
     Limit,
     MaxDetections,
     Model,
     Pixels,
     Plots,
     RuntimeName,
-    app,
+    command,
     preprocessing,
 )
+from yoloquant.cli.results import tell_figures, tell_next
 from yoloquant.cli.tables import on_screen
 
 
-@app.command("eval", hidden=True)
-@app.command("evaluate")
+@command("evaluate", earlier="eval", example="yoloquant evaluate out --data data.yaml --runtime openvino")
 def evaluate_command(
     model: Model,
     data: Data,
@@ -53,6 +54,7 @@ def evaluate_command(
     output: Annotated[Path, typer.Option(help="Folder for the plots and pictures of --plots.")] = Path("evaluation"),
     pixels: Pixels = None,
     branch: Branch = None,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a model on images with known boxes: COCO's figures, precision, recall, F1 of all classes and of each."""
     from yoloquant.data.source import Source
@@ -83,3 +85,5 @@ def evaluate_command(
     OUT.print(on_screen(result.table(per_class)))
     OUT.print(on_screen(result.coco_table()))
     OUT.print(result.speed())
+    tell_figures(result.to_dict(), as_json)
+    tell_next("predict", model, "pictures/")

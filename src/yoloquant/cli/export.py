@@ -17,12 +17,12 @@ from yoloquant.cli.options import (
     NmsConfidence,
     NmsIou,
     NmsMost,
-    app,
+    command,
 )
-from yoloquant.cli.results import tell_trtexec
+from yoloquant.cli.results import tell_next, tell_trtexec
 
 
-@app.command()
+@command(example="yoloquant export yolov8n.pt --output yolov8n.onnx --imgsz 640")
 def export(
     model: Exportable,
     output: Annotated[Path, typer.Option(help="ONNX file to write.")],
@@ -64,3 +64,4 @@ def export(
     target = TARGETS.get(read_metadata(output).target)
     if target is not None and target.builds_engine:
         tell_trtexec(output, calibration_cache)
+    tell_next("evaluate", output, "--data", "data.yaml")

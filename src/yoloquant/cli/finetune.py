@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import RichReporter
-from yoloquant.cli.options import ImageSize, app
-from yoloquant.cli.results import tell_result
+from yoloquant.cli.ending import stays
+from yoloquant.cli.options import Device, ImageSize, Json, command
+from yoloquant.cli.results import tell_next, tell_result
 
 
-@app.command()
+@command(example="yoloquant finetune out --data data.yaml --teacher yolov8n.pt --output out-trained")
 def finetune(
     model: Annotated[Path, typer.Argument(help="Folder that `yoloquant quantize` or this command wrote.")],
     data: Annotated[Path, typer.Option(help="data.yaml, COCO JSON, or with --teacher any folder or list of images.")],
@@ -36,7 +37,8 @@ def finetune(
     clip: Annotated[float | None, typer.Option(min=0.0, help="Largest norm of the gradient; 10 by default.")] = None,
     amp: Annotated[bool | None, typer.Option(help="Mixed precision: bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of order and augmentation; 0 by default.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process takes its own GPU.")] = "cpu",
+    device: Device = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Go on training a quantized folder, taught by the float network or by labels, and write what it becomes as another."""
     from yoloquant.files.reading import parse_setting
@@ -52,6 +54,7 @@ def finetune(
         "gradient_clip": clip,
         "amp": amp,
     }
+    stays(f"what was trained stays in {output}.partial: the same command goes on with it")
     result = run(
         model,
         data,
@@ -63,4 +66,5 @@ def finetune(
         device=device,
         reporter=RichReporter(),
     )
-    tell_result(result, output)
+    tell_result(result, output, as_json)
+    tell_next("compare", model, output, "--output", "compare.html")

@@ -8,12 +8,19 @@ import typer
 from rich.table import Table
 
 from yoloquant.cli.console import OUT
-from yoloquant.cli.options import Checkpoint, app
+from yoloquant.cli.options import Checkpoint, Json, command
+from yoloquant.cli.results import tell_figures, tell_next
 
 
-@app.command()
-def inspect(file: Checkpoint, layers: Annotated[bool, typer.Option(help="List the layers that have weights.")] = True) -> None:
+@command(example="yoloquant inspect yolov8n.pt")
+def inspect(
+    file: Checkpoint,
+    layers: Annotated[bool, typer.Option(help="List the layers that have weights.")] = True,
+    as_json: Json = False,
+) -> None:
     """Show what a checkpoint holds: family, classes, parameters, strides, layers. Nothing in it is executed."""
+    from dataclasses import asdict
+
     from yoloquant.checkpoint.inspect import inspect_file
 
     facts = inspect_file(file)
@@ -35,3 +42,5 @@ def inspect(file: Checkpoint, layers: Annotated[bool, typer.Option(help="List th
         for layer in facts.layers:
             table.add_row(layer.name, layer.kind, " x ".join(map(str, layer.shape)), f"{layer.parameters:,}")
         OUT.print(table)
+    tell_figures(asdict(facts), as_json)
+    tell_next("quantize", file, "--data", "data.yaml")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yoloquant.cli.console import OUT
+from yoloquant.cli.config import take_options
+from yoloquant.cli.console import OUT, show_figures_alone
+from yoloquant.cli.groups import GroupedCommand
 
 if TYPE_CHECKING:
     from yoloquant.models.detector import Detector
@@ -32,9 +35,35 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def _before_a_command(
-    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")] = False,
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with options, as `quantize: {target: openvino}`; what is typed wins.")
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Quantize YOLO detectors for integer runtimes, and see what it costs and where."""
+    show_figures_alone(False)
+    if config is not None:
+        take_options(context, config)
+
+
+def command(name: str | None = None, *, example: str, earlier: str | None = None) -> Callable[[Any], Any]:
+    """Register a function as a command of the application.
+
+    Args:
+        name: of the command; the function's by default.
+        example: a line that works, shown at the end of the help.
+        earlier: a name that still works and is not shown.
+    """
+
+    def register(function: Any) -> Any:
+        if earlier is not None:
+            app.command(earlier, hidden=True, cls=GroupedCommand)(function)
+        return app.command(name, epilog=f"Example: `{example}`", cls=GroupedCommand)(function)
+
+    return register
 
 
 Model = Annotated[
@@ -79,6 +108,12 @@ Formats = Annotated[
 ]
 Plots = Annotated[str | None, typer.Option(metavar="png|pdf", help="Write every chart as a file, too.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", "--imgsz", min=32, help="Side of the network's input, pixels.")]
+Json = Annotated[
+    bool, typer.Option("--json", callback=show_figures_alone, help="Print the figures as JSON, and all else on standard error.")
+]
+Device = Annotated[
+    str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:1; torchrun gives each process its own.")
+]
 Branch = Annotated[
     str | None,
     typer.Option(

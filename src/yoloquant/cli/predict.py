@@ -8,20 +8,23 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
+from yoloquant.cli.ending import stays
 from yoloquant.cli.options import (
     Branch,
     Confidence,
+    ImageSize,
     Iou,
     MaxDetections,
     Model,
     Pixels,
     RuntimeName,
-    app,
+    command,
     preprocessing,
 )
+from yoloquant.cli.results import tell_next
 
 
-@app.command()
+@command(example="yoloquant predict out pictures/ --output predictions --compare yolov8n.pt")
 def predict(
     model: Model,
     sources: Annotated[
@@ -42,6 +45,7 @@ def predict(
     save_txt: Annotated[bool, typer.Option("--save-txt", help="Write YOLO label files into `labels` in the output.")] = False,
     save_conf: Annotated[bool, typer.Option("--save-conf", help="Label rows end with the score.")] = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Frames of a video or a stream, at most.")] = None,
+    image_size: ImageSize = None,
     pixels: Pixels = None,
     branch: Branch = None,
 ) -> None:
@@ -49,22 +53,27 @@ def predict(
     from yoloquant.evaluation.predict import PredictionSettings
     from yoloquant.evaluation.prediction_files import PredictionFiles
     from yoloquant.flows.predict import predict as run
+    from yoloquant.runtime.open import load
 
     files = PredictionFiles(
         output=output, draw=draw, json=save_json, labels=save_txt, scores=save_conf, max_frames=max_frames
     )  # fmt: skip
     settings = PredictionSettings(confidence=confidence, iou=iou, max_detections=max_detections)
+    stays(f"what is done stays in {output}")
+    wanted = preprocessing(pixels)
+    sized = model if image_size is None else load(model, preprocessing=wanted, branch=branch, input_size=image_size)
     for done in run(
-        model,
+        sized,
         sources,
         files,
         settings,
         compare=compare,
         runtime=runtime,
         classes=classes or (),
-        preprocessing=preprocessing(pixels),
+        preprocessing=wanted if image_size is None else None,
         branch=branch,
         reporter=RichReporter(),
     ):
         frames = f"{done.frames} frames, " if done.is_video else ""
         OUT.print(f"{done.name}: {frames}{done.objects} objects", markup=False)
+    tell_next("evaluate", model, "--data", "data.yaml")

@@ -9,10 +9,11 @@ import typer
 from rich.table import Table
 
 from yoloquant.cli.console import OUT
-from yoloquant.cli.options import app
+from yoloquant.cli.options import command
+from yoloquant.cli.results import tell_next
 
 
-@app.command()
+@command(example="yoloquant recipes int8")
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
     """List the preset recipes, or show one."""
     from yoloquant.files.reading import read_text
@@ -21,8 +22,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
     if name is not None:
         load_recipe(name)
         OUT.print(preset_text(name) if name in presets() else read_text(Path(name)), markup=False)
+        tell_next("quantize", "yolov8n.pt", "--data", "data.yaml", "--recipe", name)
         return
     table = Table("recipe", "what it is for")
     for key, sentence in presets().items():
         table.add_row(key, sentence)
     OUT.print(table)
+    tell_next("recipes", next(iter(presets())))

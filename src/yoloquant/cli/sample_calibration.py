@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT
-from yoloquant.cli.options import Data, app
+from yoloquant.cli.options import Data, command
+from yoloquant.cli.results import tell_next
 
 
-@app.command("sample-calibration")
+@command("sample-calibration", example="yoloquant sample-calibration --data data.yaml --count 256")
 def sample_calibration(
     data: Data,
     output: Annotated[Path, typer.Option(help="List file to write.")] = Path("calibration.txt"),
@@ -34,3 +35,4 @@ def sample_calibration(
     for sentence in (*source.problem_sentences(), *(f"skipped: {image}" for image in skipped)):
         OUT.print(sentence, markup=False)
     OUT.print(f"{len(entries)} images written to {output}", markup=False)
+    tell_next("quantize", "yolov8n.pt", "--data", data, "--calibration", output)

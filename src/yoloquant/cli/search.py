@@ -8,11 +8,25 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import Annotations, Branch, Calibration, Checkpoint, Data, Set, TargetName, app, opened
+from yoloquant.cli.ending import stays
+from yoloquant.cli.options import (
+    Annotations,
+    Branch,
+    Calibration,
+    Checkpoint,
+    Data,
+    ImageSize,
+    Json,
+    Set,
+    TargetName,
+    command,
+    opened,
+)
+from yoloquant.cli.results import tell_figures, tell_next
 from yoloquant.cli.tables import on_screen
 
 
-@app.command()
+@command(example="yoloquant search yolov8n.pt --data data.yaml --max-drop 0.5 --output found.yaml")
 def search(
     model: Checkpoint,
     data: Data,
@@ -29,7 +43,9 @@ def search(
     overrides: Set = None,
     calibration: Calibration = None,
     annotations: Annotations = None,
+    image_size: ImageSize = None,
     branch: Branch = None,
+    as_json: Json = False,
 ) -> None:
     """Find the fewest layers in float that keep an accuracy, and write the recipe."""
     from yoloquant.data.source import Source
@@ -43,8 +59,9 @@ def search(
     # Told before the search, which is long, and not behind it.
     checked_output(model_folder)
     refuse_inputs([output, model_folder], [model, *source.files, file_of(start)])
+    stays(f"what was measured stays beside {output}: the same command goes on with it")
     found = run(
-        opened(model, branch=branch),
+        opened(model, branch=branch, image_size=image_size),
         source,
         max_drop=max_drop,
         target_map=target_map,
@@ -63,5 +80,6 @@ def search(
     if model_folder is not None:
         save(found, model_folder, reporter=RichReporter())
         OUT.print(f"the model is in {model_folder}", markup=False)
-    how = f": `yoloquant quantize ... --recipe {output}` makes the model" if model_folder is None else ""
-    OUT.print(f"written to {output} and {output.with_suffix('.html')}{how}", markup=False)
+    OUT.print(f"written to {output} and {output.with_suffix('.html')}", markup=False)
+    tell_figures(found.to_dict(), as_json)
+    tell_next("quantize", model, "--data", data, "--recipe", output)

@@ -8,10 +8,11 @@ import typer
 from rich.table import Table
 
 from yoloquant.cli.console import OUT
-from yoloquant.cli.options import app
+from yoloquant.cli.options import command
+from yoloquant.cli.results import tell_next
 
 
-@app.command()
+@command(example="yoloquant targets openvino")
 def targets(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None) -> None:
     """List the deployment targets, or explain one: its rules and where they are from."""
     from yoloquant.targets.registry import TARGETS, get_target
@@ -21,6 +22,7 @@ def targets(name: Annotated[str | None, typer.Argument(help="Explain this one.")
         for target in TARGETS.values():
             table.add_row(target.name, target.summary, str(target.weights), str(target.activations))
         OUT.print(table)
+        tell_next("targets", next(iter(TARGETS)))
         return
     target = get_target(name)
     lines = [target.summary, f"weights: {target.weights}", f"activations: {target.activations}"]
@@ -30,3 +32,4 @@ def targets(name: Annotated[str | None, typer.Argument(help="Explain this one.")
     lines += [f"source: {source}" for source in target.sources]
     for line in lines:
         OUT.print(line, markup=False)
+    tell_next("quantize", "yolov8n.pt", "--data", "data.yaml", "--target", name)

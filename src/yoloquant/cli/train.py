@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from yoloquant.cli.console import OUT, RichReporter
-from yoloquant.cli.options import ImageSize, app
+from yoloquant.cli.ending import stays
+from yoloquant.cli.options import Device, ImageSize, Json, command
+from yoloquant.cli.results import tell_figures, tell_next
 
 
-@app.command()
+@command(example="yoloquant train yolov8n.pt --data data.yaml --epochs 50 --output run")
 def train(
     model: Annotated[str, typer.Argument(help="Checkpoint, or random weights: yolov5n, yolov6n, yolov7-tiny, yolov8n, ...")],
     data: Annotated[Path, typer.Option(help="data.yaml with a train and a val split.")],
@@ -34,9 +36,10 @@ def train(
     distill: Annotated[bool, typer.Option(help="The detector as it was given teaches.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process takes its own GPU.")] = "cpu",
+    device: Device = "cpu",
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's event files, too.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and augment images.")] = 2,
+    as_json: Json = False,
 ) -> None:
     """Train a float detector, and keep the best by mAP50-95. Quantized folders train on by `yoloquant finetune`."""
     from yoloquant.flows.train import TrainingOptions
@@ -59,6 +62,9 @@ def train(
         tensorboard=tensorboard,
         workers=workers,
     )
+    stays(f"finished epochs stay in {output}: --resume goes on with them")
     result = run(model, data, output, options, resume=resume, reporter=RichReporter())
     if result.path is not None:
         OUT.print(f"best mAP50-95 {result.map50_95:.2f} in epoch {result.epoch + 1}, written to {result.path}", markup=False)
+        tell_next("quantize", result.path, "--data", data)
+    tell_figures(result.to_dict(), as_json)
