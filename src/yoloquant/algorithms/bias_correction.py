@@ -57,7 +57,7 @@ def correct_biases(
     Returns:
         Layer name -> largest absolute change of its bias.
     """
-    return _sweep(detector, images, False, progress, reference)
+    return _sweep(detector, images, spread=False, progress=progress, reference=reference)
 
 
 def reestimate_batch_norm(
@@ -81,7 +81,7 @@ def reestimate_batch_norm(
     Returns:
         Layer name -> largest absolute change of its bias.
     """
-    return _sweep(detector, images, True, progress, reference)
+    return _sweep(detector, images, spread=True, progress=progress, reference=reference)
 
 
 def correct_biases_fast(
@@ -120,6 +120,7 @@ def correct_biases_fast(
 def _sweep(
     detector: QuantizedDetector,
     images: Tensor,
+    *,
     spread: bool,
     progress: Progress | None,
     reference: Mapping[str, Tensor] | None,

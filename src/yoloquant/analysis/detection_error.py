@@ -28,7 +28,7 @@ LEAST_WEIGHT = 0.05
 _SMALLEST = 1e-6
 
 
-def detection_error(expected: Candidates, found: Candidates, share: bool = False) -> tuple[Tensor, Tensor]:
+def detection_error(expected: Candidates, found: Candidates, *, share: bool = False) -> tuple[Tensor, Tensor]:
     """Error of boxes and error of scores, each an average over objects.
 
     Args:

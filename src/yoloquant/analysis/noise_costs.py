@@ -148,9 +148,9 @@ def _constant_parameters(network: GraphModule) -> Iterator[None]:
     """No gradients for the network's own parameters, whose noise is followed."""
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in learned:
-        parameter.requires_grad_(False)
+        parameter.requires_grad = False
     try:
         yield
     finally:
         for parameter in learned:
-            parameter.requires_grad_(True)
+            parameter.requires_grad = True

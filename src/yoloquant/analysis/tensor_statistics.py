@@ -154,7 +154,7 @@ def _listed(channels: tuple[int, ...]) -> str:
 class _Tally:
     """Sums over batches for one quantizer."""
 
-    def __init__(self, quantizer: FakeQuantize, axis: int, answers: bool) -> None:
+    def __init__(self, quantizer: FakeQuantize, axis: int, *, answers: bool) -> None:
         self.quantizer, self.axis, self.answers = quantizer, axis, answers
         self.histogram, self.after = Histogram(1, BINS), Histogram(1, BINS)
         self.total = self.clipped = self.zeros = self.nonzero = 0.0
@@ -298,7 +298,7 @@ def tensor_statistics(
             value = node.meta.get("val")
             axis = quantizer.spec.axis if is_weight else (value.dim() - 1 if value is not None and value.dim() == 3 else 1)
             answers = any(kind(user) == "output" for user in node.users)
-            tallies[str(node.target)] = _Tally(quantizer, axis, answers)
+            tallies[str(node.target)] = _Tally(quantizer, axis, answers=answers)
     known, done = reference or {}, 0
 
     def instead(node: Node, env: Mapping[Node, Any]) -> Any:

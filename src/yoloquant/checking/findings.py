@@ -153,7 +153,7 @@ def needless_conversions(graph: QdqGraph, target: Target) -> Iterator[Finding]:
         label = graph.label(node)
         if first.is_same(second):
             yield Finding(
-                "needless-pair", label, f"{label} quantizes what was quantized with the same scale: remove the pair", True
+                "needless-pair", label, f"{label} quantizes what was quantized with the same scale: remove the pair", fixable=True
             )
         else:
             sentence = f"{label} converts integers from one scale to another with nothing between: let both share one scale"
@@ -236,7 +236,10 @@ def quantized_biases(graph: QdqGraph, target: Target) -> Iterator[Finding]:
         ):
             label = graph.label(node)
             yield Finding(
-                "quantized-bias", label, f"the bias of {label} is quantized, which TensorRT refuses: keep it in float", True
+                "quantized-bias",
+                label,
+                f"the bias of {label} is quantized, which TensorRT refuses: keep it in float",
+                fixable=True,
             )
 
 
@@ -246,7 +249,7 @@ def quantized_decode(graph: QdqGraph, _target: Target) -> Iterator[Finding]:
         if node.op_type == "QuantizeLinear":
             label = graph.label(node)
             yield Finding(
-                "quantized-decode", label, f"{label} quantizes the decoding of boxes and scores: leave it in float", True
+                "quantized-decode", label, f"{label} quantizes the decoding of boxes and scores: leave it in float", fixable=True
             )
 
 

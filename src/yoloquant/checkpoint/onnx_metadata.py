@@ -126,7 +126,7 @@ def _decoded(outputs: OnnxOutputs) -> OnnxOutputs:
     """The outputs with what the axes of one decoded output say (or of one that is undecoded but has the same axes)."""
     _refuse_prototypes(outputs.shapes, outputs.input_size)
     selects = any(node.op_type in _SELECTING for node in outputs.graph.node)
-    axes = read_axes(outputs.shapes[0], len(outputs.names) if outputs.names else None, outputs.input_size, selects)
+    axes = read_axes(outputs.shapes[0], len(outputs.names) if outputs.names else None, outputs.input_size, selects=selects)
     names = outputs.names_or(axes.class_count or USUAL_COUNT)
     return replace(outputs, names=names, strides=axes.strides or outputs.strides, layout=axes.layout)
 

@@ -35,7 +35,7 @@ def strides_of(box_count: int, size: tuple[int, int]) -> tuple[int, ...] | None:
     return None
 
 
-def read_axes(shape: tuple[int, ...], class_count: int | None, size: tuple[int, int], selects: bool) -> Axes:
+def read_axes(shape: tuple[int, ...], class_count: int | None, size: tuple[int, int], *, selects: bool) -> Axes:
     """Tell the axes of a decoded output apart, by its classes, by the boxes that its image has, and only then by length.
 
     Args:

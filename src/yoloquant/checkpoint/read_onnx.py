@@ -111,7 +111,7 @@ def _describe(model: onnx.ModelProto, cut: Cut, constants: dict[str, np.ndarray]
         seen[name] = seen.get(name, 0) + 1
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
         child = f"n{index}"
-        children[child] = _describe_node(node, constants, opset, batch, node.output[0] in numbers)
+        children[child] = _describe_node(node, constants, opset, batch, of_numbers=node.output[0] in numbers)
         inputs = ["" if value in constants else value for value in node.input]
         nodes.append([child, unique, inputs, list(node.output)])
     fields = {"nodes": nodes, "input_name": graph.input[0].name, "output_names": list(cut.maps)}
@@ -129,7 +129,7 @@ def _numbers(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> set[st
 
 
 def _describe_node(
-    node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: int, batch: int, of_numbers: bool = False
+    node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: int, batch: int, *, of_numbers: bool = False
 ) -> Description:
     """A node with its constants; those of a node that computes with numbers are all Python values."""
     attributes = {attribute.name: _plain(attribute) for attribute in node.attribute}

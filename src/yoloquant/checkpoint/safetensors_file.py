@@ -55,7 +55,7 @@ def detector_from_facts(facts: dict[str, Any]) -> Detector:
     )
 
 
-def save_detector(detector: Detector, path: Path, half: bool = False) -> None:
+def save_detector(detector: Detector, path: Path, *, half: bool = False) -> None:
     """Write a float detector.
 
     Args:

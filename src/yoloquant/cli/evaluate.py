@@ -80,6 +80,6 @@ def evaluate_command(
         files=EvaluationFiles(figures=figures, predictions=predictions, plots=plots, folder=output),
         reporter=RichReporter(),
     )
-    OUT.print(on_screen(result.table(per_class)))
+    OUT.print(on_screen(result.table(per_class=per_class)))
     OUT.print(on_screen(result.coco_table()))
     OUT.print(result.speed())

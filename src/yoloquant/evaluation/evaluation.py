@@ -110,7 +110,7 @@ class Evaluation:
         with parsed(Path(path), YoloquantError, "name a file that `yoloquant evaluate --figures` wrote"):
             return cls.from_dict(parse_json(read_text(Path(path), largest=LARGEST_FIGURES), str(path)))
 
-    def table(self, per_class: bool = False) -> TextTable:
+    def table(self, *, per_class: bool = False) -> TextTable:
         """The table of ultralytics' validation, percent: all classes, then on request each one that has objects."""
         found = self.classification
         figures = (found.precision, found.recall, found.map50, found.map50_95)

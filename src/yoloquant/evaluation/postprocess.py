@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -90,10 +91,8 @@ def non_maximum_suppression(
     Returns:
         Detections of each image.
     """
-    return [
-        _suppress(*image, confidence, iou, max_detections, class_agnostic, multi_label, max_candidates)
-        for image in zip(boxes, scores, strict=True)
-    ]
+    suppress = partial(_suppress, class_agnostic=class_agnostic, multi_label=multi_label, max_candidates=max_candidates)
+    return [suppress(*image, confidence, iou, max_detections) for image in zip(boxes, scores, strict=True)]
 
 
 def _suppress(
@@ -102,6 +101,7 @@ def _suppress(
     confidence: float,
     iou: float,
     max_detections: int,
+    *,
     class_agnostic: bool,
     multi_label: bool,
     max_candidates: int,

@@ -221,7 +221,7 @@ class _Work:
             self._write_down(source, image, found, None)
             if self._files.draw:
                 save_picture(self._files.output / self._names[source], self._drawn(image, found))
-            yield Drawn(self._shown(source), 1, len(found), False, found)
+            yield Drawn(self._shown(source), 1, len(found), is_video=False, detections=found)
 
     def videos(self, sources: Sequence[Source]) -> Iterator[Drawn]:
         """Videos and streams, one after the other."""
@@ -254,7 +254,7 @@ class _Work:
                 self.stopped = error
         if source.kind == "video" and number < _WHOLE * total:
             self.notes.append(f"{source.label}: only {number} of its {total} frames can be decoded: it is damaged")
-        return Drawn(self._shown(source), number, objects, True)
+        return Drawn(self._shown(source), number, objects, is_video=True)
 
     def _leave_out(self, error: DataError) -> None:
         self.notes.append(str(error))

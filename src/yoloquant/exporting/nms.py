@@ -147,7 +147,7 @@ def add_nms(model: onnx.ModelProto, options: NmsOptions, *, tensorrt: bool = Fal
         final = metadata is not None and LAYOUTS[metadata.layout].suppressed
         reason = "its output is final already" if final else "only files that yoloquant exported with decoded boxes can get it"
         raise ExportError(f"suppression cannot be added to this file: {reason}")
-    suppression = parser.parse_model(_text(model, metadata, options, tensorrt))
+    suppression = parser.parse_model(_text(model, metadata, options, tensorrt=tensorrt))
     joined = attach_head(model, suppression, model.graph.input[0].name)
     extra = {**metadata.extra, "nms": asdict(options)}
     onnx.helper.set_model_props(joined, replace(metadata, layout=FINAL_LAYOUT, extra=extra).to_properties())
@@ -162,7 +162,7 @@ def add_nms_to_file(path: Path, options: NmsOptions, *, tensorrt: bool = False) 
         onnx.save(joined, str(partial))
 
 
-def _text(model: onnx.ModelProto, metadata: ModelMetadata, options: NmsOptions, tensorrt: bool) -> str:
+def _text(model: onnx.ModelProto, metadata: ModelMetadata, options: NmsOptions, *, tensorrt: bool) -> str:
     """The suppression as an ONNX model in text form."""
     rows = str(options.max_detections)
     body = _CANDIDATES[metadata.layout].replace("C]", f"{len(metadata.names)}]") + _CORNERS + (_PLUGIN if tensorrt else _ROWS)

@@ -102,7 +102,7 @@ def export_onnx(
     module = _Decoded(network, None if kept else head)
     outputs = [f"map_{index}" for index in range(len(kept.map_names))] if kept else [OUTPUT_NAME]
     dynamic_batch = dynamic_batch and not (kept and kept.batch_size)
-    program = _torch_export(module, size, dynamic_batch, opset or lowest, outputs)
+    program = _torch_export(module, size, dynamic_batch=dynamic_batch, opset=opset or lowest, outputs=outputs)
     model = program.model
     lower_fake_quantize(model)
     if target in TARGETS:
@@ -179,7 +179,7 @@ def _without_conversion(network: GraphModule) -> GraphModule:
     return network
 
 
-def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool, opset: int, outputs: list[str]) -> Any:
+def _torch_export(module: nn.Module, size: tuple[int, int], *, dynamic_batch: bool, opset: int, outputs: list[str]) -> Any:
     # Two images, since torch.export takes a batch of one for a constant.
     example = torch.zeros(2 if dynamic_batch else 1, 3, *size)
     dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if dynamic_batch else None

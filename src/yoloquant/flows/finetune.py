@@ -100,7 +100,7 @@ def finetune(
     quantized = load_quantized(source, given if given and given.family == CUSTOM else None)
     assert quantized.detector is not None
     recipe = recipe_of(source)
-    step = training_step(settings or {}, quantized, given is not None)
+    step = training_step(settings or {}, quantized, has_teacher=given is not None)
     detector = quantized.detector if given is None else replace(given, input_size=quantized.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
     reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
@@ -138,7 +138,7 @@ def finetune(
         return finish(job, wanted)
 
 
-def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_teacher: bool) -> Train:
+def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, *, has_teacher: bool) -> Train:
     """The step `train` that settings make.
 
     Args:
@@ -160,7 +160,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_t
         raise RecipeError("augmentation takes hyperparameters by name, as {fliplr: 0.5}; each can be set by itself, too")
     augmentation = {**augmentation, **{name: values[name] for name in values if name in usable}}
     hyperparameters_for(quantized.family, (), **augmentation)
-    of_step.setdefault("teacher", _teaching(quantized, has_teacher))
+    of_step.setdefault("teacher", _teaching(quantized, has_teacher=has_teacher))
     try:
         step = Train.model_validate({**of_step, "augmentation": augmentation})
     except ValidationError as error:
@@ -176,7 +176,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_t
     return step
 
 
-def _teaching(quantized: QuantizedDetector, has_teacher: bool) -> str:
+def _teaching(quantized: QuantizedDetector, *, has_teacher: bool) -> str:
     """What teaches where nothing is said."""
     if not has_teacher:
         return "labels"

@@ -110,9 +110,9 @@ def train(
     options = options or TrainingOptions()
     with process_group(options.device) as device:
         tell = reporter if reporter is not None and process_number() == 0 else Silent()
-        folder = _checked_run(output, resume)
+        folder = _checked_run(output, resume=resume)
         refuse_inputs([folder / name for name in (BEST, STATE_NAME, LOG_NAME, OPTIONS)], [file_of_model(model), data])
-        return _train(model, data, folder, options, device, resume, tell)
+        return _train(model, data, folder, options, device, resume=resume, tell=tell)
 
 
 def _train(
@@ -121,6 +121,7 @@ def _train(
     output: Path,
     options: TrainingOptions,
     device: str,
+    *,
     resume: bool,
     tell: Reporter,
 ) -> Training:
@@ -136,7 +137,7 @@ def _train(
     if options.activation is not None:
         swapped = swap_activations(detector.network, options.activation)
         tell.note(f"{swapped} activations became {options.activation}")
-    detector.network.requires_grad_(True)
+    detector.network.requires_grad_(requires_grad=True)
     side = max(detector.input_size)
     loss = loss_for(detector, parameters, side, options.epochs)
     samples = _read_samples(training, side, tell)
@@ -207,7 +208,7 @@ def _checked_names(data: str | Path, training: DetectionDataset, validation: Det
     return names
 
 
-def _checked_run(output: str | Path, resume: bool) -> Path:
+def _checked_run(output: str | Path, *, resume: bool) -> Path:
     """The folder of the run, which is new, or that of an earlier one."""
     folder = checked_own_folder(output, OPTIONS, "one that a training began in")
     if (folder / OPTIONS).is_file() and not _is_ours(folder / OPTIONS):

@@ -217,7 +217,7 @@ class _Labeller(Interpreter):
         makers.append(Channels(node, made))
         return marked
 
-    def _made(self, node: Node, value: Any, bound: bool = False) -> Any:
+    def _made(self, node: Node, value: Any, *, bound: bool = False) -> Any:
         if not isinstance(value, Tensor):
             return None
         axis = channel_axis(node) if value.dim() > 1 else 0

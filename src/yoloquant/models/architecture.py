@@ -154,14 +154,14 @@ TORCH_FIELDS: dict[type[nn.Module], dict[str, Field]] = {
         "stride": Field(_size),
         "padding": Field(_size, 0),
         "dilation": Field(_size, 1),
-        "ceil_mode": Field((bool,), False),
+        "ceil_mode": Field((bool,), default=False),
     },
     nn.AvgPool2d: {
         "kernel_size": Field(_size),
         "stride": Field(_size),
         "padding": Field(_size, 0),
-        "ceil_mode": Field((bool,), False),
-        "count_include_pad": Field((bool,), True),
+        "ceil_mode": Field((bool,), default=False),
+        "count_include_pad": Field((bool,), default=True),
     },
     nn.AdaptiveAvgPool2d: {"output_size": Field(_size)},
     nn.Upsample: {
@@ -267,7 +267,7 @@ def _build_container(cls: type[nn.Module], settings: dict[str, Any], description
         if not isinstance(getattr(module, name, None), hint):
             raise CheckpointError(f"{where} ({cls.__name__}) lacks its part {name!r}: the checkpoint is damaged")
     for name, tensor in description.tensors.items():
-        _set_tensor(module, name, tensor, name in description.parameters, where)
+        _set_tensor(module, name, tensor, is_parameter=name in description.parameters, where=where)
     return module
 
 
@@ -280,10 +280,10 @@ def _load_tensors(module: nn.Module, description: Description, where: str) -> No
                 setattr(module, name, torch.zeros((), dtype=torch.int64))
                 continue
             raise CheckpointError(f"{where}.{name} {found}: the checkpoint is damaged")
-        _set_tensor(module, name, given, isinstance(own, nn.Parameter), where)
+        _set_tensor(module, name, given, is_parameter=isinstance(own, nn.Parameter), where=where)
 
 
-def _set_tensor(module: nn.Module, name: str, given: Tensor, is_parameter: bool, where: str) -> None:
+def _set_tensor(module: nn.Module, name: str, given: Tensor, *, is_parameter: bool, where: str) -> None:
     value = _as_float(given)
     if not is_parameter:
         module.register_buffer(name, value)

@@ -93,7 +93,7 @@ def check_branch(found: str | None, asked: str | None) -> None:
         )
 
 
-def branch_sentence(branch: str | None, both: bool = False) -> str | None:
+def branch_sentence(branch: str | None, *, both: bool = False) -> str | None:
     """What to tell about the branch that a model answers with; none where there is no choice.
 
     Args:

@@ -24,7 +24,7 @@ NARROWEST = 1 / 16
 
 
 def least_divergence(
-    histogram: Histogram, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, keep_zeros: bool = False
+    histogram: Histogram, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, *, keep_zeros: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The range of minimum divergence.
 
@@ -42,7 +42,9 @@ def least_divergence(
         Lower and upper ends, `(C,)` float64.
     """
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
-    ends = [_channel(histogram, channel, spec, steps, narrowest, keep_zeros) for channel in range(len(histogram.counts))]
+    ends = [
+        _channel(histogram, channel, spec, steps, narrowest, keep_zeros=keep_zeros) for channel in range(len(histogram.counts))
+    ]
     found_low, found_high = (torch.tensor(column, dtype=torch.float64) for column in zip(*ends, strict=True))
     if spec.symmetric:
         limit = torch.minimum(found_high, torch.maximum(-low, high))
@@ -51,7 +53,7 @@ def least_divergence(
 
 
 def _channel(
-    histogram: Histogram, channel: int, spec: TensorSpec, steps: int, narrowest: float, keep_zeros: bool
+    histogram: Histogram, channel: int, spec: TensorSpec, steps: int, narrowest: float, *, keep_zeros: bool
 ) -> tuple[float, float]:
     width = float(histogram.width[channel])
     if width == 0.0:

@@ -40,7 +40,7 @@ class TrainedQuantization(nn.Module):
         """Let scale and zero point stay as they are."""
         self.moving = False
         for parameter in self.parameters():
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
             parameter.grad = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class LearnedScale(TrainedQuantization):
 
     offset: Tensor
 
-    def __init__(self, spec: TensorSpec, name: str, scale: Tensor, zero_point: Tensor, learn_offset: bool = False) -> None:
+    def __init__(self, spec: TensorSpec, name: str, scale: Tensor, zero_point: Tensor, *, learn_offset: bool = False) -> None:
         """Start from given values; symmetric tensors have no offset to learn, and ranges that begin at zero keep it.
 
         Runtimes merge a ReLU into the layer before only where the zero point is the lowest integer.

@@ -407,7 +407,7 @@ class Entropy(HistogramObserver):
     """
 
     def __init__(
-        self, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, keep_zeros: bool = False, **options: Any
+        self, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, *, keep_zeros: bool = False, **options: Any
     ) -> None:
         """`steps`: ranges tried; `narrowest`: share of the bins, 0..1, of every range; `keep_zeros`: the bin at zero counts."""
         super().__init__(spec, **options)
@@ -421,7 +421,7 @@ class Entropy(HistogramObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of minimum divergence."""
-        return least_divergence(self.histogram, self.spec, self.steps, self.narrowest, self.keep_zeros)
+        return least_divergence(self.histogram, self.spec, self.steps, self.narrowest, keep_zeros=self.keep_zeros)
 
 
 @observer("emd")

@@ -124,7 +124,7 @@ def insert_quantizers(graph_module: GraphModule, placement: QuantizationPlacemen
     graph_module.recompile()
 
 
-def _replace_input(consumer: Node, old: Node, new: Node, is_weight: bool) -> None:
+def _replace_input(consumer: Node, old: Node, new: Node, *, is_weight: bool) -> None:
     """Let `consumer` read `new` instead of `old` in its first argument (or its list of inputs), or in its second if a weight."""
     if is_weight:
         consumer.update_arg(1, new)

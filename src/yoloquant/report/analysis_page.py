@@ -52,7 +52,7 @@ def analysis_charts(found: Analysis) -> list[charts.Chart]:
 
 def _ranking_table(found: Analysis) -> PageTable:
     columns = (
-        Column("layer", True),
+        Column("layer", is_text=True),
         Column("cost"),
         Column("weights alone"),
         Column("activations alone"),

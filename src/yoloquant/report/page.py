@@ -102,8 +102,8 @@ def distributions(statistics: Sequence[TensorStatistics]) -> list[Distribution]:
 def tensor_table(statistics: Sequence[TensorStatistics]) -> PageTable:
     """Every quantized tensor, each leading to its pictures."""
     columns = (
-        Column("tensor", True),
-        Column("how", True),
+        Column("tensor", is_text=True),
+        Column("how", is_text=True),
         Column("scale", meaning="the greatest, where channels have scales of their own"),
         Column("least"),
         Column("greatest"),
@@ -113,7 +113,7 @@ def tensor_table(statistics: Sequence[TensorStatistics]) -> PageTable:
         Column("to zero %", meaning="values other than 0 that become 0"),
         Column("dB", meaning="signal-to-noise ratio of the quantized values"),
         Column("bulk %", meaning="share of the range that holds 99.9 % of the values"),
-        Column("outlier channels", True, "channels that reach eight times as far as the median one"),
+        Column("outlier channels", is_text=True, meaning="channels that reach eight times as far as the median one"),
     )
     rows = [
         TableRow(

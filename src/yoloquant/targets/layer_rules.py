@@ -161,8 +161,8 @@ class LayerRules(Section):
             graph_module,
             choose,
             {**self.ignored(layers), **(kept or {})},
-            None if self.output_layers is None else self.output_layers == "float",
-            None if self.input_layers is None else self.input_layers == "float",
+            float_outputs=None if self.output_layers is None else self.output_layers == "float",
+            float_inputs=None if self.input_layers is None else self.input_layers == "float",
         )
 
 

@@ -138,6 +138,7 @@ class Target:
         graph_module: GraphModule,
         choose: SpecChooser | None = None,
         ignored: Mapping[str, FloatLayer] | None = None,
+        *,
         float_outputs: bool | None = None,
         float_inputs: bool | None = None,
     ) -> QuantizationPlacement:
@@ -153,7 +154,7 @@ class Target:
         Raises:
             RecipeError: the recipe asks for what the target cannot run.
         """
-        ends = self._ends_in_float(graph_module, float_outputs, float_inputs)
+        ends = self._ends_in_float(graph_module, float_outputs=float_outputs, float_inputs=float_inputs)
         in_float = {**ends, **(ignored or {})}
         draft = Draft(graph_module, frozenset(in_float), self.kernels)
         for rule in self.rules:
@@ -194,7 +195,7 @@ class Target:
         return QuantizationPlacement(edges, specs, {name: reasons[name] for name in (*ranked, *reasons)})
 
     def _ends_in_float(
-        self, graph_module: GraphModule, float_outputs: bool | None, float_inputs: bool | None
+        self, graph_module: GraphModule, *, float_outputs: bool | None, float_inputs: bool | None
     ) -> dict[str, FloatLayer]:
         """The first and the last weighted layers, where they stay in float."""
         found: dict[str, FloatLayer] = {}

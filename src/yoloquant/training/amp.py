@@ -16,7 +16,7 @@ class Precision:
     2018, "Mixed Precision Training", section 3.2). bf16 has the range of float32 and needs neither.
     """
 
-    def __init__(self, device: torch.device, amp: bool) -> None:
+    def __init__(self, device: torch.device, *, amp: bool) -> None:
         """Choose the type.
 
         Args:

@@ -80,7 +80,7 @@ def transform_boxes(labels: np.ndarray, matrix: np.ndarray, size: int, factor: f
     return moved
 
 
-def flip(sample: Sample, left_right: bool, up_down: bool) -> Sample:
+def flip(sample: Sample, *, left_right: bool, up_down: bool) -> Sample:
     """Mirror image and boxes."""
     image, labels = sample
     height, width = image.shape[:2]
@@ -136,7 +136,7 @@ def augment(
         sample = blended, np.concatenate([sample[1], other[1]])
     image = change_colors(sample[0], parameters, generator)
     flips = generator.random(2) < (parameters.fliplr, parameters.flipud)
-    return flip((image, sample[1]), bool(flips[0]), bool(flips[1]))
+    return flip((image, sample[1]), left_right=bool(flips[0]), up_down=bool(flips[1]))
 
 
 def _composed(

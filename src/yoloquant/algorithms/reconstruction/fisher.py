@@ -73,7 +73,7 @@ def importances(
             expected = detector.head.candidates(list(reference(x)))
         kept.clear()
         with torch.enable_grad():
-            answer = detector.head.candidates(list(runner.run(x.requires_grad_(True))))
+            answer = detector.head.candidates(list(runner.run(x.requires_grad_())))
             boxes, scores = detection_error(expected, answer)
             (boxes + scores).backward()
         for name, value in kept.items():

@@ -169,7 +169,7 @@ def _optimizer(part: Part, settings: Reconstruct) -> torch.optim.Adam | None:
             {"params": [quantizer.scale], "lr": settings.scale_learning_rate * float(quantizer.scale.detach()), "decays": True}
         )
     for bias in part.biases:
-        bias.requires_grad_(True)
+        bias.requires_grad = True
         size = float(bias.detach().abs().mean()) + 1e-3
         groups.append({"params": [bias], "lr": settings.bias_learning_rate * size, "decays": True})
     return torch.optim.Adam(groups) if groups else None
@@ -204,7 +204,7 @@ def _finish(part: Part) -> None:
         quantizer.fix_scale()
         quantizer.drop = 0.0
     for bias in part.biases:
-        bias.requires_grad_(False)
+        bias.requires_grad = False
         bias.grad = None
 
 

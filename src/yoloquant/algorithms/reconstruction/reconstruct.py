@@ -80,7 +80,7 @@ def _reconstruct(run: _Run, checkpoints: RegionCheckpoints | None, progress: Pro
         outputs = [node for region in regions for node in region.outputs]
         run.importance = importances(run.detector, run.reference, run.images, outputs, run.device)
     results = []
-    with ValueStore(run.wants_disk(regions)) as run.quantized, ValueStore(run.wants_disk(regions)) as run.plain:
+    with ValueStore(on_disk=run.wants_disk(regions)) as run.quantized, ValueStore(on_disk=run.wants_disk(regions)) as run.plain:
         for number, region in enumerate(regions):
             run.make_targets(region)
 

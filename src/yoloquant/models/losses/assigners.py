@@ -179,14 +179,14 @@ def _is_inside(cells: Cells, objects: Objects, smallest: float = 0.0) -> Tensor:
 def _is_among_best(values: Tensor, count: int) -> Tensor:
     """`(N, G, A)`: the value is among the `count` largest over A."""
     best = values.topk(min(count, values.shape[-1]), -1).indices
-    return torch.zeros_like(values, dtype=torch.bool).scatter_(-1, best, True)
+    return torch.zeros_like(values, dtype=torch.bool).scatter_(-1, best, value=True)
 
 
 def _leave_to_one(claimed: Tensor, overlap: Tensor) -> Tensor:
     """`(N, G, A)`: a cell that several objects claim goes to the one with the largest overlap, whether or not it claims it."""
     if not claimed.shape[1]:
         return claimed
-    winner = torch.zeros_like(claimed).scatter_(1, overlap.argmax(1, keepdim=True), True)
+    winner = torch.zeros_like(claimed).scatter_(1, overlap.argmax(1, keepdim=True), value=True)
     return torch.where(claimed.sum(1, keepdim=True) > 1, winner, claimed)
 
 

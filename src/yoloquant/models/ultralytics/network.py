@@ -27,7 +27,7 @@ class DecoupledDetect(TwoBranches):
     fields: ClassVar[dict[str, Field]] = {
         "nc": Field((int,)),
         "reg_max": Field((int,), 16),
-        "end_to_end": Field((bool,), False),
+        "end_to_end": Field((bool,), default=False),
     }
     nc: int
     # Its weights are the constants 0, 1, 2, ..., and `DistanceHead` has those.

@@ -161,7 +161,7 @@ def _yolov10(scale: Scale, compact: frozenset[str], large: bool = False) -> Plan
         return _repeated("C2f", full, repeats, shortcut=shortcut)
 
     plain = [_repeated("C2f", full, repeats, shortcut=True) for full, repeats in ((128, 3), (256, 6))]
-    bodies = (*plain, block("stage16", 512, 6, True), block("stage32", 1024, 3, True))
+    bodies = (*plain, block("stage16", 512, 6, shortcut=True), block("stage32", 1024, 3, shortcut=True))
     return Plan(
         "yolov10",
         scale,

@@ -174,7 +174,7 @@ class BottleRep(nn.Module):
 class BepC3(nn.Module):
     """Cross-stage partial block; its second branch is there, but unused, where `concat` is off."""
 
-    fields: ClassVar[dict[str, Field]] = {"concat": Field((bool,), True)}
+    fields: ClassVar[dict[str, Field]] = {"concat": Field((bool,), default=True)}
     cv1: nn.Module
     cv2: nn.Module
     cv3: nn.Module

@@ -21,7 +21,7 @@ class Teacher:
             device: that trains.
             gain: weight of the cost of an image.
         """
-        self._network = detector.network.eval().requires_grad_(False).to(device)
+        self._network = detector.network.eval().requires_grad_(requires_grad=False).to(device)
         self._head, self._gain = detector.head, gain
 
     def __call__(self, images: Tensor, raw_maps: list[Tensor]) -> Tensor:

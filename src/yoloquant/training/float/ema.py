@@ -21,7 +21,7 @@ class ExponentialMovingAverage:
 
     def __init__(self, network: nn.Module, decay: float = 0.9999, tau: float = 2000.0) -> None:
         """Copy the network."""
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         self.updates = 0
         self._decay, self._tau = decay, tau
 

@@ -18,7 +18,7 @@ LOG_NAME = "results.csv"
 class RunLog:
     """One row for each epoch; a run that is resumed goes on in the same file."""
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         """Open the log.
 
         Args:

@@ -105,7 +105,7 @@ class Trainer:
         self._evaluate, self._every, self._patience, self._clip = evaluate, evaluate_every, patience, gradient_clip
         self._folder = folder if process_number() == 0 else None
         self._state_path = None if folder is None else folder / STATE_NAME
-        self._log = None if self._folder is None else RunLog(self._folder, tensorboard)
+        self._log = None if self._folder is None else RunLog(self._folder, tensorboard=tensorboard)
         self._schedule = Schedule(self.parameters, epochs, len(loader), "cosine" if cosine else "linear")
         self._accumulate = max(1, round(nominal_batch / loader.batch_size))
         decay = self.parameters.weight_decay * loader.batch_size * self._accumulate / nominal_batch
@@ -114,7 +114,7 @@ class Trainer:
         self._in_step = distribute(self.network, self.device)
         groups = parameter_groups(self.network, decay)
         self.optimizer = torch.optim.SGD(groups, lr=self.parameters.lr0, momentum=self.parameters.momentum, nesterov=True)
-        self.precision = Precision(self.device, amp)
+        self.precision = Precision(self.device, amp=amp)
         self.best: dict[str, Tensor] | None = None
         self.best_score, self.best_epoch = -math.inf, -1
         self.epoch = 0

@@ -49,6 +49,7 @@ def train_quantized(
     partial: Path | None,
     tell: Reporter,
     device: str = "cpu",
+    *,
     remember: bool = True,
 ) -> TrainResult:
     """Train a calibrated detector on images, in place; several processes share each batch, and begin with what the first holds.

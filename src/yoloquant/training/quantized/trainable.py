@@ -105,7 +105,7 @@ def begin_training(detector: QuantizedDetector, settings: Train) -> TrainedParts
     known = scales | {id(parameter) for parameter in parts.weights.values()}
     parts.others = [parameter for parameter in detector.network.parameters() if id(parameter) not in known]
     for parameter in (*parts.weights.values(), *parts.others):
-        parameter.requires_grad_(True)
+        parameter.requires_grad = True
     return parts
 
 
@@ -126,7 +126,7 @@ def finish_training(detector: QuantizedDetector, parts: TrainedParts) -> None:
     for _, quantizer in detector.quantizers():
         quantizer.finish_training()
     for parameter in detector.network.parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad = False
         parameter.grad = None
 
 
