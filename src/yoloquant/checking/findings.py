@@ -50,8 +50,8 @@ def check_file(path: str | Path, target: str) -> CheckReport:
         target: Deployment target, a key of `yoloquant.targets.registry.TARGETS`.
 
     Raises:
-        CheckpointError: the file is no ONNX file.
-        RecipeError: there is no such target.
+        CheckpointError: The file is no ONNX file.
+        RecipeError: There is no such target.
     """
     with onnx_parsed(Path(path)):
         return check_graph(QdqGraph(open_detector_file(Path(path))), get_target(target))
@@ -219,7 +219,7 @@ def refused_types(graph: QdqGraph, target: Target) -> Iterator[Finding]:
             yield Finding("unsigned", label, f"{label} quantizes to {scale.dtype}, and {target.name} takes signed integers only")
         if target.unsigned_activations and scale.dtype == "int8" and node.op_type == "QuantizeLinear":
             sentence = (
-                f"{label} quantizes activations to int8, with which OpenVINO on CPU answers wrongly on some graphs: use uint8"
+                f"{label} quantizes activations to int8, with which OpenVINO on CPU computes some graphs wrongly: use uint8"
             )
             yield Finding("signed-activation", label, sentence)
 
@@ -254,7 +254,7 @@ def quantized_decode(graph: QdqGraph, _target: Target) -> Iterator[Finding]:
 
 
 def decode_nodes(graph: QdqGraph) -> list[onnx.NodeProto]:
-    """Nodes behind the last weighted layers, which no weighted layer reads; without what quantizes such a layer's own answer."""
+    """Nodes of the decoding: behind the last weighted layers, without the quantizers of these layers' own outputs."""
     layers = [node for node in graph.nodes if node.op_type in WEIGHTED and not _is_expectation(graph, node)]
     weighted = {id(node) for node in layers}
     feeds: set[str] = set()

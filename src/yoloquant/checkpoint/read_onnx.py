@@ -37,11 +37,11 @@ def read_onnx(path: Path, preprocessing: Preprocessing | None = None) -> Detecto
     """The float detector in an ONNX file.
 
     Args:
-        path: of the file.
-        preprocessing: that the file wants; by default what its exporter is known for.
+        path: Path of the file.
+        preprocessing: Preprocessing that the file wants; by default what its exporter is known for.
 
     Raises:
-        CheckpointError: the file is damaged, no detector, already quantized, in half precision, or its network holds an
+        CheckpointError: The file is damaged, no detector, already quantized, in half precision, or its network holds an
             operator that is not supported; the message names the node.
     """
     model = open_detector_file(path)
@@ -92,7 +92,7 @@ def _checked(model: onnx.ModelProto) -> onnx.GraphProto:
 
 
 def node_name(node: onnx.NodeProto) -> str:
-    """The node's name, or one made of what it answers."""
+    """The node's name, or one made of its output's."""
     return node.name or f"{node.op_type}_{node.output[0]}"
 
 

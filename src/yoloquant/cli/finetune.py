@@ -38,7 +38,7 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="Of order and augmentation; 0 by default.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process takes its own GPU.")] = "cpu",
 ) -> None:
-    """Go on training a quantized folder, taught by the float network or by labels, and write what it becomes as another."""
+    """Train a quantized folder further, with the float network as teacher or with labels, and write the result as a folder."""
     from yoloquant.files.reading import parse_setting
     from yoloquant.flows.finetune import finetune as run
     from yoloquant.flows.options import Measure

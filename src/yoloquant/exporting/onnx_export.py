@@ -79,16 +79,16 @@ def export_onnx(
     """Write a detector as an ONNX file: input `images` `(N, 3, H, W)` RGB 0..1, output `output` in the family's layout.
 
     Args:
-        detector: float, or quantized with all quantizers frozen.
-        path: of the file; written whole or not at all.
-        target: name for the file's metadata.
+        detector: Float detector, or quantized with all quantizers frozen.
+        path: Path of the file; written whole or not at all.
+        target: Name for the file's metadata.
         input_size: `(height, width)`; the detector's own by default.
-        dynamic_batch: leave N free; 1 otherwise.
-        opset: at least 18; by default the lowest that can hold the file's integer types.
+        dynamic_batch: Whether N is left free; 1 otherwise.
+        opset: Opset, at least 18; by default the lowest that can hold the file's integer types.
 
     Raises:
-        ExportError: torch cannot export the network.
-        YoloquantError: the file cannot be written, or the size does not fit the strides.
+        ExportError: Torch cannot export the network.
+        YoloquantError: The file cannot be written, or the size does not fit the strides.
     """
     checked_file(path)
     size = input_size or detector.input_size
@@ -230,7 +230,7 @@ def _translate(x: Any, scale: Any, zero_point: Any, quant_min: int, quant_max: i
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """The torch exporter tells its progress and torchvision's absence to everybody; users asked for neither."""
+    """The torch exporter prints its progress and torchvision's absence; users asked for neither."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

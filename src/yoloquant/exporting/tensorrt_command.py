@@ -15,9 +15,9 @@ def trtexec_command(model: Path, cache: Path | None = None, *, batch_size: int =
 
     Args:
         model: ONNX file, with Q/DQ, or in float beside a cache.
-        cache: calibration cache of a float file.
-        batch_size: the largest, where the file leaves it free; the engine is tuned for it.
-        fp16: layers that are not in integers may run in half precision.
+        cache: Calibration cache of a float file.
+        batch_size: Maximum batch size, where the file leaves it free; the engine is tuned for it.
+        fp16: Whether layers that are not in integers may run in half precision.
     """
     command = ["trtexec", f"--onnx={model}", f"--saveEngine={model.with_suffix('.engine')}", "--int8"]
     if fp16:

@@ -180,7 +180,7 @@ class _Search:
         return self.known.values[name].map50_95
 
     def rank(self, *, optimize_latency: bool) -> int:
-        """Order the layers; answers how many of the first are changed in any case, since float is faster there."""
+        """Order the layers; returns how many of the first are changed in any case, since float is faster there."""
         base = self.with_changed(0)
         cost = error_cost(base, spread_images(base, self.drawn.calibration, RANKING_IMAGES))
         with self.tell.step("Rank layers") as update:
@@ -245,7 +245,7 @@ def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:
 
 
 def _least(most: int, holds: Callable[[int], bool], first: int = 0) -> int | None:
-    """The least number in first..most for which `holds`, which stays true once it is; none if it never is."""
+    """The minimum number in first..most for which `holds`, which stays true once it is; none if it never is."""
     if holds(first):
         return first
     below, above = first, most

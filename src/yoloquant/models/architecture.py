@@ -29,8 +29,8 @@ class Field:
     """A setting of a module.
 
     Attributes:
-        kinds: types it may have.
-        default: where a file has none; `REQUIRED` if it must have one.
+        kinds: Types it may have.
+        default: Default where a file has none; `REQUIRED` if it must have one.
     """
 
     kinds: tuple[type, ...]
@@ -42,11 +42,11 @@ class Description:
     """A module as data.
 
     Attributes:
-        name: registered name of its class.
-        fields: settings, JSON values.
-        children: submodules by name.
-        tensors: parameters and buffers by name; from JSON they are empty tensors of the right shape and type.
-        parameters: which of the tensors are parameters.
+        name: Registered name of its class.
+        fields: Settings, JSON values.
+        children: Submodules by name.
+        tensors: Parameters and buffers by name; from JSON they are empty tensors of the right shape and type.
+        parameters: Names of the tensors that are parameters.
     """
 
     name: str
@@ -107,7 +107,7 @@ def flat_package(prefix: str) -> None:
     """Register a package whose classes go by `prefix` and their own name, whichever of its files they stand in.
 
     Args:
-        prefix: the package, with the dot behind it.
+        prefix: Prefix of the package, with the dot behind it.
     """
     _FLAT_PACKAGES.add(prefix)
 
@@ -201,14 +201,14 @@ def children_of(cls: type[nn.Module]) -> dict[str, Any]:
 
 
 def build(description: Description, path: str = "") -> nn.Module:
-    """Make the network that a description tells of, in evaluation mode.
+    """Make the network of a description, in evaluation mode.
 
     Args:
-        description: of the network.
-        path: layer name, for errors.
+        description: Description of the network.
+        path: Layer name for error messages.
 
     Raises:
-        CheckpointError: a class is unknown, or a setting or child is missing or of the wrong type.
+        CheckpointError: A class is unknown, or a setting or child is missing or of the wrong type.
     """
     where = path or "the network"
     cls = CLASSES.get(description.name)
@@ -302,7 +302,7 @@ def describe(module: nn.Module) -> Description:
     """The description of a network made of registered modules.
 
     Raises:
-        CheckpointError: a module is of a class that is not registered.
+        CheckpointError: A module is of a class that is not registered.
     """
     cls = type(module)
     if cls not in NAMES:

@@ -56,7 +56,7 @@ def _ranking_table(found: Analysis) -> PageTable:
         Column("cost"),
         Column("weights alone"),
         Column("activations alone"),
-        Column("dB", meaning="signal-to-noise ratio of its answer in the whole quantized network"),
+        Column("dB", meaning="signal-to-noise ratio of its output in the whole quantized network"),
     )
     by_part = {(result.name, result.part): result.cost for result in found.sensitivities}
     rows = []

@@ -21,9 +21,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        header: its heading.
-        is_text: words, aligned left; numbers otherwise.
-        meaning: of the figures, where the heading is too short to say it.
+        header: Heading of the column.
+        is_text: Whether cells are words, aligned left; numbers otherwise.
+        meaning: Explanation of the figures, where the heading is too short for it.
     """
 
     header: str
@@ -44,11 +44,11 @@ class PageTable:
     """A table in a page.
 
     Attributes:
-        name: its id.
-        caption: what it holds.
-        columns: in order.
-        rows: in order.
-        filter: an example of what to filter for; no filter where it is empty.
+        name: ID of the table.
+        caption: Caption of the table.
+        columns: Columns in order.
+        rows: Rows in order.
+        filter: An example of what to filter for; no filter where it is empty.
     """
 
     name: str
@@ -104,9 +104,9 @@ def tensor_table(statistics: Sequence[TensorStatistics]) -> PageTable:
     columns = (
         Column("tensor", is_text=True),
         Column("how", is_text=True),
-        Column("scale", meaning="the greatest, where channels have scales of their own"),
-        Column("least"),
-        Column("greatest"),
+        Column("scale", meaning="maximum, where channels have scales of their own"),
+        Column("minimum"),
+        Column("maximum"),
         Column("range from"),
         Column("to"),
         Column("clipped %", meaning="values outside of the range"),

@@ -45,9 +45,9 @@ def write_report(result: Quantization, folder: Path, dataset: DetectionDataset |
     """Write report.html, classes.csv and layers.csv.
 
     Args:
-        result: with the figures of layers and tensors.
-        folder: to write into.
-        dataset: that was evaluated, for its photographs; none are shown without.
+        result: Result with the figures of layers and tensors.
+        folder: Folder to write into.
+        dataset: Evaluated data set, for its photographs; None for no photographs.
     """
     from yoloquant.exporting.folder import REPORT
     from yoloquant.results.quantization import precision_label
@@ -194,9 +194,9 @@ def _layer_table(layers: Sequence[LayerFigures]) -> PageTable:
         Column("kind", is_text=True),
         Column("weight", is_text=True),
         Column("precision", is_text=True),
-        Column("answer dB", meaning="signal-to-noise ratio of its answer in the whole quantized network"),
+        Column("output dB", meaning="signal-to-noise ratio of its output in the whole quantized network"),
         Column("weight: how", is_text=True),
-        Column("scale", meaning="the greatest, where channels have scales of their own"),
+        Column("scale", meaning="maximum, where channels have scales of their own"),
         Column("dB"),
         Column("to zero %", meaning="values other than 0 that become 0"),
         Column("clipped %", meaning="values outside of the range"),

@@ -20,8 +20,8 @@ class Precision:
         """Choose the type.
 
         Args:
-            device: that trains.
-            amp: mix precisions; otherwise everything is float32.
+            device: Device that trains.
+            amp: Whether precisions are mixed; everything is float32 otherwise.
         """
         self._device, self._amp = device.type, amp
         self.scaler = torch.amp.GradScaler(self._device, enabled=amp and self._device == "cuda")

@@ -48,11 +48,11 @@ def importances(
     loss here is the error of boxes and scores against the float network, which needs no labels.
 
     Args:
-        detector: calibrated.
-        reference: the float network.
-        images: uint8 `(N, 3, H, W)`.
-        nodes: whose values' weights are wanted.
-        device: where the networks are.
+        detector: Calibrated detector.
+        reference: The float network.
+        images: Images, uint8 `(N, 3, H, W)`.
+        nodes: Nodes whose values' weights are wanted.
+        device: Device of the networks.
 
     Returns:
         Node name -> weights.

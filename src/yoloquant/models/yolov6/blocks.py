@@ -189,7 +189,7 @@ class BepC3(nn.Module):
 
 @architecture(*common("MBLABlock"))
 class MBLABlock(nn.Module):
-    """Multi-branch layer aggregation: chains of different length over slices of the channels, all answers side by side."""
+    """Multi-branch layer aggregation: chains of different length over slices of the channels, all outputs side by side."""
 
     fields: ClassVar[dict[str, Field]] = {"split_num": Field((list, tuple))}
     split_num: list[int]

@@ -140,7 +140,7 @@ HEADS = tuple(f"yolov6.models.{name}.Detect" for name in _FILES_OF_HEADS)
 class EfficientDetect(nn.Module):
     """A stem and a class branch and a box branch for each level; decoding is in `DistanceHead`.
 
-    Heads trained with anchors beside (`_ab`) answer with their anchor-free branches (`_af`), and the distilled small models
+    Heads trained with anchors beside (`_ab`) output their anchor-free branches (`_af`), and the distilled small models
     with plain distances (`_lrtb`); the other branches only train.
     """
 

@@ -15,8 +15,8 @@ class ExponentialMovingAverage:
     The decay grows from 0 to `decay` over some `tau` updates, so that the first, poor weights are forgotten.
 
     Attributes:
-        network: the average, in evaluation mode.
-        updates: how many were made.
+        network: The average, in evaluation mode.
+        updates: Number of updates of the average.
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.9999, tau: float = 2000.0) -> None:
