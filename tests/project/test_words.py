@@ -12,6 +12,7 @@ import yoloquant
 SOURCE = Path(yoloquant.__file__).parent
 ROOT = SOURCE.parent.parent
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "formats" and path.name != "native.py")
+TEMPLATES = sorted([*SOURCE.glob("recipe/presets/*.yaml"), *SOURCE.glob("report/templates/*")])
 PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 )
@@ -79,7 +80,7 @@ def test_docstrings_help_and_messages_have_the_words_of_the_field(path):
     assert not [line for text in strings(path) for line in dialect(text)]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", TEMPLATES + PAGES, ids=lambda path: path.name)
 def test_pages_have_the_words_of_the_field(path):
     assert not dialect(path.read_text(encoding="utf-8"))
 
