@@ -233,7 +233,7 @@ def detected(runner: Any) -> Iterator[tuple[Path, str]]:
         yield path, label_rows(image.shape[:2], found)
 
 
-def photographs(held_out: bool) -> Any:
+def photographs(*, held_out: bool) -> Any:
     """The val split, or what of the train split does not calibrate."""
     from dataclasses import replace
 
@@ -343,7 +343,7 @@ def main() -> None:
             make_all(folder, network, given.tools)
         if "accuracy" in given.stages and network in TRAINED:
             notes = Notes(folder / ("held_out.json" if given.held_out else "accuracy.json"))
-            evaluate_all(folder, network, notes, photographs(given.held_out))
+            evaluate_all(folder, network, notes, photographs(held_out=given.held_out))
         if "agreement" in given.stages and network in TRAINED:
             evaluate_all(folder, network, Notes(folder / "agreement.json"), detections(folder, network))
         if "latency" in given.stages:

@@ -49,7 +49,7 @@ def best_seconds(call: Callable[[], object]) -> float:
     return min(times[3:])
 
 
-def kernel_model(inputs: int, outputs: int, kernel: int, side: int, quantized: bool) -> onnx.ModelProto:
+def kernel_model(inputs: int, outputs: int, kernel: int, side: int, *, quantized: bool) -> onnx.ModelProto:
     """One convolution; with Q/DQ on its input, weight and answer, if quantized. Only its corner is answered with."""
     generator = np.random.default_rng(0)
     weight = generator.integers(-127, 128, (outputs, inputs, kernel, kernel), dtype=np.int8)
@@ -97,7 +97,9 @@ def rates(console: Console) -> dict[bool, float]:
             for runtime in RUNTIMES:
                 found = {}
                 for quantized in (False, True):
-                    seconds = kernel_seconds(kernel_model(inputs, outputs, kernel, side, quantized), runtime, Path(scratch))
+                    seconds = kernel_seconds(
+                        kernel_model(inputs, outputs, kernel, side, quantized=quantized), runtime, Path(scratch)
+                    )
                     found[quantized] = work / seconds
                     best[quantized] = max(best[quantized], found[quantized])
                 cells = f"{found[False] / 1e9:.0f}", f"{found[True] / 1e9:.0f}", f"{found[True] / found[False]:.2f}"

@@ -86,7 +86,7 @@ RUNS = (
 )
 
 
-def trained(run: Run, data: Path, folder: Path, amp: bool, seed: int) -> Path:
+def trained(run: Run, data: Path, folder: Path, *, amp: bool, seed: int) -> Path:
     """The file of a run's detector, trained if it is not there."""
     path = folder / BEST
     done = folder / DONE
@@ -143,7 +143,7 @@ def main() -> None:
         if options.only and run.name not in options.only:
             continue
         folder = options.folder / run.name
-        path = trained(run, data, folder, options.amp, options.seed)
+        path = trained(run, data, folder, amp=options.amp, seed=options.seed)
         if not options.train_only:
             table.add_row(*row(run, path, data, folder))
     Console(width=140).print(table)

@@ -70,7 +70,7 @@ def child(row: str, batch: int, size: int) -> None:
 
     torch.manual_seed(0)
     network, detector = network_of(row, size)
-    network.to(memory_format=torch.channels_last).requires_grad_(True)
+    network.to(memory_format=torch.channels_last).requires_grad_(requires_grad=True)
     loss = YOLOv5Loss(detector.head.anchors, detector.strides, len(detector.names))
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
     x = to_input(torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8))

@@ -24,8 +24,8 @@ def _section(target: Target) -> str:
     rows = [
         f"| weights | {target.weights} |",
         f"| activations | {target.activations} |",
-        f"| layers that read the image | {_precision(target.float_inputs)} |",
-        f"| layers before the outputs | {_precision(target.float_outputs)} |",
+        f"| layers that read the image | {_precision(in_float=target.float_inputs)} |",
+        f"| layers before the outputs | {_precision(in_float=target.float_outputs)} |",
         f"| the file is checked here in | {', '.join(target.runtimes)} |",
     ]
     parts = [
@@ -40,7 +40,7 @@ def _section(target: Target) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _precision(in_float: bool) -> str:
+def _precision(*, in_float: bool) -> str:
     return "float" if in_float else "integers"
 
 

@@ -89,7 +89,7 @@ def end_of(told: str, name: str, seed: int) -> str:
     return end
 
 
-def kills(count: int, only: list[str], at_changes: bool) -> None:
+def kills(count: int, only: list[str], *, at_changes: bool) -> None:
     head(("command", "undisturbed s", "killed", "files lost", "other faults"))
     with tempfile.TemporaryDirectory() as scratch:
         for name, command in COMMANDS.items():
@@ -139,7 +139,7 @@ def main() -> None:
     if options.what == "files":
         files(options.count, options.only)
     elif options.what == "kills":
-        kills(options.count, options.only, options.changes)
+        kills(options.count, options.only, at_changes=options.changes)
     else:
         load(options.sizes)
 

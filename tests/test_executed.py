@@ -37,7 +37,7 @@ def test_a_file_for_openvino_runs_in_float_in_onnxruntime(files):
 
 
 def test_unknown_runtimes_are_refused(files):
-    with pytest.raises(YoloquantError, match="does not tell"):
+    with pytest.raises(YoloquantError, match="does not report"):
         executed_layers(files / "openvino.onnx", "torch")
 
 
@@ -52,7 +52,7 @@ def test_the_profile_names_the_integer_layers(files, runtime, kernel):
 
 
 def test_unknown_runtimes_do_not_tell_times(files):
-    with pytest.raises(YoloquantError, match="does not tell what its layers cost"):
+    with pytest.raises(YoloquantError, match="does not report what its layers cost"):
         layer_times(files / "openvino.onnx", "torch")
 
 

@@ -165,7 +165,7 @@ def test_calibration_takes_the_extremes_of_the_float_network():
         network(to_input(batch))
     values = torch.cat(seen)
     scale = dict(detector.quantizers())["stem.act.output_quantizer"].scale.item()
-    assert scale == pytest.approx(float(values.max() - values.min()) / 255, rel=1e-5)
+    assert scale == pytest.approx(float((values.max() - values.min()).detach()) / 255, rel=1e-5)
 
 
 def mean_of_near(errors, weights=None):

@@ -222,24 +222,24 @@ def test_axes_are_told_by_names_however_long_they_are(classes, rows, columns, st
 
 def test_axes_without_names_are_told_by_the_number_of_boxes():
     # 80 classes at 32 and 64 pixels, 1203 classes at 64: fewer boxes than values.
-    assert read_axes((1, 84, 21), None, (32, 32), False).layout == "columns_classes"
-    assert read_axes((1, 1207, 84), None, (64, 64), False).layout == "columns_classes"
-    assert read_axes((1, 252, 1208), None, (64, 64), False).layout == "rows_objectness"
-    assert read_axes((1, 8500, 85), None, (640, 640), False).strides == (8, 16, 32, 64)
-    assert read_axes((1, 25200, 85), None, (640, 640), False).strides == (8, 16, 32)
-    assert read_axes((1, 84, 999), None, (640, 640), False) == ("columns_classes", 80, None)
+    assert read_axes((1, 84, 21), None, (32, 32), selects=False).layout == "columns_classes"
+    assert read_axes((1, 1207, 84), None, (64, 64), selects=False).layout == "columns_classes"
+    assert read_axes((1, 252, 1208), None, (64, 64), selects=False).layout == "rows_objectness"
+    assert read_axes((1, 8500, 85), None, (640, 640), selects=False).strides == (8, 16, 32, 64)
+    assert read_axes((1, 25200, 85), None, (640, 640), selects=False).strides == (8, 16, 32)
+    assert read_axes((1, 84, 999), None, (640, 640), selects=False) == ("columns_classes", 80, None)
 
 
 def test_final_detections_are_told_from_rows_of_one_class():
-    assert read_axes((1, 300, 6), 80, (640, 640), True).layout == "rows_final"
-    assert read_axes((1, 300, 6), None, (640, 640), False).layout == "rows_final"
-    assert read_axes((1, 21, 6), 1, (32, 32), True).layout == "rows_final"
-    assert read_axes((1, 63, 6), 1, (32, 32), False).layout == "rows_objectness"
-    assert read_axes((1, 25200, 6), 1, (640, 640), False).layout == "rows_objectness"
+    assert read_axes((1, 300, 6), 80, (640, 640), selects=True).layout == "rows_final"
+    assert read_axes((1, 300, 6), None, (640, 640), selects=False).layout == "rows_final"
+    assert read_axes((1, 21, 6), 1, (32, 32), selects=True).layout == "rows_final"
+    assert read_axes((1, 63, 6), 1, (32, 32), selects=False).layout == "rows_objectness"
+    assert read_axes((1, 25200, 6), 1, (640, 640), selects=False).layout == "rows_objectness"
     with pytest.raises(CheckpointError, match="38 values each, not 6"):
-        read_axes((1, 300, 38), 80, (640, 640), True)
+        read_axes((1, 300, 38), 80, (640, 640), selects=True)
     with pytest.raises(CheckpointError, match="80 classes that its metadata names"):
-        read_axes((1, 8400, 84), 80, (640, 640), False)
+        read_axes((1, 8400, 84), 80, (640, 640), selects=False)
 
 
 def test_strides_of_files_are_those_whose_boxes_there_are(tmp_path):

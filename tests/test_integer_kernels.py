@@ -285,7 +285,7 @@ def families():
             yield pytest.param(name, runtime, marks=[] if fast else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize(("name", "runtime"), families())
+@pytest.mark.parametrize(("name", "runtime"), list(families()))
 def test_every_family(name, runtime, tmp_path):
     pytest.importorskip(runtime)
     assert_network_executed_as_placed(small_detector(name), small_images(2), runtime, tmp_path / "model.onnx")

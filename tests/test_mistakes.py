@@ -1,7 +1,9 @@
 """Mistakes on the command line: told in one sentence before anything long begins, and nothing is left behind."""
 
+import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,27 @@ def test_nothing_begins_and_nothing_is_left(command, words, place, monkeypatch):
     assert isinstance(answer.exception, YoloquantError), answer.exception
     assert words in str(answer.exception)
     assert not any(step in answer.output for step in ("Calibrate", "Evaluate", "Draw the data set", "Train"))
+    assert files(place) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"{QUANTIZE}data.yaml --plots png",
+        f"{ANALYZE} --plots pdf",
+        f"eval float.safetensors {DATA} --plots png --output new",
+        "compare quantized quantized --output new.html --plots png",
+    ],
+)
+def test_plots_without_matplotlib_are_refused_before_anything_begins(command, place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else find(name))
+    before = files(place)
+    answer = CliRunner().invoke(app, command.split())
+    assert isinstance(answer.exception, YoloquantError), answer.exception
+    assert str(answer.exception) == 'plots need matplotlib, which is not installed: run `pip install "yoloquant[plots]"`'
     assert files(place) == before
 
 

@@ -209,6 +209,6 @@ def test_a_file_is_judged_where_it_belongs(own, deciding):
 
 @pytest.mark.parametrize(("runtime", "hinted"), [("onnxruntime", False), ("openvino", True)])
 def test_saturation_is_named_only_where_it_was_not_ruled_out(runtime, hinted):
-    with pytest.raises(ExportError, match=f"does not answer in {runtime}") as caught:
+    with pytest.raises(ExportError, match=f"does not compute in {runtime}") as caught:
         require_parity([Parity(runtime, -1.0, "model.3")])
     assert ("weights.bits=7" in str(caught.value)) == hinted

@@ -220,6 +220,7 @@ def server(place):
     threading.Thread(target=served.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{served.server_address[1]}"
     served.shutdown()
+    served.server_close()
 
 
 def test_pictures_and_videos_come_from_addresses(place, server, tmp_path, runner):

@@ -104,12 +104,12 @@ def test_mosaic_keeps_each_box_on_its_object(seed):
 
 @given(seeds, st.booleans(), st.booleans())
 def test_flips_keep_boxes_tight(seed, left_right, up_down):
-    image, labels = flip(painted(seed), left_right, up_down)
+    image, labels = flip(painted(seed), left_right=left_right, up_down=up_down)
     assert_boxes_are_tight(image, labels, 0)
 
 
 def test_a_flip_of_no_boxes():
-    image, labels = flip((np.zeros((8, 8, 3), np.uint8), np.zeros((0, 5))), True, True)
+    image, labels = flip((np.zeros((8, 8, 3), np.uint8), np.zeros((0, 5))), left_right=True, up_down=True)
     assert labels.shape == (0, 5)
     assert image.flags.c_contiguous
 

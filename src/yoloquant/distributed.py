@@ -48,7 +48,7 @@ def gathered(values: list[T]) -> list[T]:
 
 
 def from_first(make: Callable[P, T], *given: P.args, **options: P.kwargs) -> T:
-    """What a function answers in process 0, in every process; the others wait and do not call it."""
+    """Return value of a function in process 0, in every process; the others wait and do not call it."""
     if process_count() == 1:
         return make(*given, **options)
     held: list[T | None] = [make(*given, **options) if process_number() == 0 else None]
@@ -69,7 +69,7 @@ def take_from_first(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def extremes_over_processes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Least of all processes' `low` and largest of their `high`, element by element."""
+    """Minimum of all processes' `low` and maximum of their `high`, element by element."""
     if process_count() == 1:
         return low, high
     both = torch.stack([-low, high])
@@ -88,7 +88,7 @@ def process_group(device: str) -> Iterator[str]:
         The device of this process.
 
     Raises:
-        YoloquantError: there is no such device.
+        YoloquantError: There is no such device.
     """
     device = str(checked_device(device))
     if told_number("WORLD_SIZE", 1) == 1 or process_count() > 1:
@@ -109,7 +109,7 @@ def checked_device(name: str) -> torch.device:
     """The device of a name: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU where torch sees one.
 
     Raises:
-        YoloquantError: there is no such device here.
+        YoloquantError: There is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.device_count() else "cpu"

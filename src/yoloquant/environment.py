@@ -1,4 +1,4 @@
-"""What is around the program, read without torch: what `torchrun` tells its processes, installed plug-ins, the processor."""
+"""What is around the program, read without torch: what `torchrun` passes to its processes, installed plug-ins, the processor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def processor_name() -> str:
 
 
 def _processor_lines() -> list[str]:
-    """What Linux tells of its processors; nothing elsewhere."""
+    """What Linux reports of its processors; nothing elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

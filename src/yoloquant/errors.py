@@ -28,7 +28,7 @@ class RecipeError(YoloquantError):
 
 
 class ExportError(YoloquantError):
-    """A network cannot be written to the asked format, or the written file does not answer as the network does."""
+    """A network cannot be written to the asked format, or the written file does not compute what the network computes."""
 
 
 def nearest(name: str, known: Iterable[str], likeness: float = 0.4) -> str | None:

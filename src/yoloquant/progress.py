@@ -1,4 +1,4 @@
-"""How long steps tell their progress: a small protocol, and the silent form that the Python API uses by default."""
+"""How long steps report their progress: a small protocol, and the silent form that the Python API uses by default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reporter(Protocol):
         ...
 
     def note(self, message: str) -> None:
-        """Tell one fact worth knowing."""
+        """Report one fact worth knowing."""
         ...
 
 
@@ -47,7 +47,7 @@ class Clock:
     """Wall time of named steps.
 
     Attributes:
-        seconds: step -> seconds so far.
+        seconds: Mapping step -> seconds so far.
     """
 
     def __init__(self, seconds: Mapping[str, float] | None = None) -> None:

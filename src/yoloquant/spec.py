@@ -27,18 +27,18 @@ class TensorSpec:
     """How a tensor is quantized: `q = clamp(round(x / scale) + zero_point, quant_min, quant_max)`.
 
     Attributes:
-        bits: width of the integers, 2..8 or 16.
-        signed: integers from -2^(bits-1) if true, from 0 if false.
-        symmetric: the represented range is centred on zero (zero point 0 if signed, 2^(bits-1) if not).
-        granularity: one scale for the tensor, for each index of `axis`, or for each group of `group_size` input channels within
+        bits: Width of the integers, 2..8 or 16.
+        signed: Whether integers begin at -2^(bits-1); otherwise at 0.
+        symmetric: Whether the represented range is centred on zero (zero point 0 if signed, 2^(bits-1) if not).
+        granularity: One scale for the tensor, for each index of `axis`, or for each group of `group_size` input channels within
             each index of `axis` (weights only).
-        axis: the channel axis of a per-channel or group-wise spec: 0 for weights `(O, I, kh, kw)`, 1 for those of transposed
+        axis: The channel axis of a per-channel or group-wise spec: 0 for weights `(O, I, kh, kw)`, 1 for those of transposed
             convolutions, `(I, O/groups, kh, kw)`; input channels are on the other one of these two axes.
-        group_size: input channels that share a scale; 0 unless the granularity is "group".
-        power_of_two: the scale is rounded up to a power of two, so that hardware shifts instead of multiplying.
-        narrow: signed integers leave out the lowest value, so that the range is symmetric (-127..127 for 8 bits).
-        observer: name of the method that chooses the range, a key of `yoloquant.quant.observers.OBSERVERS`.
-        options: options of that observer.
+        group_size: Input channels that share a scale; 0 unless the granularity is "group".
+        power_of_two: Whether the scale is rounded up to a power of two, so that hardware shifts instead of multiplying.
+        narrow: Whether signed integers leave out the lowest value, so that the range is symmetric (-127..127 for 8 bits).
+        observer: Name of the method that chooses the range, a key of `yoloquant.quant.observers.OBSERVERS`.
+        options: Options of that observer.
     """
 
     bits: int = 8

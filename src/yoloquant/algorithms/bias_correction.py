@@ -49,15 +49,15 @@ def correct_biases(
     """Correct the biases of all convolutions and linear layers, in place, in one sweep through the network.
 
     Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
-        progress: called with (layers done, layers).
-        reference: the float network's parameters by name, where the network's own were changed.
+        detector: Calibrated detector.
+        images: Images, uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
+        progress: Callback, called with (layers done, layers).
+        reference: The float network's parameters by name, where the network's own were changed.
 
     Returns:
         Layer name -> largest absolute change of its bias.
     """
-    return _sweep(detector, images, False, progress, reference)
+    return _sweep(detector, images, spread=False, progress=progress, reference=reference)
 
 
 def reestimate_batch_norm(
@@ -66,22 +66,22 @@ def reestimate_batch_norm(
     progress: Progress | None = None,
     reference: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Give each layer's answer the mean and the spread of each channel that it has in the float network, in place.
+    """Give each layer's output the mean and the spread of each channel that it has in the float network, in place.
 
     That is what estimating BatchNorm's statistics again in the quantized network would do (Sun et al. 2019, "Hybrid 8-bit
     floating point training and inference"), had it not been folded: weight and scale of a channel are multiplied together, so
     that its integers stay. Layers whose scales are not of output channels, or are powers of two, only get the mean.
 
     Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
-        progress: called with (layers done, layers).
-        reference: the float network's parameters by name, where the network's own were changed.
+        detector: Calibrated detector.
+        images: Images, uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
+        progress: Callback, called with (layers done, layers).
+        reference: The float network's parameters by name, where the network's own were changed.
 
     Returns:
         Layer name -> largest absolute change of its bias.
     """
-    return _sweep(detector, images, True, progress, reference)
+    return _sweep(detector, images, spread=True, progress=progress, reference=reference)
 
 
 def correct_biases_fast(
@@ -92,10 +92,10 @@ def correct_biases_fast(
     One pass through the float network, in batches; what activations' quantization adds is not seen.
 
     Args:
-        detector: calibrated.
-        batches: images, uint8 `(N, 3, H, W)`, RGB.
-        total: number of batches, for `progress`.
-        progress: called with (batches done, total).
+        detector: Calibrated detector.
+        batches: Images, uint8 `(N, 3, H, W)`, RGB.
+        total: Number of batches, for `progress`.
+        progress: Callback, called with (batches done, total).
 
     Returns:
         Layer name -> largest absolute change of its bias.
@@ -120,6 +120,7 @@ def correct_biases_fast(
 def _sweep(
     detector: QuantizedDetector,
     images: Tensor,
+    *,
     spread: bool,
     progress: Progress | None,
     reference: Mapping[str, Tensor] | None,
@@ -218,8 +219,8 @@ class BiasCorrection(Step):
 
     Attributes:
         method: "exact" measures layer after layer; "fast" takes the errors of the weights times the mean inputs, in one pass.
-        images: number of calibration images that mean errors are taken from.
-        val_images: number of calibration images on which the error of boxes and scores must not rise, else all biases stay as
+        images: Number of calibration images that mean errors are taken from.
+        val_images: Number of calibration images on which the error of boxes and scores must not rise, else all biases stay as
             they were.
     """
 
@@ -260,7 +261,7 @@ class BatchNormReestimation(Step):
     """Give each channel of each layer's output the mean and the standard deviation that it has in the float network.
 
     Attributes:
-        images: number of calibration images that both are measured on.
+        images: Number of calibration images that both are measured on.
     """
 
     name: Literal["batch_norm_reestimation"] = "batch_norm_reestimation"

@@ -1,4 +1,4 @@
-"""Bits for each layer's weights under a budget, so that boxes and scores change least.
+"""Bits for each layer's weights under a budget, so that boxes and scores change as little as possible.
 
 One pass measures what each layer alone costs at each width, without labels; an exact solver then chooses. Costs of layers are
 added up, as in HAWQ-V3 (Yao et al. 2021, section 3.4), which solves the same problem by integer programming.
@@ -33,10 +33,10 @@ class LayerChoices:
     """One layer at each width.
 
     Attributes:
-        name: layer name.
-        bits: widths that may be chosen.
-        errors: detection error with only this layer's weights quantized, for each width.
-        costs: what each width takes of the budget.
+        name: Layer name.
+        bits: Widths that may be chosen.
+        errors: Detection error with only this layer's weights quantized, for each width.
+        costs: Share of the budget that each width takes.
     """
 
     name: str
@@ -55,12 +55,12 @@ def layer_choices(
     """Measure every layer with quantized weights at every width.
 
     Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        bits: widths to try.
-        unit: of the budget: "weight_bytes", or "bit_operations" (multiplications of an image, each counted with weight bits
+        detector: Calibrated detector.
+        images: Images, uint8 `(N, 3, H, W)`, RGB.
+        bits: Widths to try.
+        unit: Unit of the budget: "weight_bytes", or "bit_operations" (multiplications of an image, each counted with weight bits
             times activation bits).
-        progress: called with (measurements done, all).
+        progress: Callback, called with (measurements done, all).
 
     Returns:
         In the graph's order.
@@ -90,10 +90,10 @@ def float_choices(
     """Every layer either quantized as it is, or in float, for a budget of time.
 
     Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        times: layer name -> milliseconds in integers, milliseconds in float.
-        progress: called with (measurements done, all).
+        detector: Calibrated detector.
+        images: Images, uint8 `(N, 3, H, W)`, RGB.
+        times: Mapping layer name -> milliseconds in integers, milliseconds in float.
+        progress: Callback, called with (measurements done, all).
 
     Returns:
         In the graph's order; costs are in hundredths of a millisecond, and bits those of the layer's weight, or 32.
@@ -108,20 +108,20 @@ def float_choices(
 
 
 def choose_bits(layers: Sequence[LayerChoices], budget: float) -> dict[str, int]:
-    """The choice of least summed error within a budget; exact.
+    """The choice of minimum summed error within a budget; exact.
 
     Dynamic programming over the Pareto front of (cost, error): a partial choice that costs no less and errs no less than another
     can never be part of a better whole.
 
     Args:
-        layers: what each width costs.
-        budget: in the costs' unit.
+        layers: Costs of each width of each layer.
+        budget: Budget in the costs' unit.
 
     Returns:
         Layer name -> bits.
 
     Raises:
-        RecipeError: even the cheapest widths cost more than the budget.
+        RecipeError: Even the cheapest widths cost more than the budget.
     """
     least = sum(min(layer.costs) for layer in layers)
     if least > budget:

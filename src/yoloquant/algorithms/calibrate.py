@@ -29,13 +29,13 @@ def calibrate(detector: QuantizedDetector, batches: Iterable[Tensor], total: int
     `take_ranges`), no image is read.
 
     Args:
-        detector: with fresh quantizers, or some that took their ranges from another detector.
-        batches: images, uint8 `(N, 3, H, W)`, RGB. They are read once and not kept.
-        total: number of batches, for `progress`.
-        progress: called with (batches done, total).
+        detector: Detector with fresh quantizers, or some that took their ranges from another detector.
+        batches: Images, uint8 `(N, 3, H, W)`, RGB. They are read once and not kept.
+        total: Number of batches, for `progress`.
+        progress: Callback, called with (batches done, total).
 
     Raises:
-        YoloquantError: there was no batch, or a layer answered with NaN or infinity.
+        YoloquantError: There was no batch, or a layer output NaN or infinity.
     """
     taken = any(quantizer.observer is None for _, quantizer in detector.quantizers())
     _observe_weights(detector)
@@ -55,8 +55,8 @@ def take_ranges(detector: QuantizedDetector, calibrated: QuantizedDetector) -> i
     Observers see the float network, whatever is quantized, so observing the same values once more would find the same range.
 
     Args:
-        detector: with fresh quantizers.
-        calibrated: of the same float network, placed otherwise.
+        detector: Detector with fresh quantizers.
+        calibrated: Calibrated detector of the same float network, placed otherwise.
 
     Returns:
         How many activations are still to be observed.
@@ -88,7 +88,7 @@ def _observe_activations(detector: QuantizedDetector, batches: Iterable[Tensor],
 
 
 def _note_readers(detector: QuantizedDetector) -> None:
-    """Tell each observer whose values an activation alone reads of that activation."""
+    """Inform each observer whose values an activation alone reads of that activation."""
     for quantizer, nodes in detector.quantizer_calls().items():
         if quantizer.observer is not None:
             quantizer.observer.reader = sole_activation(user for node in nodes for user in node.users)
@@ -114,7 +114,7 @@ def _check_finite(maps: Iterable[Tensor]) -> None:
     for level, raw_map in enumerate(maps):
         if not torch.isfinite(raw_map).all():
             raise YoloquantError(
-                f"the float network answers NaN or infinity at detection level {level}: check the checkpoint, "
+                f"the float network outputs NaN or infinity at detection level {level}: check the checkpoint, "
                 "for example with `yoloquant evaluate`"
             )
 

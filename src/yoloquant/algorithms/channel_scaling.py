@@ -1,4 +1,4 @@
-"""Scale the channels between two layers without changing what the network answers: what equalisation and smoothing share."""
+"""Scale the channels between two layers without changing the network's output: what equalisation and smoothing share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Source(NamedTuple):
     """The layer that makes a value, with only operators between whose channels may be scaled.
 
     Attributes:
-        layer: convolution or linear layer.
+        layer: Convolution or linear layer.
         caps: ReLU6 on the way, or the minima that stand for them; their caps are scaled, too.
     """
 
@@ -49,7 +49,7 @@ def takes_scaled_input(layer: Node) -> bool:
 
 
 def divide_output(graph_module: GraphModule, source: Source, scale: Tensor) -> Source:
-    """Divide the channels that a layer answers with, `scale` `(C,)`; answers with the source as it is now."""
+    """Divide the output channels of a layer, `scale` `(C,)`; returns the source as it is now."""
     divide_rows(graph_module, source.layer, scale)
     return Source(source.layer, tuple(divide_cap(graph_module, node, scale) for node in source.caps))
 
@@ -64,7 +64,7 @@ def divide_rows(graph_module: GraphModule, layer: Node, scale: Tensor) -> None:
 
 
 def divide_cap(graph_module: GraphModule, node: Node, scale: Tensor) -> Node:
-    """Divide the cap of a ReLU6, `scale` `(C,)`; answers with the minimum that stands for it from now on."""
+    """Divide the cap of a ReLU6, `scale` `(C,)`; returns the minimum that stands for it from now on."""
     capped = node if node.target == aten.minimum.default else cap_channels(graph_module, node)
     cap = graph_module.get_buffer(str(capped.args[1].target))  # type: ignore[union-attr]
     cap.div_(scale.view(cap.shape))

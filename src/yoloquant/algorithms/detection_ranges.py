@@ -34,16 +34,16 @@ def choose_ranges_by_detections(
     progress: Progress | None = None,
     reference: GraphModule | None = None,
 ) -> dict[str, float]:
-    """Scale each activation's range by the factor of least detection error, one after the other in the graph's order, in place.
+    """Scale each activation's range by the factor of minimum detection error, one after the other in the graph's order, in place.
 
-    Every candidate is judged in the whole quantized detector, beside what was chosen before; zero stays where it is.
+    Every candidate is measured in the whole quantized detector, beside what was chosen before; zero stays where it is.
 
     Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        factors: tried beside 1; power-of-two scales are halved and doubled instead.
-        progress: called with (quantizers done, all).
-        reference: the float network, captured; needed where weights were learned before.
+        detector: Calibrated detector.
+        images: Images, uint8 `(N, 3, H, W)`, RGB.
+        factors: Factors to try besides 1; power-of-two scales are halved and doubled instead.
+        progress: Callback, called with (quantizers done, all).
+        reference: The float network, captured; needed where weights were learned before.
 
     Returns:
         Quantizer name -> factor, of those that changed.
@@ -64,7 +64,7 @@ def choose_ranges_by_detections(
 def _best_factor(
     quantizer: FakeQuantize, factors: Sequence[float], least: float, error: Callable[[], float]
 ) -> tuple[float, float]:
-    """The factor of least error, and that error; the quantizer is left with it."""
+    """The factor of minimum error, and that error; the quantizer is left with it."""
     scale, zero_point = quantizer.scale.clone(), quantizer.zero_point.clone()
     best = 1.0
     for factor in factors:
@@ -78,11 +78,11 @@ def _best_factor(
 
 @step
 class DetectionRanges(Step):
-    """Scale each activation's range by the factor that changes boxes and scores least; powers of two are halved or doubled.
+    """Scale each activation's range for a minimum change of boxes and scores; powers of two are halved or doubled.
 
     Attributes:
-        factors: factors that are tried on each range beside 1.
-        images: number of calibration images that the error is measured on.
+        factors: Factors to try on each range besides 1.
+        images: Number of calibration images that the error is measured on.
     """
 
     name: Literal["detection_ranges"] = "detection_ranges"

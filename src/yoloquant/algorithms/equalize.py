@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: channels of two layers in a row get the same range, without changing what the network answers.
+"""Cross-layer equalisation: channels of two layers in a row get the same range, without changing the network's output.
 
 Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.1. Behind ReLU6, whose cap
 becomes another number in each channel, the caps are kept as constants.
@@ -35,8 +35,8 @@ def equalize(graph_module: GraphModule, rounds: int = 20) -> dict[str, str]:
     """Equalise all pairs of layers between which only (capped) positively homogeneous operators stand, in place.
 
     Args:
-        graph_module: captured, BatchNorm folded, without quantizers.
-        rounds: sweeps over all pairs, at most; a layer may stand in two pairs.
+        graph_module: Captured graph, BatchNorm folded, without quantizers.
+        rounds: Sweeps over all pairs, at most; a layer may stand in two pairs.
 
     Returns:
         First layer -> second layer, of each pair.
@@ -76,7 +76,7 @@ class Equalize(Step):
     """Before calibration, give the channels of layers in a row the same range, where ReLU, LeakyReLU or ReLU6 stands between.
 
     Attributes:
-        rounds: maximum number of sweeps over all pairs of layers.
+        rounds: Maximum number of sweeps over all pairs of layers.
     """
 
     name: Literal["equalize"] = "equalize"

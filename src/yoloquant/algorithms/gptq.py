@@ -57,7 +57,7 @@ def round_weights(
 
     Args:
         detector: Calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
+        images: Images, uint8 `(N, 3, H, W)`, RGB; held in memory together with their activations.
         layers: A name, a pattern, or `@first` for the layers that read the image.
         samples: Patches that a layer is rounded by.
         damping: Share of the mean of `H`'s diagonal that is added to it.
@@ -227,10 +227,10 @@ class Gptq(Step):
     """Round weights by GPTQ: each rounding error is made good by the weights of the same output channel that follow.
 
     Attributes:
-        layers: name or pattern of the layers, or `@first` for those that read the image.
-        images: number of calibration images that input patches are drawn from.
-        samples: number of input patches of each layer.
-        damping: share of the mean of the covariance's diagonal that is added to it.
+        layers: Name or pattern of the layers, or `@first` for those that read the image.
+        images: Number of calibration images that input patches are drawn from.
+        samples: Number of input patches of each layer.
+        damping: Share of the mean of the covariance's diagonal that is added to it.
     """
 
     name: Literal["gptq"] = "gptq"

@@ -21,10 +21,10 @@ class KeepFloat(Step):
     """Keep in float the few layers whose quantization changes boxes and scores most, found on calibration images.
 
     Attributes:
-        layers: maximum number of layers; by default the target's own number, and a few more where the network would lose points
+        layers: Maximum number of layers; by default the target's own number, and a few more where the network would lose points
             of mAP without them.
-        min_gain: minimum share of the whole error that each of them must make, 0..1.
-        images: number of calibration images that the error is measured on.
+        min_gain: Minimum share of the whole error that each of them must make, 0..1.
+        images: Number of calibration images that the error is measured on.
     """
 
     name: Literal["keep_float"] = "keep_float"

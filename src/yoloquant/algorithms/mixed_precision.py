@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 @step
 class MixedPrecision(Step):
-    """Choose each layer's weight bits so that boxes and scores change least within a budget; exactly one budget is given.
+    """Choose each layer's weight bits for a minimum change of boxes and scores within a budget; exactly one budget is given.
 
     Attributes:
-        bits: widths to choose from.
-        average_bits: budget as the mean width of all weights.
-        weight_bytes: budget as the size of all weights.
-        bit_operations: budget as the sum, over an image's multiplications, of weight bits times activation bits.
-        latency: budget as the time of all layers, as a share of what they take in float, both measured on this machine in the
+        bits: Widths to choose from.
+        average_bits: Budget as the mean width of all weights.
+        weight_bytes: Budget as the size of all weights.
+        bit_operations: Budget as the sum, over an image's multiplications, of weight bits times activation bits.
+        latency: Budget as the time of all layers, as a share of what they take in float, both measured on this machine in the
             target's runtime; a layer is then either quantized, as the recipe says, or left in float, and `bits` is not asked.
-        images: calibration images that layers are measured on.
+        images: Calibration images that layers are measured on.
     """
 
     name: Literal["mixed_precision"] = "mixed_precision"

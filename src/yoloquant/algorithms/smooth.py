@@ -48,17 +48,17 @@ def smooth(
     """Smooth every value whose channels may be scaled, in place.
 
     Args:
-        graph_module: captured, BatchNorm folded, without quantizers.
-        batches: images, uint8 `(N, 3, H, W)`, RGB.
-        alpha: share of the difference between channels that moves into the weights, 0..1.
-        min_gain: a multiplication is only put in where the largest channel reaches so many times as far as the median one.
-        total: number of batches, for `progress`.
-        progress: called with (batches done, total).
-        min_free_gain: the same where no multiplication is needed.
-        min_depthwise_gain: the same where a multiplication is needed and a depthwise layer makes or reads the value; by default
-            `min_gain`.
-        before_activations: values that only activations read are smoothed, too; where the runtime computes an activation within
-            the layer before it, such a value is never quantized.
+        graph_module: Captured graph, BatchNorm folded, without quantizers.
+        batches: Images, uint8 `(N, 3, H, W)`, RGB.
+        alpha: Share of the difference between channels that moves into the weights, 0..1.
+        min_gain: Ratio of the largest channel's range to the median one's from which a multiplication is put in.
+        total: Number of batches, for `progress`.
+        progress: Callback, called with (batches done, total).
+        min_free_gain: Same as `min_gain` where no multiplication is needed.
+        min_depthwise_gain: Same as `min_gain` where a multiplication is needed and a depthwise layer makes or reads the value; by
+            default `min_gain`.
+        before_activations: Whether values that only activations read are smoothed, too; where the runtime computes an activation
+            within the layer before it, such a value is never quantized.
 
     Returns:
         Layer name of the first value of each group smoothed together -> how far its largest channel reached, in times of the
@@ -184,14 +184,14 @@ class Smooth(Step):
     """Before calibration, move outlier channels of activations into the weights around them (SmoothQuant).
 
     Attributes:
-        alpha: share of the difference between channels that moves, 0..1.
-        min_gain: where a multiplication must be put in, values are smoothed only if the largest channel reaches so many times
-            as far as the median one.
-        min_free_gain: the same where the layers before can take up the scale.
-        min_depthwise_gain: the same where a multiplication must be put in and a depthwise layer makes or reads the values: each
+        alpha: Share of the difference between channels that moves, 0..1.
+        min_gain: Minimum ratio of the largest channel's range to the median one's from which values are smoothed where a
+            multiplication must be put in.
+        min_free_gain: Same as `min_gain` where the layers before can take up the scale.
+        min_depthwise_gain: Same as `min_gain` where a depthwise layer makes or reads the values, and by default `min_gain`: each
             of its output channels reads one channel alone, so that the error of a small channel is not averaged with those of
-            others. `min_gain` by default.
-        images: calibration images that activations are watched on.
+            others.
+        images: Calibration images that activations are watched on.
     """
 
     name: Literal["smooth"] = "smooth"

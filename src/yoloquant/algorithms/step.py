@@ -43,7 +43,7 @@ class Step(Section):
 
     Attributes:
         name: Name in recipes; a class gives it one value, as `name: Literal["equalize"] = "equalize"`.
-        stage: Where in a recipe it may stand.
+        stage: Stage of the recipe in which it may stand.
         reads_images: What it does depends on images, and not on weights alone.
     """
 

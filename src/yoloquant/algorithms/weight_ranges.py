@@ -37,13 +37,13 @@ _STEPS, _LEAST = 200, 0.001
 def choose_weight_ranges(
     detector: QuantizedDetector, batches: Iterable[Tensor], total: int = 0, progress: Progress | None = None
 ) -> dict[str, float]:
-    """Set the scale of every quantized weight to the range of least squared error at the output, in place.
+    """Set the scale of every quantized weight to the range of minimum squared error at the output, in place.
 
     Args:
-        detector: calibrated.
-        batches: images, uint8 `(N, 3, H, W)`, RGB.
-        total: number of batches, for `progress`.
-        progress: called with (batches done, total).
+        detector: Calibrated detector.
+        batches: Images, uint8 `(N, 3, H, W)`, RGB.
+        total: Number of batches, for `progress`.
+        progress: Callback, called with (batches done, total).
 
     Returns:
         Layer name -> scale's geometric mean now over that before; 1 where nothing changed.
@@ -86,7 +86,7 @@ class WeightRanges(Step):
     """Choose weight ranges by the squared error at each layer's output: cures outliers of re-parameterised weights.
 
     Attributes:
-        images: number of calibration images that inputs are observed on.
+        images: Number of calibration images that inputs are observed on.
     """
 
     name: Literal["weight_ranges"] = "weight_ranges"

@@ -36,7 +36,7 @@ def map_cost(detector: QuantizedDetector, dataset: DetectionDataset, options: Ev
 def noise_along(
     detector: QuantizedDetector, pictures: torch.Tensor, reference: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, float]:
-    """Weighted layer -> signal-to-noise ratio of its answer, dB, in the graph's order; `reference` as for `lockstep`."""
+    """Weighted layer -> signal-to-noise ratio of its output, dB, in the graph's order; `reference` as for `lockstep`."""
     found = {}
     for node, plain, quantized in lockstep(detector.network, to_input(pictures), reference):
         if kind(node) in WEIGHTED:

@@ -28,13 +28,13 @@ LEAST_WEIGHT = 0.05
 _SMALLEST = 1e-6
 
 
-def detection_error(expected: Candidates, found: Candidates, share: bool = False) -> tuple[Tensor, Tensor]:
+def detection_error(expected: Candidates, found: Candidates, *, share: bool = False) -> tuple[Tensor, Tensor]:
     """Error of boxes and error of scores, each an average over objects.
 
     Args:
-        expected: of the float detector.
-        found: of the quantized detector, for the same images.
-        share: the images are this process's share of a batch; the errors of all processes add up to those of the batch.
+        expected: Candidates of the float detector.
+        found: Candidates of the quantized detector for the same images.
+        share: Whether the images are this process's share of a batch; the errors of all processes add up to those of the batch.
 
     Returns:
         Box error, 1 - GIoU, 0..2 (Rezatofighi et al. 2019), and score error, the sum of the Kullback-Leibler divergences of a
@@ -74,12 +74,12 @@ class DetectionCost:
     """What a detector's quantizers, in whatever state they are at that moment, cost on a few images."""
 
     def __init__(self, detector: QuantizedDetector, images: Tensor, reference: GraphModule | None = None) -> None:
-        """Keep what the float network answers.
+        """Keep the float network's output.
 
         Args:
-            detector: calibrated; its quantizers, or modules in their place, may change between measurements.
-            images: uint8 `(N, 3, H, W)`, RGB.
-            reference: the float network, captured; without it the detector with all quantizers passing, which is the same as long
+            detector: Calibrated detector; its quantizers, or modules in their place, may change between measurements.
+            images: Images, uint8 `(N, 3, H, W)`, RGB.
+            reference: The float network, captured; without it the detector with all quantizers passing, which is the same as long
                 as nothing was learned.
         """
         self._detector, self._images = detector, images

@@ -19,14 +19,14 @@ class LayerFigures:
     """A convolution or linear layer.
 
     Attributes:
-        name: layer name.
+        name: Layer name.
         kind: "conv", "conv_transpose" or "linear".
-        shape: of its weight.
-        precision: of its weight, "int8", "int4", or "float".
-        reason: why it stayed in float; empty for integers.
-        weight: statistics of its weight; none in float.
-        input: of the activation it reads; none where that is not quantized.
-        signal_to_noise: of its answer in the whole quantized network, dB: with all errors made before it.
+        shape: Shape of its weight.
+        precision: Precision of its weight, "int8", "int4", or "float".
+        reason: Reason for staying in float; empty for integers.
+        weight: Statistics of its weight; None in float.
+        input: Statistics of the activation it reads; None where that is not quantized.
+        signal_to_noise: Signal-to-noise ratio of its output in the whole quantized network, dB: with all errors made before it.
     """
 
     name: str
@@ -75,10 +75,10 @@ def layer_figures(
     """All weighted layers in the graph's order.
 
     Args:
-        network: with quantizers.
-        statistics: of its tensors.
-        noise: layer -> signal-to-noise ratio of its answer, dB.
-        reasons: layer in float -> why.
+        network: Network with quantizers.
+        statistics: Statistics of its tensors.
+        noise: Mapping layer -> signal-to-noise ratio of its output, dB.
+        reasons: Mapping layer in float -> reason.
     """
     known = {entry.name: entry for entry in statistics}
     found = []

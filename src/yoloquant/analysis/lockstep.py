@@ -22,9 +22,9 @@ def lockstep(
     may change a node's value in the environments, or a parameter before the next node is computed.
 
     Args:
-        network: with quantizers.
+        network: Network with quantizers.
         images: `(N, 3, H, W)` float, 0..1.
-        reference: the float network's parameters by name, where the network's own were changed.
+        reference: The float network's parameters by name, where the network's own were changed.
 
     Yields:
         After each computing node: the node, the float environment, the quantized environment.

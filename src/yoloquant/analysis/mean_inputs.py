@@ -24,12 +24,12 @@ def mean_inputs(
     """Mean over images and places of something of each input channel, `(I,)`, of weighted layers.
 
     Args:
-        network: captured.
-        batches: images, uint8 `(N, 3, H, W)`, RGB.
-        layers: convolutions (not transposed ones) and linear layers to answer for.
-        of: what of the input, elementwise; the input itself by default.
-        total: number of batches, for `progress`.
-        progress: called with (batches done, total).
+        network: Captured network.
+        batches: Images, uint8 `(N, 3, H, W)`, RGB.
+        layers: Convolutions (not transposed ones) and linear layers to average the inputs of.
+        of: Elementwise function of the input to average; identity by default.
+        total: Number of batches, for `progress`.
+        progress: Callback, called with (batches done, total).
     """
     sums: dict[Node, Tensor] = {}
 

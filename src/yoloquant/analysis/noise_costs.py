@@ -44,9 +44,9 @@ def noise_costs(detector: QuantizedDetector, images: Tensor, progress: Progress 
     One image at a time; beside the float network's values the noise is held, at half precision.
 
     Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        progress: called with (images done, all).
+        detector: Calibrated detector.
+        images: Images, uint8 `(N, 3, H, W)`, RGB.
+        progress: Callback, called with (images done, all).
     """
     quantizers = dict(detector.quantizers())
     squares = dict.fromkeys(quantizers, 0.0)
@@ -67,7 +67,7 @@ def noise_costs(detector: QuantizedDetector, images: Tensor, progress: Progress 
 
 
 def _answers(head: Head, expected: list[Tensor], found: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """What counts of the noisy network's answer, and how much the error curves along each value: boxes and scores.
+    """What counts of the noisy network's output, and how much the error curves along each value: boxes and scores.
 
     Raw maps where the head has no derivative: each channel in its own spread, each place by how far it stands out, as objects do
     and the background does not.
@@ -148,9 +148,9 @@ def _constant_parameters(network: GraphModule) -> Iterator[None]:
     """No gradients for the network's own parameters, whose noise is followed."""
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in learned:
-        parameter.requires_grad_(False)
+        parameter.requires_grad = False
     try:
         yield
     finally:
         for parameter in learned:
-            parameter.requires_grad_(True)
+            parameter.requires_grad = True

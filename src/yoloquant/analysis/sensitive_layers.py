@@ -27,8 +27,8 @@ class SensitiveLayer:
     """A layer and what keeping it in float gains.
 
     Attributes:
-        name: layer name.
-        gain: share of the whole detection error that goes with it, beside those chosen before.
+        name: Layer name.
+        gain: Share of the whole detection error that goes with it, in addition to those chosen before.
     """
 
     name: str
@@ -51,12 +51,13 @@ def most_sensitive_layers(
     without which the error does not fall stays quantized.
 
     Args:
-        detector: calibrated.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        count: layers to choose, at most.
-        min_gain: least share of the whole error that a layer must make, 0..1.
-        progress: called with (images run, all that will be at most).
-        more: layers to choose beside them, at most, where the whole error is above `LARGE_ERROR`; each must lower it by `COSTLY`.
+        detector: Calibrated detector.
+        images: Images, uint8 `(N, 3, H, W)`, RGB.
+        count: Maximum number of layers to choose.
+        min_gain: Minimum share of the whole error that a layer must make, 0..1.
+        progress: Callback, called with (images run, all that will be at most).
+        more: Maximum number of further layers to choose, where the whole error is above `LARGE_ERROR`; each must lower it by
+            `COSTLY`.
 
     Returns:
         The layers, the costliest first.
@@ -92,7 +93,7 @@ def most_sensitive_layers(
 
 
 class _Counter:
-    """Tells progress in images run."""
+    """Report progress in images run."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0

@@ -26,10 +26,10 @@ class Sensitivity:
     """What one unit costs.
 
     Attributes:
-        name: of a layer, or of a block.
+        name: Name of a layer, or of a block.
         mode: "one": only it is quantized; "all-but-one": all but it are; "block": only this top-level module is.
-        part: quantizers that were switched: "weights", "activations" or "both".
-        cost: as the measure says; for "all-but-one" what is gained by leaving it in float.
+        part: Quantizers that were switched: "weights", "activations" or "both".
+        cost: Cost by the measure; for "all-but-one" the gain from leaving it in float.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Record:
         """Keep a measurement.
 
         Raises:
-            YoloquantError: the disk is full.
+            YoloquantError: The disk is full.
         """
         self._known[result.name, result.mode, result.part] = result.cost
         if self._path is not None:
@@ -95,12 +95,12 @@ def sensitivities(
     """Measure every unit; several processes share them.
 
     Args:
-        detector: calibrated.
-        measure: tells the cost of the detector as it is at that moment.
-        mode: which quantizers are on; see `Sensitivity`.
-        parts: of each unit, measured one after the other.
-        record: of earlier measurements; new ones are added.
-        progress: called with (measurements done, all).
+        detector: Calibrated detector.
+        measure: Function that returns the detector's cost at that moment.
+        mode: Set of quantizers that are on; see `Sensitivity`.
+        parts: Parts of each unit, measured one after the other.
+        record: Record of earlier measurements; new ones are added.
+        progress: Callback, called with (measurements done, all).
 
     Returns:
         The costliest first.

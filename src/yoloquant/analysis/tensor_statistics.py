@@ -37,7 +37,7 @@ NO_BOX = -4.6
 # Observers that answer with extremes, so that single values decide the range.
 _EXTREMES = frozenset({"minmax", "absmax", "average", "moving_average"})
 
-# Least value, quartiles and greatest value.
+# Minimum, quartiles and maximum.
 FiveNumbers = tuple[float, float, float, float, float]
 
 
@@ -46,25 +46,25 @@ class TensorStatistics:
     """One quantized tensor, as the float network has it.
 
     Attributes:
-        name: of its quantizer, without the suffix.
-        is_weight: a weight, or an activation.
-        spec: how it is quantized, in words.
-        bits: of its integers.
-        observer: that chose the range.
-        scales: least and greatest scale.
-        low: least value; high: greatest value.
-        range_low: least value that its integers represent, of the widest channel; range_high: the greatest.
-        clipped: share of values outside of the represented range, 0..1.
-        zeros: share of values other than 0 that become 0.
-        signal_to_noise: of the quantized values, dB.
-        bulk: share of the represented range, 0..1, that holds 99.9 % of the values; 1 where channels have scales of their own.
-        outlier_channels: numbers of channels that reach `OUTLIER` times as far as the median channel.
-        median_levels: integers that the median channel's values spread over; all of a channel's own where each has its scale.
-        counts: histogram of the values, 128 bins at most; edges: of its bins.
-        quantized_counts: of the quantized values, in the same bins.
-        channels: of each channel's values, the quartiles from a sample of the first batch.
-        quantized_channels: of the quantized values.
-        answers: the network itself answers with it: logits.
+        name: Name of its quantizer, without the suffix.
+        is_weight: Whether the tensor is a weight; otherwise an activation.
+        spec: Spec of the quantization, in words.
+        bits: Bits of its integers.
+        observer: Name of the observer that chose the range.
+        scales: Minimum and maximum scale.
+        low: Minimum value; high: Maximum value.
+        range_low: Minimum value that its integers represent, of the widest channel; range_high: Maximum value.
+        clipped: Share of values outside of the represented range, 0..1.
+        zeros: Share of values other than 0 that become 0.
+        signal_to_noise: Signal-to-noise ratio of the quantized values, dB.
+        bulk: Share of the represented range, 0..1, that holds 99.9 % of the values; 1 where channels have scales of their own.
+        outlier_channels: Numbers of channels that reach `OUTLIER` times as far as the median channel.
+        median_levels: Integers that the median channel's values spread over; all of a channel's own where each has its scale.
+        counts: Histogram of the values, 128 bins at most; edges: Edges of its bins.
+        quantized_counts: Counts of the quantized values, in the same bins.
+        channels: Quartiles of each channel's values, from a sample of the first batch.
+        quantized_channels: Quartiles of the quantized values.
+        answers: Whether the tensor is an output of the network: logits.
     """
 
     name: str
@@ -154,7 +154,7 @@ def _listed(channels: tuple[int, ...]) -> str:
 class _Tally:
     """Sums over batches for one quantizer."""
 
-    def __init__(self, quantizer: FakeQuantize, axis: int, answers: bool) -> None:
+    def __init__(self, quantizer: FakeQuantize, axis: int, *, answers: bool) -> None:
         self.quantizer, self.axis, self.answers = quantizer, axis, answers
         self.histogram, self.after = Histogram(1, BINS), Histogram(1, BINS)
         self.total = self.clipped = self.zeros = self.nonzero = 0.0
@@ -176,7 +176,7 @@ class _Tally:
         self._count(counted, self.quantizer(counted if rounded is None else rounded), low, high, x.numel() / counted.numel())
 
     def _count(self, x: Tensor, quantized: Tensor, lowest: Tensor, highest: Tensor, each: float) -> None:
-        """Add up some values, `each` of which stands for so many, and their quantized form; the ends are those of all values."""
+        """Add up some values, each of which has the weight `each`, and their quantized form; the ends are those of all values."""
         quantizer = self.quantizer
         scale = expand_parameter(quantizer.scale, x, quantizer.axis, quantizer.group_size)
         zero = expand_parameter(quantizer.zero_point, x, quantizer.axis, quantizer.group_size).to(x.dtype)
@@ -250,7 +250,7 @@ def _sampled(x: Tensor, spec: TensorSpec) -> Tensor:
 
 
 def _five_numbers(x: Tensor, axis: int) -> Tensor:
-    """Least value, quartiles and greatest value of each channel, `(C, 5)`."""
+    """Minimum, quartiles and maximum of each channel, `(C, 5)`."""
     rows = x.transpose(0, axis).flatten(1)
     sample = rows[:, :: max(1, rows.shape[1] // _SAMPLED)].sort(1).values
     last = sample.shape[1] - 1
@@ -280,11 +280,11 @@ def tensor_statistics(
     """Watch every quantized tensor of the float network while images run through it.
 
     Args:
-        detector: calibrated.
-        batches: images, uint8 `(N, 3, H, W)`, RGB.
-        total: number of batches, for `progress`.
-        progress: called with (batches done, total).
-        reference: the float network's parameters by name, where the detector's own were changed, as learned rounding does.
+        detector: Calibrated detector.
+        batches: Images, uint8 `(N, 3, H, W)`, RGB.
+        total: Number of batches, for `progress`.
+        progress: Callback, called with (batches done, total).
+        reference: The float network's parameters by name, where the detector's own were changed, as learned rounding does.
 
     Returns:
         In the graph's order; a quantizer that several values share is one entry.
@@ -298,7 +298,7 @@ def tensor_statistics(
             value = node.meta.get("val")
             axis = quantizer.spec.axis if is_weight else (value.dim() - 1 if value is not None and value.dim() == 3 else 1)
             answers = any(kind(user) == "output" for user in node.users)
-            tallies[str(node.target)] = _Tally(quantizer, axis, answers)
+            tallies[str(node.target)] = _Tally(quantizer, axis, answers=answers)
     known, done = reference or {}, 0
 
     def instead(node: Node, env: Mapping[Node, Any]) -> Any:

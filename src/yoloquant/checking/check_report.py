@@ -20,11 +20,11 @@ class CheckReport:
     """A file's findings.
 
     Attributes:
-        findings: errors first, then warnings and notes, each in the order of checks and nodes.
-        layers: with weights; integer_layers: of these, what runs in integers.
-        integer_work: share of all multiplications that run in integers, 0..1.
+        findings: Findings, errors first, then warnings and notes, each in the order of checks and nodes.
+        layers: Number of layers with weights; integer_layers: Number of those that run in integers.
+        integer_work: Share of all multiplications that run in integers, 0..1.
         conversions: QuantizeLinear and DequantizeLinear nodes on activations.
-        mended: findings that are not in the mended file any more; none where no file was mended.
+        mended: Findings that are not in the mended file any more; None where no file was mended.
     """
 
     findings: tuple[Finding, ...]

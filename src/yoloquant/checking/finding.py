@@ -24,12 +24,12 @@ class Finding:
     """One thing that a runtime will not do as the user thinks.
 
     Attributes:
-        kind: short name, the same for the same mistake.
-        node: that it is about.
-        sentence: what is wrong and what to do.
+        kind: Short name of the kind of mistake.
+        node: Node that it is about.
+        sentence: Sentence on the fault and its remedy.
         fixable: `repair` mends it.
-        work: estimated cost of a layer that runs in float: its share of all multiplications, 0..1.
-        values: estimated cost of a conversion: values of one image that pass through it.
+        work: Estimated cost of a layer that runs in float: its share of all multiplications, 0..1.
+        values: Estimated cost of a conversion: values of one image that pass through it.
     """
 
     kind: str

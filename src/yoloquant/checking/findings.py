@@ -50,8 +50,8 @@ def check_file(path: str | Path, target: str) -> CheckReport:
         target: Deployment target, a key of `yoloquant.targets.registry.TARGETS`.
 
     Raises:
-        CheckpointError: the file is no ONNX file.
-        RecipeError: there is no such target.
+        CheckpointError: The file is no ONNX file.
+        RecipeError: There is no such target.
     """
     with onnx_parsed(Path(path)):
         return check_graph(QdqGraph(open_detector_file(Path(path))), get_target(target))
@@ -153,7 +153,7 @@ def needless_conversions(graph: QdqGraph, target: Target) -> Iterator[Finding]:
         label = graph.label(node)
         if first.is_same(second):
             yield Finding(
-                "needless-pair", label, f"{label} quantizes what was quantized with the same scale: remove the pair", True
+                "needless-pair", label, f"{label} quantizes what was quantized with the same scale: remove the pair", fixable=True
             )
         else:
             sentence = f"{label} converts integers from one scale to another with nothing between: let both share one scale"
@@ -219,7 +219,7 @@ def refused_types(graph: QdqGraph, target: Target) -> Iterator[Finding]:
             yield Finding("unsigned", label, f"{label} quantizes to {scale.dtype}, and {target.name} takes signed integers only")
         if target.unsigned_activations and scale.dtype == "int8" and node.op_type == "QuantizeLinear":
             sentence = (
-                f"{label} quantizes activations to int8, with which OpenVINO on CPU answers wrongly on some graphs: use uint8"
+                f"{label} quantizes activations to int8, with which OpenVINO on CPU computes some graphs wrongly: use uint8"
             )
             yield Finding("signed-activation", label, sentence)
 
@@ -236,7 +236,10 @@ def quantized_biases(graph: QdqGraph, target: Target) -> Iterator[Finding]:
         ):
             label = graph.label(node)
             yield Finding(
-                "quantized-bias", label, f"the bias of {label} is quantized, which TensorRT refuses: keep it in float", True
+                "quantized-bias",
+                label,
+                f"the bias of {label} is quantized, which TensorRT refuses: keep it in float",
+                fixable=True,
             )
 
 
@@ -246,12 +249,12 @@ def quantized_decode(graph: QdqGraph, _target: Target) -> Iterator[Finding]:
         if node.op_type == "QuantizeLinear":
             label = graph.label(node)
             yield Finding(
-                "quantized-decode", label, f"{label} quantizes the decoding of boxes and scores: leave it in float", True
+                "quantized-decode", label, f"{label} quantizes the decoding of boxes and scores: leave it in float", fixable=True
             )
 
 
 def decode_nodes(graph: QdqGraph) -> list[onnx.NodeProto]:
-    """Nodes behind the last weighted layers, which no weighted layer reads; without what quantizes such a layer's own answer."""
+    """Nodes of the decoding: behind the last weighted layers, without the quantizers of these layers' own outputs."""
     layers = [node for node in graph.nodes if node.op_type in WEIGHTED and not _is_expectation(graph, node)]
     weighted = {id(node) for node in layers}
     feeds: set[str] = set()

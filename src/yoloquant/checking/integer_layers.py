@@ -29,12 +29,14 @@ def why_in_float(graph: QdqGraph, node: onnx.NodeProto, target: Target) -> Findi
         sentence = f"{label} runs in float although it is half quantized: its {missing} has no DequantizeLinear"
         return Finding("half-quantized", label, sentence)
     if kind not in target.kernels.layers:
-        sentence = f"{label} is quantized in vain: {target.name} computes {node.op_type} in float alone; keep its weight in float"
+        sentence = (
+            f"{label} is quantized without effect: {target.name} computes {node.op_type} in float alone; keep its weight in float"
+        )
         return Finding("no-integer-kernel", label, sentence, fixable=True)
     if kind in target.kernels.at_lowest and _has_zero_point(graph, node):
         sentence = (
-            f"{label} is quantized in vain: {target.name} computes {node.op_type} in float where its input has a zero point; "
-            "keep its weight in float"
+            f"{label} is quantized without effect: {target.name} computes {node.op_type} in float where its input has a zero "
+            "point; keep its weight in float"
         )
         return Finding("no-integer-kernel", label, sentence, fixable=True)
     return _why_not_behind(graph, node) if target.needs_output_quantizer else None

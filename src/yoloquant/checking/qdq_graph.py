@@ -39,9 +39,9 @@ class Scale:
     """Parameters of a QuantizeLinear or DequantizeLinear node.
 
     Attributes:
-        scale: float array, one value or one for each channel or block.
-        zero_point: integer array of the same shape, or 0.
-        dtype: name of the integer type: "int8", "uint8", "int4", ...
+        scale: Float array, one value or one for each channel or block.
+        zero_point: Integer array of the same shape, or 0.
+        dtype: Name of the integer type: "int8", "uint8", "int4", ...
     """
 
     scale: np.ndarray
@@ -66,8 +66,8 @@ class QdqGraph:
     """A model's main graph.
 
     Attributes:
-        model: as it was read; repairs change it.
-        nodes: of the graph.
+        model: Model as it was read; repairs change it.
+        nodes: Nodes of the graph.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -86,7 +86,7 @@ class QdqGraph:
 
     @cached_property
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """Value -> the node that answers with it."""
+        """Value -> the node that produces it."""
         return {name: node for node in self.nodes for name in node.output}
 
     @cached_property
@@ -138,7 +138,7 @@ class QdqGraph:
         return Scale(scale, np.zeros_like(scale, dtype=np.int64), dtype)
 
     def dequantized(self, name: str) -> onnx.NodeProto | None:
-        """The DequantizeLinear that answers with a value."""
+        """The DequantizeLinear that produces a value."""
         node = self.producers.get(name)
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 

@@ -17,8 +17,8 @@ def repair(model: onnx.ModelProto, target: Target) -> tuple[onnx.ModelProto, lis
     """Mend all fixable findings.
 
     Args:
-        model: is left as it is.
-        target: that it is for.
+        model: Model to repair; it is not changed.
+        target: Target that it is for.
 
     Returns:
         The mended model, and what was mended.

@@ -21,10 +21,10 @@ def detector_from_live(model: Any) -> Detector:
     """The detector in an object of an original repository: `ultralytics.YOLO("x.pt")`, or a network of YOLOv5, v6, v7.
 
     Args:
-        model: the network, or an object whose attribute `model` holds it. It is not changed.
+        model: The network, or an object whose attribute `model` holds it. It is not changed.
 
     Raises:
-        CheckpointError: it is no detector of these repositories.
+        CheckpointError: It is no detector of these repositories.
     """
     network = model
     while not isinstance(network, nn.Module) or _is_wrapper(network):
@@ -62,8 +62,8 @@ class FunctionHead(Head):
         """Keep the function.
 
         Args:
-            decode: raw maps -> decoded output in the layout.
-            layout: a key of `yoloquant.models.output_formats.LAYOUTS`.
+            decode: Function from raw maps to decoded output in the layout.
+            layout: Layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
             class_count: C.
         """
         super().__init__()
@@ -87,17 +87,17 @@ def from_module(
     """A detector of any network.
 
     Args:
-        network: images `(N, 3, H, W)`, RGB, 0..1 -> list of raw maps, each the answer of a last convolution. `torch.export`
-            must be able to capture it.
-        decode: raw maps -> decoded output, in float.
-        names: class names.
-        strides: of the levels, pixels.
+        network: Module from images `(N, 3, H, W)`, RGB, 0..1, to a list of raw maps, each the output of a last convolution.
+            `torch.export` must be able to capture it.
+        decode: Function from raw maps to decoded output, in float.
+        names: Class names.
+        strides: Strides of the levels, pixels.
         input_size: `(height, width)` or one side, pixels; multiples of the largest stride.
-        layout: of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
-        preprocessing: only where the image stands in the input; convert values inside of the network.
+        layout: Layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
+        preprocessing: Position of the image in the input; the network converts values itself.
 
     Raises:
-        CheckpointError: the layout is unknown.
+        CheckpointError: The layout is unknown.
     """
     if layout not in LAYOUTS:
         raise CheckpointError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")

@@ -18,10 +18,10 @@ class LayerFacts:
     """A layer with weights.
 
     Attributes:
-        name: as recipes and reports write it.
-        kind: class of the module.
-        shape: of the weight.
-        parameters: how many it has.
+        name: Name as recipes and reports write it.
+        kind: Class of the module.
+        shape: Shape of the weight.
+        parameters: Number of its parameters.
     """
 
     name: str
@@ -36,12 +36,12 @@ class FileFacts:
 
     Attributes:
         family: "yolov5", ...
-        names: class names.
-        parameters: in all.
-        strides: pixels.
+        names: Class names.
+        parameters: Total number of parameters.
+        strides: Stride of each detection level, pixels.
         input_size: `(height, width)`, pixels.
-        layers: with weights, in order.
-        source: what else the file tells.
+        layers: Layers with weights, in order.
+        source: Further facts in the file.
         branches: `one-to-many`, `one-to-one` or both, the one that is used first; empty where the family has no choice.
     """
 
@@ -56,10 +56,10 @@ class FileFacts:
 
 
 def inspect_file(path: str | Path) -> FileFacts:
-    """Read a checkpoint and tell what it holds.
+    """Read a checkpoint and describe its content.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: It cannot be read.
     """
     return facts_of(read_detector(path))
 

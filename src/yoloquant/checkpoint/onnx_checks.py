@@ -26,7 +26,7 @@ def load_onnx(path: Path | bytes) -> onnx.ModelProto:
     """Parse an ONNX model, its external data included.
 
     Raises:
-        CheckpointError: it is missing, no ONNX model, has no graph, or its weights lie in a file that is lost.
+        CheckpointError: It is missing, no ONNX model, has no graph, or its weights lie in a file that is lost.
     """
     name = "the model in memory" if isinstance(path, bytes) else str(path)
     with onnx_parsed(path):
@@ -60,7 +60,7 @@ def open_detector_file(path: Path | bytes) -> onnx.ModelProto:
     """Parse an ONNX file and make sure that it takes images as a detector's file does.
 
     Raises:
-        CheckpointError: as `load_onnx`, or the file is a network for another task, has not one input, or takes other images
+        CheckpointError: As `load_onnx`, or the file is a network for another task, has not one input, or takes other images
             than `(N, 3, H, W)` in 32-bit floats.
     """
     model = load_onnx(path)
@@ -78,7 +78,7 @@ def check_task(properties: dict[str, str]) -> None:
     """Make sure that the metadata, where they name a task as ultralytics' exporter does, name detection.
 
     Raises:
-        CheckpointError: they name another task.
+        CheckpointError: They name another task.
     """
     task = properties.get("task", DETECTION)
     if task != DETECTION:
@@ -89,7 +89,7 @@ def image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     """The input for images; very old files list their initializers as inputs, too.
 
     Raises:
-        CheckpointError: there is none, or there are more inputs.
+        CheckpointError: There is none, or there are more inputs.
     """
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
@@ -106,7 +106,7 @@ def check_images(value: onnx.ValueInfoProto) -> None:
     """Make sure that an input takes images `(N, 3, H, W)` in 32-bit floats.
 
     Raises:
-        CheckpointError: it has another type, number of axes, order of axes, or number of channels.
+        CheckpointError: It has another type, number of axes, order of axes, or number of channels.
     """
     tensor = value.type.tensor_type
     if tensor.elem_type != TensorProto.FLOAT:
@@ -126,7 +126,7 @@ def check_channels(properties: dict[str, str]) -> None:
     """Make sure that the metadata, where they name the channels of the images, name three.
 
     Raises:
-        CheckpointError: they name another number.
+        CheckpointError: They name another number.
     """
     count = properties.get("channels", "3")
     if count.isdecimal() and len(count) < 6 and count != "3":

@@ -1,4 +1,4 @@
-"""What can be told about an ONNX file: its own metadata, or what the families' exporters are known to write."""
+"""What is known about an ONNX file: its own metadata, or what the families' exporters are known to write."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_metadata(path: Path | bytes) -> ModelMetadata:
     """Facts from the file's metadata, or for files of other exporters from their shapes.
 
     Raises:
-        CheckpointError: the file is damaged, no detector's, or takes no images as detectors do.
+        CheckpointError: The file is damaged, no detector's, or takes no images as detectors do.
     """
     model = open_detector_file(path)
     try:
@@ -70,7 +70,7 @@ def foreign_facts(model: onnx.ModelProto) -> OnnxFacts:
     """Facts of a file, by its metadata if this project wrote it, by shapes and operators otherwise.
 
     Raises:
-        CheckpointError: its outputs are no detector's.
+        CheckpointError: Its outputs are no detector's.
     """
     properties = properties_of(model)
     own = ModelMetadata.from_properties(properties)
@@ -126,7 +126,7 @@ def _decoded(outputs: OnnxOutputs) -> OnnxOutputs:
     """The outputs with what the axes of one decoded output say (or of one that is undecoded but has the same axes)."""
     _refuse_prototypes(outputs.shapes, outputs.input_size)
     selects = any(node.op_type in _SELECTING for node in outputs.graph.node)
-    axes = read_axes(outputs.shapes[0], len(outputs.names) if outputs.names else None, outputs.input_size, selects)
+    axes = read_axes(outputs.shapes[0], len(outputs.names) if outputs.names else None, outputs.input_size, selects=selects)
     names = outputs.names_or(axes.class_count or USUAL_COUNT)
     return replace(outputs, names=names, strides=axes.strides or outputs.strides, layout=axes.layout)
 

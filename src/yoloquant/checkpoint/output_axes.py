@@ -16,9 +16,9 @@ class Axes(NamedTuple):
     """How an output `(N, p, q)` is read.
 
     Attributes:
-        layout: a key of `yoloquant.models.output_formats.LAYOUTS`.
+        layout: Layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
         class_count: C; 0 where the output does not depend on it.
-        strides: of the levels that have as many boxes, or none if none have.
+        strides: Strides of the levels that have as many boxes, or None if none have.
     """
 
     layout: str
@@ -35,17 +35,17 @@ def strides_of(box_count: int, size: tuple[int, int]) -> tuple[int, ...] | None:
     return None
 
 
-def read_axes(shape: tuple[int, ...], class_count: int | None, size: tuple[int, int], selects: bool) -> Axes:
-    """Tell the axes of a decoded output apart, by its classes, by the boxes that its image has, and only then by length.
+def read_axes(shape: tuple[int, ...], class_count: int | None, size: tuple[int, int], *, selects: bool) -> Axes:
+    """Recognise the axes of a decoded output, by its classes, by the boxes that its image has, and only then by length.
 
     Args:
         shape: `(N, p, q)`.
-        class_count: number of class names in the file's metadata; none if it names none.
+        class_count: Number of class names in the file's metadata; None if it names none.
         size: `(height, width)` of the images, pixels.
-        selects: the graph holds an operator that selects boxes (TopK, NonMaxSuppression).
+        selects: Whether the graph holds an operator that selects boxes (TopK, NonMaxSuppression).
 
     Raises:
-        CheckpointError: no layout has these axes.
+        CheckpointError: No layout has these axes.
     """
     _, p, q = shape
     if q == 6 and (selects or (class_count != 1 and p <= _MOST_FINAL_ROWS)):

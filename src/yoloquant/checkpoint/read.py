@@ -29,11 +29,11 @@ def read_detector(path: str | Path, preprocessing: Preprocessing | None = None) 
     """Read an official checkpoint (`.pt`), an ONNX file of an official exporter, or this project's float format (`.safetensors`).
 
     Args:
-        path: of the file. Nothing in it is executed.
-        preprocessing: how an ONNX file wants its images; by default as its exporter is known for. Not for checkpoints.
+        path: Path of the file. Nothing in it is executed.
+        preprocessing: Form in which an ONNX file takes images; by default that of its exporter. Not for checkpoints.
 
     Raises:
-        CheckpointError: the file cannot be read, is no supported detector, or is a quantized folder.
+        CheckpointError: The file cannot be read, is no supported detector, or is a quantized folder.
     """
     path = Path(path)
     if is_file(path / QUANTIZED):
@@ -54,7 +54,7 @@ def detector_from_checkpoint(content: Any, path: Path) -> Detector:
     """The detector in an unpickled checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: There is none.
     """
     record = _model_record(content, path)
     try:
@@ -79,7 +79,7 @@ def _check_channels(network: nn.Module) -> None:
     """Make sure that the first convolution reads colour images, or four pixels of them at once as Focus and ReOrg do.
 
     Raises:
-        CheckpointError: it reads images of another number of channels.
+        CheckpointError: It reads images of another number of channels.
     """
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is not None and first.in_channels not in (3, 12):
@@ -112,7 +112,7 @@ def _names(value: Any, count: int) -> tuple[str, ...]:
 
 
 def _training_size(content: Any, network: Record) -> int:
-    """Side of the training images, where the file's training options tell it."""
+    """Side of the training images, where the file's training options hold it."""
     options = content.get("opt", content.get("train_args")) if isinstance(content, dict) else None
     if options is None:
         options = network.state.get("args")

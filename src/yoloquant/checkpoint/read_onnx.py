@@ -37,11 +37,11 @@ def read_onnx(path: Path, preprocessing: Preprocessing | None = None) -> Detecto
     """The float detector in an ONNX file.
 
     Args:
-        path: of the file.
-        preprocessing: that the file wants; by default what its exporter is known for.
+        path: Path of the file.
+        preprocessing: Preprocessing that the file wants; by default what its exporter is known for.
 
     Raises:
-        CheckpointError: the file is damaged, no detector, already quantized, in half precision, or its network holds an
+        CheckpointError: The file is damaged, no detector, already quantized, in half precision, or its network holds an
             operator that is not supported; the message names the node.
     """
     model = open_detector_file(path)
@@ -92,7 +92,7 @@ def _checked(model: onnx.ModelProto) -> onnx.GraphProto:
 
 
 def node_name(node: onnx.NodeProto) -> str:
-    """The node's name, or one made of what it answers."""
+    """The node's name, or one made of its output's."""
     return node.name or f"{node.op_type}_{node.output[0]}"
 
 
@@ -111,7 +111,7 @@ def _describe(model: onnx.ModelProto, cut: Cut, constants: dict[str, np.ndarray]
         seen[name] = seen.get(name, 0) + 1
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
         child = f"n{index}"
-        children[child] = _describe_node(node, constants, opset, batch, node.output[0] in numbers)
+        children[child] = _describe_node(node, constants, opset, batch, of_numbers=node.output[0] in numbers)
         inputs = ["" if value in constants else value for value in node.input]
         nodes.append([child, unique, inputs, list(node.output)])
     fields = {"nodes": nodes, "input_name": graph.input[0].name, "output_names": list(cut.maps)}
@@ -129,7 +129,7 @@ def _numbers(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> set[st
 
 
 def _describe_node(
-    node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: int, batch: int, of_numbers: bool = False
+    node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: int, batch: int, *, of_numbers: bool = False
 ) -> Description:
     """A node with its constants; those of a node that computes with numbers are all Python values."""
     attributes = {attribute.name: _plain(attribute) for attribute in node.attribute}

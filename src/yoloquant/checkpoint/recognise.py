@@ -18,7 +18,7 @@ def recognised(network: Record) -> tuple[str, CheckpointReader]:
     """The name of the family that a network is of, `yolov5`, `yolov6`, ..., and how that reads it.
 
     Raises:
-        CheckpointError: no family knows it.
+        CheckpointError: No family knows it.
     """
     # Later families are made of the classes of earlier ones.
     for family in reversed(FAMILIES.values()):
@@ -28,7 +28,7 @@ def recognised(network: Record) -> tuple[str, CheckpointReader]:
 
 
 def no_detector(last: Record) -> CheckpointError:
-    """What to tell of a network whose last layer is no detection head."""
+    """Error message for a network whose last layer is no detection head."""
     return CheckpointError(f"it ends in a {last.path}, not in a detection head: only detectors are supported")
 
 
@@ -36,12 +36,12 @@ def build_head(reader: CheckpointReader, network_record: Record, network: nn.Mod
     """The head that decodes the maps, and the strides of its levels in pixels.
 
     Args:
-        reader: of the network's family, see `recognised`.
-        network_record: the whole network.
-        network: the same, built; branches of its detection layer that inference does not use are taken out.
+        reader: Reader of the network's family, from `recognised`.
+        network_record: Record of the whole network.
+        network: Built network; branches of its detection layer that inference does not use are removed.
 
     Raises:
-        CheckpointError: the network does not end in a detection layer that is known, or that lacks what decoding needs.
+        CheckpointError: The network does not end in a detection layer that is known, or that lacks what decoding needs.
     """
     record = head_record(network_record)
     layer = network.get_submodule("detect") if hasattr(network, "detect") else list(network.get_submodule("model").children())[-1]
@@ -55,5 +55,5 @@ def build_head(reader: CheckpointReader, network_record: Record, network: nn.Mod
 
 def _strides(value: Any) -> tuple[int, ...]:
     if not isinstance(value, Tensor) or value.numel() == 0 or float(value.min()) < 1:
-        raise CheckpointError("it does not tell the strides of its detection head: the checkpoint is damaged")
+        raise CheckpointError("it does not hold the strides of its detection head: the checkpoint is damaged")
     return tuple(round(stride) for stride in value.flatten().tolist())

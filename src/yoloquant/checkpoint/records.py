@@ -37,7 +37,7 @@ def describe_record(record: Record, path: str = "") -> Description:
     """The description of a pickled module.
 
     Raises:
-        CheckpointError: the class of a layer is not known; the message names class and layer.
+        CheckpointError: The class of a layer is not known; the message names class and layer.
     """
     name = canonical(getattr(record, "path", ""))
     if not is_module(record) or name not in CLASSES:

@@ -55,13 +55,13 @@ def detector_from_facts(facts: dict[str, Any]) -> Detector:
     )
 
 
-def save_detector(detector: Detector, path: Path, half: bool = False) -> None:
+def save_detector(detector: Detector, path: Path, *, half: bool = False) -> None:
     """Write a float detector.
 
     Args:
-        detector: of registered modules.
-        path: of the file.
-        half: store weights in half precision.
+        detector: Detector of registered modules.
+        path: Path of the file.
+        half: Whether weights are stored in half precision.
     """
     tensors = {name: tensor.contiguous() for name, tensor in detector.network.state_dict().items()}
     if half:
@@ -73,7 +73,7 @@ def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, torch.
     """Tensors and metadata of a safetensors file of this project.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another format.
+        CheckpointError: It is missing, damaged, or of another format.
     """
     with parsed(path, CheckpointError, "copy or make it again"):
         try:
@@ -91,7 +91,7 @@ def load_detector(path: Path) -> Detector:
     """Read what `save_detector` wrote.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another format.
+        CheckpointError: The file is missing, damaged, or of another format.
     """
     tensors, metadata = read_safetensors(path, FORMAT)
     with parsed(path, CheckpointError, "its description and its weights do not fit together"):

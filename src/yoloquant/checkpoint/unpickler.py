@@ -106,7 +106,7 @@ def _set(items: Any = ()) -> set[Any]:
     return {checked_key(item) for item in items}
 
 
-# Things of Python, numpy and torch that official files hold beside their modules. All answer with inert values.
+# Things of Python, numpy and torch that official files hold beside their modules. All return inert values.
 _FUNCTIONS: dict[str, Any] = {
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "numpy.core.multiarray._reconstruct": _rebuild_array,
@@ -253,7 +253,7 @@ def read_pickle(path: Path) -> Any:
     """Read a torch checkpoint as inert data: dictionaries, lists, numbers, tensors and `Record`s.
 
     Raises:
-        CheckpointError: the file is missing, damaged, too large, of another kind, or names what is not allowed.
+        CheckpointError: The file is missing, damaged, too large, of another kind, or names what is not allowed.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder: give the checkpoint file in it")

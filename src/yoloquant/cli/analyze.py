@@ -38,7 +38,9 @@ def analyze(
     measure: Annotated[str, typer.Option(help="error (of boxes and scores, without labels) or map.")] = "error",
     mode: Annotated[str, typer.Option(help="one (layer quantized), all-but-one, or block (one quantized).")] = "one",
     images: Annotated[int, typer.Option(min=1, help="Calibration images for errors and statistics.")] = 8,
-    fast: Annotated[int | None, typer.Option("--limit", "--fast", min=1, help="For map: only so many of the val images.")] = None,
+    fast: Annotated[
+        int | None, typer.Option("--limit", "--fast", min=1, help="For map: maximum number of images of the val split.")
+    ] = None,
     calibration: Calibration = None,
     annotations: Annotations = None,
     image_size: ImageSize = None,

@@ -21,7 +21,7 @@ def benchmark(
     batch_size: BatchSize = 1,
     runs: Annotated[int, typer.Option(min=1, help="Counted calls of each.")] = 50,
     warmup: Annotated[int, typer.Option(min=0, help="Calls of each before those that count.")] = 3,
-    layers: Annotated[int, typer.Option(min=0, help="Show so many of each file's slowest operators.")] = 0,
+    layers: Annotated[int, typer.Option(min=0, help="Number of each file's slowest operators to show.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Time models in turns, and count the layers that each runtime really computes in integers."""

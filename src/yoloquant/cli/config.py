@@ -14,11 +14,11 @@ def take_options(context: typer.Context, file: Path) -> None:
     """Make the values of a YAML file the defaults of the commands' options; what is typed wins.
 
     Args:
-        context: of the application, before its command is parsed.
+        context: Context of the application, before its command is parsed.
         file: `command: {option: value}`, names as they are typed, without their dashes.
 
     Raises:
-        RecipeError: the file cannot be read, or names a command or an option that there is not.
+        RecipeError: The file cannot be read, or names a command or an option that there is not.
     """
     from yoloquant.files.reading import parse_yaml, read_text
 

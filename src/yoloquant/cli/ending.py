@@ -91,7 +91,7 @@ def _watch() -> None:
     The main thread cannot as long as it computes outside of Python, or puts away what waits for another process.
     """
     reading, writing = socket.socketpair()
-    writing.setblocking(False)
+    writing.setblocking(False)  # noqa: FBT003  (takes no keyword)
     # The system's handler writes here at once, whatever the main thread does.
     signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
 

@@ -82,7 +82,7 @@ def evaluate_command(
         files=EvaluationFiles(figures=figures, predictions=predictions, plots=plots, folder=output),
         reporter=RichReporter(),
     )
-    OUT.print(on_screen(result.table(per_class)))
+    OUT.print(on_screen(result.table(per_class=per_class)))
     OUT.print(on_screen(result.coco_table()))
     OUT.print(result.speed())
     tell_figures(result.to_dict(), as_json)

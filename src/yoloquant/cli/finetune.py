@@ -40,7 +40,7 @@ def finetune(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Go on training a quantized folder, taught by the float network or by labels, and write what it becomes as another."""
+    """Train a quantized folder further, with the float network as teacher or with labels, and write the result as a folder."""
     from yoloquant.files.reading import parse_setting
     from yoloquant.flows.finetune import finetune as run
     from yoloquant.flows.options import Measure

@@ -44,7 +44,7 @@ def _before_a_command(
     ] = False,
 ) -> None:
     """Quantize YOLO detectors for integer runtimes, and see what it costs and where."""
-    show_figures_alone(False)
+    show_figures_alone(wanted=False)
     if config is not None:
         take_options(context, config)
 
@@ -53,9 +53,9 @@ def command(name: str | None = None, *, example: str, earlier: str | None = None
     """Register a function as a command of the application.
 
     Args:
-        name: of the command; the function's by default.
-        example: a line that works, shown at the end of the help.
-        earlier: a name that still works and is not shown.
+        name: Name of the command; the function's by default.
+        example: A line that works, shown at the end of the help.
+        earlier: A name that still works and is not shown.
     """
 
     def register(function: Any) -> Any:
@@ -91,15 +91,15 @@ RuntimeName = Annotated[
     str | None, typer.Option(help="torch, onnxruntime, openvino or tensorrt; a runtime's own file names its runtime itself.")
 ]
 # Beside their own names, options have those that users of ultralytics and YOLOv5 type.
-Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first so many images.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of images to evaluate.")]
 Confidence = Annotated[float, typer.Option("--confidence", "--conf", min=0.0, max=1.0, help="Minimum score of a box.")]
 Iou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of non-maximum suppression.")]
 MaxDetections = Annotated[int, typer.Option("--max-detections", "--max-det", min=1, help="Boxes kept in an image.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "--batch", min=1, help="Images in a batch.")]
 Nms = Annotated[bool, typer.Option("--nms", help="Put non-maximum suppression into the file.")]
-NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score that the file's suppression keeps.")]
+NmsConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="Minimum score that the file's suppression keeps.")]
 NmsIou = Annotated[float, typer.Option(min=0.0, max=1.0, help="Threshold of the file's suppression.")]
-NmsMost = Annotated[int, typer.Option(min=1, help="Boxes that the file answers with.")]
+NmsMost = Annotated[int, typer.Option(min=1, help="Maximum number of boxes in the file's output.")]
 NmsAgnostic = Annotated[bool, typer.Option("--nms-agnostic", help="Boxes of different classes suppress each other in the file.")]
 FormatName = Annotated[str, typer.Option("--format", help="Kind of file: onnx, openvino, tflite, ncnn, or one of a plug-in.")]
 Formats = Annotated[
@@ -118,7 +118,7 @@ Branch = Annotated[
     str | None,
     typer.Option(
         metavar="one-to-one|one-to-many",
-        help="Pair of branches that answers, of YOLOv10 and YOLO26; one-to-many by default, as ultralytics 8.4 has it.",
+        help="Pair of branches to use, of YOLOv10 and YOLO26; one-to-many by default, as ultralytics 8.4 has it.",
     ),
 ]
 Pixels = Annotated[

@@ -32,7 +32,7 @@ def search(
     data: Data,
     max_drop: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 that may be lost, percent points.")] = None,
     target_map: Annotated[float | None, typer.Option(min=0.0, help="mAP50-95 to reach, percent.")] = None,
-    raise_bits: Annotated[int | None, typer.Option(help="Give layers so many weight bits instead of float.")] = None,
+    raise_bits: Annotated[int | None, typer.Option(help="Number of weight bits for these layers, instead of float.")] = None,
     optimize_latency: Annotated[
         bool, typer.Option("--optimize-latency", help="Choose layers by error mended per millisecond lost on this machine.")
     ] = False,

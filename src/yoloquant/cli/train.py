@@ -28,12 +28,14 @@ def train(
         typer.Option("--set", help="Hyperparameter, as lr0=0.01; repeatable."),
     ] = None,
     cosine: Annotated[bool, typer.Option(help="Let the learning rate fall in a cosine.")] = False,
-    patience: Annotated[int | None, typer.Option(min=1, help="End after so many epochs without a better mAP.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs without a better mAP after which the run ends.")
+    ] = None,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Epochs between evaluations.")] = 1,
     clip: Annotated[float, typer.Option(min=0.0, help="Largest norm of the gradient.")] = 10.0,
     amp: Annotated[bool, typer.Option(help="Mixed precision: fp16 on CUDA, bf16 on a CPU.")] = False,
     activation: Annotated[str | None, typer.Option(help="Swap activations: relu, relu6, hardswish, leaky_relu, silu.")] = None,
-    distill: Annotated[bool, typer.Option(help="The detector as it was given teaches.")] = False,
+    distill: Annotated[bool, typer.Option(help="Distil from the initial detector.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     device: Device = "cpu",

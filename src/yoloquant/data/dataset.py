@@ -90,13 +90,13 @@ def load_dataset(source: str | Path, split: str = "val", *, annotations: str | P
     """Load a data set.
 
     Args:
-        source: a `data.yaml` (keys path, train, val, test, names, nc, annotations), a COCO JSON, a text file with an image
+        source: A `data.yaml` (keys path, train, val, test, names, nc, annotations), a COCO JSON, a text file with an image
             path in each line, or a folder of images.
-        split: of a `data.yaml`.
+        split: Split of a `data.yaml`.
         annotations: COCO JSON with the ground truth; overrides what the source names.
 
     Raises:
-        DataError: the source or a file it names is missing or malformed, or there are no images.
+        DataError: The source or a file it names is missing or malformed, or there are no images.
     """
     source = Path(source)
     truth = Path(annotations) if annotations else None

@@ -30,7 +30,7 @@ def is_picture(address: str) -> bool:
     """Whether a server says that it sends a picture, and not a stream.
 
     Raises:
-        DataError: it does not answer.
+        DataError: It does not respond.
     """
     with _opened(address) as answer:
         return str(answer.headers.get_content_type()).startswith("image/")
@@ -40,10 +40,10 @@ def download(address: str) -> bytes:
     """What a server sends.
 
     Args:
-        address: of `http` or `https`.
+        address: Address of `http` or `https`.
 
     Raises:
-        DataError: it does not answer in time, or sends more than `LARGEST` bytes.
+        DataError: It does not respond in time, or sends more than `LARGEST` bytes.
     """
     deadline = time.monotonic() + LONGEST
     content = bytearray()

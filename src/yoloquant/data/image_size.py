@@ -1,4 +1,4 @@
-"""Sizes of images, from their headers where these tell what OpenCV will decode."""
+"""Sizes of images, from their headers where these say what OpenCV will decode."""
 
 from __future__ import annotations
 

@@ -38,11 +38,11 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
     """The same for an image in memory.
 
     Args:
-        content: of the file.
-        name: for messages.
+        content: Content of the file.
+        name: Name for messages.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: As `read_image`.
     """
     with parsed(name, DataError):
         return _decoded(np.frombuffer(content, np.uint8), name)
@@ -104,7 +104,7 @@ def letterbox(
     smaller: areas are averaged here, as in YOLOv5.
 
     Args:
-        image: uint8 `(H, W, 3)`.
+        image: Image, uint8 `(H, W, 3)`.
         size: `(height, width)` of the output.
         long_side: Length that the image's longer side gets, pixels; by default the image fills `size`.
         top_left: All padding is on the right and below, and sides are rounded down, as in YOLOX.

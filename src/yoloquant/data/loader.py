@@ -23,9 +23,9 @@ class Batch:
     """Some images of a data set.
 
     Attributes:
-        images: uint8 `(N, 3, H, W)`, RGB.
-        entries: which images these are.
-        letterboxes: how boxes come back to each image.
+        images: Images, uint8 `(N, 3, H, W)`, RGB.
+        entries: Data set entries of the images.
+        letterboxes: Letterbox of each image, which maps boxes back to it.
     """
 
     images: Tensor
@@ -40,8 +40,8 @@ class ImageLoader:
     """Iterates over batches; OpenCV decodes and scales outside of Python's lock, so threads are enough.
 
     Attributes:
-        skipped: sentences about images that could not be decoded and were left out.
-        seconds: that decoding and scaling took, all threads together.
+        skipped: Sentences about images that could not be decoded and were left out.
+        seconds: Seconds that decoding and scaling took, all threads together.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class ImageLoader:
         """Prepare to load.
 
         Args:
-            entries: images in order.
+            entries: Images in order.
             size: `(height, width)` of the network's input; with `rectangular`, its longer side.
-            batch_size: images in a batch.
-            workers: threads.
+            batch_size: Number of images in a batch.
+            workers: Number of threads.
             rectangular: Batches of one shape, padded as `rectangular_size` says; changes the order.
-            stride: of the network, pixels.
-            top_left: images stand at the top left of the input.
+            stride: Stride of the network, pixels.
+            top_left: Whether images stand at the top left of the input.
 
         Raises:
-            DataError: there are no images.
+            DataError: There are no images.
         """
         if not entries:
             raise DataError("there are no images to load")

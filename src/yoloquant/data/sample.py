@@ -26,7 +26,7 @@ def calibration_images(source: str | Path, count: int = 128, seed: int = 42) -> 
     """Calibration images of a source, see `source_images`.
 
     Raises:
-        DataError: there are none.
+        DataError: There are none.
     """
     return sample_images(source_images(source).images, count, seed)
 

@@ -62,7 +62,7 @@ class Source:
         """The opened video or stream.
 
         Raises:
-            DataError: it cannot be opened.
+            DataError: It cannot be opened.
         """
         return open_video(self.place)
 
@@ -70,7 +70,7 @@ class Source:
         """The picture, uint8 `(H, W, 3)`, RGB.
 
         Raises:
-            DataError: it cannot be read or decoded.
+            DataError: It cannot be read or decoded.
         """
         if isinstance(self.place, Path):
             return read_image(self.place)
@@ -85,7 +85,7 @@ def find_sources(names: Sequence[str | Path], skipped: list[str] | None = None) 
         skipped: Gets a sentence for each line of a list that leads nowhere.
 
     Raises:
-        DataError: one does not exist or holds nothing.
+        DataError: One does not exist or holds nothing.
     """
     told: list[str] = []
     found = [source for name in names for source in _sources(str(name), told)]

@@ -25,7 +25,7 @@ class GeneratedImage:
     """An image with its objects.
 
     Attributes:
-        image: uint8 `(H, W, 3)`, RGB.
+        image: Image, uint8 `(H, W, 3)`, RGB.
         labels: `(n, 5)` float64: class, centre x, centre y, width, height, normalised to 0..1.
     """
 
@@ -37,9 +37,9 @@ def generate_image(seed: int, index: int, size: int = 192) -> GeneratedImage:
     """Draw the `index`-th image of the set with a seed.
 
     Args:
-        seed: of the set.
-        index: of the image; images are independent of each other.
-        size: height and width, pixels.
+        seed: Seed of the set.
+        index: Index of the image; images are independent of each other.
+        size: Height and width, pixels.
     """
     generator = np.random.default_rng((seed, index))
     image = _background(generator, size)
@@ -63,12 +63,12 @@ def write_generated_dataset(
     """Write a set in YOLO layout: images/, labels/ and data.yaml.
 
     Args:
-        folder: made if it does not exist.
-        train: images of the train split.
-        val: images of the val split.
-        size: height and width, pixels.
-        seed: splits of one seed do not overlap.
-        progress: called with (images written, images).
+        folder: Folder to write into; created if missing.
+        train: Number of images of the train split.
+        val: Number of images of the val split.
+        size: Height and width, pixels.
+        seed: Seed of the set; splits of one seed do not overlap.
+        progress: Callback, called with (images written, images).
 
     Returns:
         The path of the data.yaml.

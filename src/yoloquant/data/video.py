@@ -25,9 +25,9 @@ class Video:
     """An open video.
 
     Attributes:
-        name: for messages.
-        rate: frames for a second.
-        count: frames, as the file says; 0 where that is not known.
+        name: Name for messages.
+        rate: Frames per second.
+        count: Number of frames, as the file says; 0 if unknown.
         capture: OpenCV's own.
     """
 
@@ -40,7 +40,7 @@ class Video:
         """The frames, uint8 `(H, W, 3)`, RGB, until the video ends; it is closed then.
 
         Raises:
-            DataError: there is not a single one.
+            DataError: There is not a single one.
         """
         number = 0
         try:
@@ -60,7 +60,7 @@ def open_video(place: Path | str | int) -> Video:
     """Open a file, the address of a stream, or a camera by its number.
 
     Raises:
-        DataError: it cannot be opened.
+        DataError: It cannot be opened.
     """
     _be_quiet()
     if isinstance(place, int):
@@ -81,6 +81,6 @@ def open_video(place: Path | str | int) -> Video:
 
 
 def _be_quiet() -> None:
-    """What cannot be opened is told in one sentence, and not by OpenCV and FFmpeg, too."""
+    """What cannot be opened is reported in one sentence, and not by OpenCV and FFmpeg, too."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -1,5 +1,5 @@
-"""Judging models on images: non-maximum suppression, COCO metrics, precision and recall, parity of files, predictions in
+"""Evaluation of models on images: non-maximum suppression, COCO metrics, precision and recall, parity of files, predictions in
 pictures, videos and streams, uncertainty of differences.
 
-What belongs here: everything that takes a `Runner` and images and answers with numbers or pictures of boxes.
+What belongs here: everything that takes a `Runner` and images and returns numbers or pictures of boxes.
 """

@@ -41,8 +41,8 @@ def coco_figures(
 
     Args:
         truth: COCO dictionary.
-        detections: of these and possibly other images.
-        image_ids: evaluate on these images only.
+        detections: Detections of these and possibly other images.
+        image_ids: Images to evaluate on; the others are ignored.
 
     Returns:
         Figures by the names of `FIGURES`; class index -> (mAP50-95, mAP50), NaN for classes without objects. A figure over no
@@ -83,7 +83,7 @@ def _positions(detections: DetectionTable, image_ids: list[int]) -> dict[int, np
 
 
 def _together(counts: dict[int, int]) -> Iterator[list[int]]:
-    """Classes that are evaluated at once, of which each has so many boxes, in no more images than that."""
+    """Classes that are evaluated at once, each of which has the given number of boxes, in no more images than that."""
     classes: list[int] = []
     boxes = 0
     for category, count in sorted(counts.items()):

@@ -19,11 +19,11 @@ def confusion_matrix(
     The most confident detection takes the free object that it overlaps most, if by more than `iou`, then the next detection.
 
     Args:
-        objects: of the evaluated images.
-        detections: of these and possibly other images.
+        objects: Objects of the evaluated images.
+        detections: Detections of these and possibly other images.
         class_count: C, classes of the model.
-        confidence: detections must score more than this.
-        iou: detections must overlap an object by more than this.
+        confidence: Score that detections must exceed.
+        iou: Intersection over union that a detection and its object must exceed.
 
     Returns:
         `(C + 1, C + 1)` int64, rows: class that was predicted, columns: class of the object. The last row counts objects that

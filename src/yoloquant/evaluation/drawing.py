@@ -19,8 +19,8 @@ class Mark:
     """A box to draw.
 
     Attributes:
-        box: x1, y1, x2, y2, pixels.
-        text: at its upper left corner; none where it is empty.
+        box: Corners x1, y1, x2, y2, pixels.
+        text: Text at its upper left corner; empty for none.
         color: RGB, 0..255.
         weight: Thickness as a multiple of the picture's usual one.
     """
@@ -41,9 +41,9 @@ def draw_detections(image: np.ndarray, detections: Detections, names: Sequence[s
     """A copy of an image with boxes, class names and scores.
 
     Args:
-        image: uint8 `(H, W, 3)`, RGB.
-        detections: in the image's pixels, best first; the best boxes lie on top.
-        names: class names.
+        image: Image, uint8 `(H, W, 3)`, RGB.
+        detections: Detections in the image's pixels, best first; the best boxes lie on top.
+        names: Class names.
     """
     found = zip(detections.boxes, detections.scores, detections.classes, strict=True)
     marks = [Mark(box, f"{names[int(index)]} {score:.2f}", class_color(int(index))) for box, score, index in found]

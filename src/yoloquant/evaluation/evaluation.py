@@ -31,11 +31,11 @@ class Evaluation:
     Attributes:
         figures: COCO's twelve, percent, by name.
         classification: Precision, recall, F1 and mAP by YOLOv5's formulas.
-        per_class: class name -> (mAP50-95, mAP50), percent.
+        per_class: Mapping class name -> (mAP50-95, mAP50), percent.
         classes: Each class that occurs: objects, precision, recall and mAP by YOLOv5's formulas.
-        image_count: images that counted.
+        image_count: Images that counted.
         seconds: "total" is wall time; "before" (decoding, scaling), "run" (the network) and "after" (suppression) overlap in it.
-        skipped: sentences about images left out.
+        skipped: Sentences about images left out.
         detections: All detections.
         matches: The detections with what they hit, and the objects.
         file_names: Image id -> file name.
@@ -110,7 +110,7 @@ class Evaluation:
         with parsed(Path(path), YoloquantError, "name a file that `yoloquant evaluate --figures` wrote"):
             return cls.from_dict(parse_json(read_text(Path(path), largest=LARGEST_FIGURES), str(path)))
 
-    def table(self, per_class: bool = False) -> TextTable:
+    def table(self, *, per_class: bool = False) -> TextTable:
         """The table of ultralytics' validation, percent: all classes, then on request each one that has objects."""
         found = self.classification
         figures = (found.precision, found.recall, found.map50, found.map50_95)

@@ -41,15 +41,15 @@ class EvaluationSettings:
     """How detections are made and counted.
 
     Attributes:
-        confidence: least score of a candidate, 0..1.
-        iou: threshold of non-maximum suppression.
-        max_detections: kept in an image.
-        batch_size: images run at once; a runner with a fixed batch size gets its own.
+        confidence: Minimum score of a candidate, 0..1.
+        iou: Threshold of non-maximum suppression.
+        max_detections: Maximum number of boxes in an image.
+        batch_size: Number of images run at once; a runner with a fixed batch size gets its own.
         image_size: `(height, width)`; the runner's own by default.
         rectangular: Pad images as `rectangular_size` says, for runners with free height and width.
-        workers: threads that load images.
-        limit: only the first so many images.
-        class_agnostic: boxes of different classes suppress each other.
+        workers: Number of threads that load images.
+        limit: Maximum number of images, the first ones; None for all.
+        class_agnostic: Whether boxes of different classes suppress each other.
     """
 
     confidence: float = 0.001
@@ -90,17 +90,17 @@ def evaluate(
 ) -> Evaluation:
     """Run a model over a data set and measure it.
 
-    In several processes each runs its share of the images, and all answer with the figures of the whole set.
+    In several processes each runs its share of the images, and all return the figures of the whole set.
 
     Args:
-        runner: the model.
-        dataset: images with ground truth.
-        settings: thresholds; YOLOv5's for COCO by default.
-        progress: called with (images done, images).
+        runner: Runner of the model.
+        dataset: Images with ground truth.
+        settings: Thresholds; YOLOv5's for COCO by default.
+        progress: Callback, called with (images done, images).
 
     Raises:
-        DataError: the data set has no ground truth, or other classes than the model.
-        YoloquantError: the model does not run at the image size.
+        DataError: The data set has no ground truth, or other classes than the model.
+        YoloquantError: The model does not run at the image size.
     """
     settings = settings or EvaluationSettings()
     check_classes(runner.names, dataset)
@@ -178,7 +178,7 @@ def check_image_size(runner: Runner, settings: EvaluationSettings) -> None:
     """Make sure that a model runs at the size that is asked for.
 
     Raises:
-        YoloquantError: it runs at its own size alone, or the size is no multiple of its stride.
+        YoloquantError: It runs at its own size alone, or the size is no multiple of its stride.
     """
     size = settings.image_size or runner.input_size
     is_own = size == runner.input_size
@@ -216,10 +216,10 @@ def _detect(batch: Batch, output: np.ndarray, layout: str, settings: EvaluationS
 
 
 def labelled_split(names: Sequence[str], data: str | Path, annotations: str | Path | None = None) -> DetectionDataset:
-    """The val split that a model can be measured on; what is missing is told now, and not after all that precedes measuring.
+    """The val split that a model can be measured on; what is missing is reported now, and not after all that precedes measuring.
 
     Raises:
-        DataError: there is none, it has other classes than the model, or no labels.
+        DataError: There is none, it has other classes than the model, or no labels.
     """
     dataset = load_dataset(data, "val", annotations=annotations)
     check_classes(names, dataset)
@@ -231,7 +231,7 @@ def check_classes(names: Sequence[str], dataset: DetectionDataset) -> None:
     """Make sure that a data set has as many classes as a model.
 
     Raises:
-        DataError: it has others; one without names is taken as it is.
+        DataError: It has others; one without names is taken as it is.
     """
     if dataset.names and len(dataset.names) != len(names):
         raise DataError(

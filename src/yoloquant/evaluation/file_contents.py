@@ -97,7 +97,7 @@ def file_faults(detector: QuantizedDetector, path: Path) -> list[Fault]:
     """Everything in a file that is not as the detector holds it, in the network's order; empty for a right file.
 
     Args:
-        detector: What was exported.
+        detector: Detector that was exported.
         path: Path of the ONNX file.
     """
     return _Comparison(detector, path).faults()

@@ -17,10 +17,10 @@ class Latency:
     """Milliseconds for one call.
 
     Attributes:
-        median: of all counted calls.
+        median: Median time of all counted calls.
         p90: 90th percentile.
-        minimum: the fastest call.
-        batch_size: images in a call.
+        minimum: Time of the fastest call.
+        batch_size: Number of images in a call.
         p99: 99th percentile.
     """
 
@@ -47,11 +47,11 @@ def measure_latency(
     """Time runners on one random image batch, A B C A B C ...
 
     Args:
-        runners: label -> runner.
-        batch_size: images in a call; a runner with a fixed batch size gets its own.
-        runs: counted calls of each.
-        warmup: calls before, not counted.
-        progress: called with (rounds done, rounds).
+        runners: Mapping label -> runner.
+        batch_size: Number of images in a call; a runner with a fixed batch size gets its own.
+        runs: Number of counted calls of each.
+        warmup: Number of calls before, not counted.
+        progress: Callback, called with (rounds done, rounds).
 
     Returns:
         Label -> latency.

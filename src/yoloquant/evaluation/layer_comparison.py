@@ -56,7 +56,7 @@ def compare_layers(detector: QuantizedDetector, path: Path, image: np.ndarray) -
     """Run each layer of a file on what torch's layer reads.
 
     Args:
-        detector: What was exported.
+        detector: Detector that was exported.
         path: Path of the ONNX file.
         image: `(1, 3, H, W)` float32, 0..1, RGB.
 
@@ -78,7 +78,7 @@ def compare_layers(detector: QuantizedDetector, path: Path, image: np.ndarray) -
 
 
 def _quantizer_of(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
-    """The QuantizeLinear of a pair that answers with a value."""
+    """The QuantizeLinear of a pair that produces a value."""
     dequantize = producers.get(name)
     quantize = None if dequantize is None else producers.get(dequantize.input[0])
     return quantize if quantize is not None and quantize.op_type == "QuantizeLinear" else None

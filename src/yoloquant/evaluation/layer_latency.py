@@ -21,7 +21,7 @@ def runtime_to_time(target: str) -> str:
     """The runtime on this machine that is asked for times.
 
     Raises:
-        YoloquantError: the target is no runtime that tells what its layers cost.
+        YoloquantError: The target is no runtime that reports what its layers cost.
     """
     if target not in PROFILED:
         raise YoloquantError(

@@ -44,7 +44,7 @@ class Matches:
     """Detections with what they hit, by image and class, the most confident first.
 
     Attributes:
-        objects: of the same images.
+        objects: Objects of the same images.
         image_ids: `(n,)` int64, the image of each detection.
         classes: `(n,)` int32, class indices.
         scores: `(n,)` float64, 0..1.
@@ -75,7 +75,7 @@ def objects_of(truth: dict[str, Any], image_ids: list[int]) -> Objects:
 
     Args:
         truth: COCO dictionary.
-        image_ids: Of these images only.
+        image_ids: Images to count; the others are ignored.
     """
     wanted = set(image_ids)
     found = [entry for entry in truth["annotations"] if entry["image_id"] in wanted and not entry["iscrowd"]]
@@ -92,7 +92,7 @@ def match_objects(truth: dict[str, Any], detections: DetectionTable, image_ids: 
 
     Args:
         truth: COCO dictionary.
-        detections: Of these and possibly other images.
+        detections: Detections of these and possibly other images.
         image_ids: Match in these images only.
     """
     objects = objects_of(truth, image_ids)

@@ -39,15 +39,15 @@ class Parity:
     """Agreement of one runtime with torch.
 
     Attributes:
-        runtime: name.
-        signal_to_noise: of the class scores and boxes, in decibels; infinite if equal.
-        first_layer: quantizer where the disagreement starts; none if they agree.
-        least: signal to noise that a right file has at least, in decibels.
-        problem: what is wrong at `first_layer`, where the file does not hold what was quantized, or a layer by itself makes other
-            integers than torch's; none otherwise.
-        wrong_integers: number of integers that differ by more than one where every layer reads torch's.
-        compared_integers: number of all integers that were compared; 0 where no layer was run by itself.
-        saturates: the runtime agrees only where it adds exactly: this processor saturates sums of 8-bit products.
+        runtime: Name of the runtime.
+        signal_to_noise: Signal-to-noise ratio of the class scores and boxes, in decibels; infinite if equal.
+        first_layer: Quantizer where the disagreement starts; None if they agree.
+        least: Minimum signal-to-noise ratio of a correct file, in decibels.
+        problem: Description of the fault at `first_layer`, where the file does not hold what was quantized, or a layer by itself
+            makes other integers than torch's; none otherwise.
+        wrong_integers: Number of integers that differ by more than one where every layer reads torch's.
+        compared_integers: Number of all integers that were compared; 0 where no layer was run by itself.
+        saturates: Whether the runtime agrees only where it adds exactly: this processor saturates sums of 8-bit products.
     """
 
     runtime: str
@@ -60,7 +60,7 @@ class Parity:
     saturates: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; equal answers have 999 dB, since JSON knows no infinity."""
+        """As JSON values; equal outputs have 999 dB, since JSON knows no infinity."""
         return {**asdict(self), "signal_to_noise": min(self.signal_to_noise, 999.0)}
 
     @property
@@ -84,9 +84,9 @@ class Reference:
 
     Attributes:
         images: `(N, 3, H, W)` float32, 0..1.
-        decoded: torch's output.
-        layout: of it.
-        least: signal to noise that a right file has at least, in decibels.
+        decoded: Decoded output of torch.
+        layout: Layout of the decoded output.
+        least: Minimum signal-to-noise ratio of a correct file, in decibels.
     """
 
     images: np.ndarray
@@ -99,7 +99,7 @@ class Reference:
         """Run the torch model, quantized and with all activations unrounded.
 
         Args:
-            detector: calibrated.
+            detector: Calibrated detector.
             images: `(N, 3, H, W)` float32, 0..1, real photographs.
         """
         runner = TorchRunner(detector)
@@ -128,10 +128,10 @@ def check_parity(
     """Run an exported file in the installed runtimes against the torch model.
 
     Args:
-        detector: what was exported.
-        path: of the ONNX file.
+        detector: Detector that was exported.
+        path: Path of the ONNX file.
         images: `(N, 3, H, W)` float32, 0..1, real photographs.
-        runtimes: names; all installed ones by default.
+        runtimes: Names of the runtimes; all installed ones by default.
 
     Returns:
         One entry for each runtime that is installed.
@@ -172,7 +172,7 @@ def binding(results: Sequence[Parity], own: str, others: Container[str]) -> list
     """Results that a file must agree by: that of the runtime it is for, or those of `others` where that is not here.
 
     Args:
-        results: Of all runtimes that were asked.
+        results: Results of all runtimes that were asked.
         own: Name of the target, and of its runtime if it has one.
         others: Runtimes that run the target's files in place of its own.
     """
@@ -184,7 +184,7 @@ def require_parity(results: Iterable[Parity]) -> None:
     """Raise for the first runtime that disagrees.
 
     Raises:
-        ExportError: with the runtime, how far off it is, and the layer where it starts.
+        ExportError: With the runtime, how far off it is, and the layer where it starts.
     """
     for result in results:
         if result.problem is not None:
@@ -196,7 +196,7 @@ def require_parity(results: Iterable[Parity]) -> None:
             # ONNX Runtime was asked to add exactly, too, so that saturation is not what is left there.
             saturation = "" if result.runtime == "onnxruntime" else f"; where it is, {_SATURATION}"
             raise ExportError(
-                f"the exported file does not answer in {result.runtime} as the torch model does "
+                f"the exported file does not compute in {result.runtime} what the torch model computes "
                 f"({result.signal_to_noise:.1f} dB signal to noise; the disagreement starts at {result.first_layer}): "
                 f"do not deploy it there, choose that runtime's own target{saturation}"
             )
@@ -232,8 +232,8 @@ def _in_order_of(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 def first_disagreement(detector: QuantizedDetector, path: Path, images: np.ndarray, runtime: str) -> str:
     """Name of the first quantizer, in the network's order, whose values in the runtime are not those of torch.
 
-    The runtime gets a copy of the file that also answers with every quantizer's tensor. Where the extra outputs themselves
-    keep the runtime from going wrong, the answer says so.
+    The runtime gets a copy of the file that also outputs every quantizer's tensor. Where the extra outputs themselves
+    keep the runtime from going wrong, the result says so.
     """
     expected = _quantizer_values(detector, images)
     model = onnx.load(str(path))

@@ -19,7 +19,7 @@ def save_picture(path: Path, image: np.ndarray) -> None:
     """Write an RGB picture.
 
     Raises:
-        DataError: it cannot be written there.
+        DataError: It cannot be written there.
     """
     with storage_errors_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +34,8 @@ def picture_names(paths: Sequence[Path], suffixes: Sequence[str] = (".jpg",)) ->
     """What is read -> name of what is drawn: its own with another suffix, in the folders below the one that holds all.
 
     Args:
-        paths: of images and videos.
-        suffixes: of what is drawn: one for each path, or one for all.
+        paths: Paths of images and videos.
+        suffixes: Suffixes of what is drawn: one for each path, or one for all.
     """
     # Without `..`, which would lead out of the folder of pictures; `Path.resolve` would follow links, too, and rename pictures.
     whole = {path: Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -47,13 +48,13 @@ def detections_of(
     """Detections in a runner's decoded output; layouts of final detections are only cut by score and count.
 
     Args:
-        output: as the runner answered.
-        layout: a key of `LAYOUTS`.
-        confidence: least score.
-        iou: threshold of suppression.
-        max_detections: kept in an image.
-        class_agnostic: boxes of different classes suppress each other.
-        multi_label: a box counts once for each class above the confidence.
+        output: Output of the runner.
+        layout: Layout of the decoded output, a key of `LAYOUTS`.
+        confidence: Minimum score.
+        iou: Threshold of suppression.
+        max_detections: Maximum number of boxes in an image.
+        class_agnostic: Whether boxes of different classes suppress each other.
+        multi_label: Whether a box counts once for each class above the confidence.
     """
     chosen = LAYOUTS[layout]
     boxes, scores = (part.numpy() for part in chosen.candidates(torch.from_numpy(np.ascontiguousarray(output))))
@@ -80,20 +81,18 @@ def non_maximum_suppression(
     Args:
         boxes: `(N, A, 4)`, x1, y1, x2, y2.
         scores: `(N, A, C)`, 0..1.
-        confidence: candidates must score more than this.
-        iou: a box goes if it overlaps a better one by more than this intersection over union.
-        max_detections: kept in an image.
-        class_agnostic: boxes of different classes suppress each other.
-        multi_label: a box counts once for each class above the confidence, not only for its best.
-        max_candidates: best ones that enter the suppression.
+        confidence: Score that candidates must exceed.
+        iou: Intersection over union with a better box above which a box is suppressed.
+        max_detections: Maximum number of boxes in an image.
+        class_agnostic: Whether boxes of different classes suppress each other.
+        multi_label: Whether a box counts once for each class above the confidence, not only for its best.
+        max_candidates: Maximum number of candidates that enter the suppression, the best ones.
 
     Returns:
         Detections of each image.
     """
-    return [
-        _suppress(*image, confidence, iou, max_detections, class_agnostic, multi_label, max_candidates)
-        for image in zip(boxes, scores, strict=True)
-    ]
+    suppress = partial(_suppress, class_agnostic=class_agnostic, multi_label=multi_label, max_candidates=max_candidates)
+    return [suppress(*image, confidence, iou, max_detections) for image in zip(boxes, scores, strict=True)]
 
 
 def _suppress(
@@ -102,6 +101,7 @@ def _suppress(
     confidence: float,
     iou: float,
     max_detections: int,
+    *,
     class_agnostic: bool,
     multi_label: bool,
     max_candidates: int,
@@ -127,8 +127,8 @@ def greedy_suppression(boxes: np.ndarray, classes: np.ndarray, iou: float, max_k
     Args:
         boxes: `(n, 4)` corners, best first.
         classes: `(n,)`; only boxes of one class suppress each other.
-        iou: threshold.
-        max_kept: at most this many, the best.
+        iou: Threshold.
+        max_kept: Maximum number of boxes, the best ones.
 
     Returns:
         Ascending indices.

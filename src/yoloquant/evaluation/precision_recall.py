@@ -105,9 +105,9 @@ class ClassFigures:
     """One class that occurs; percentages by YOLOv5's formulas.
 
     Attributes:
-        name: of the class.
-        images: that hold objects of it.
-        objects: of it.
+        name: Name of the class.
+        images: Number of images that hold objects of it.
+        objects: Number of objects of it.
         precision: Percent, at the confidence with the best mean F1 of all classes.
         recall: Percent, at the same confidence.
         map50: Average precision at IoU 0.50, percent.
@@ -158,7 +158,7 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> np.nd
 
 
 def _envelope(hits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recalls, and the greatest precision at each or a greater one: 1 at first, and 0 behind the last recall.
+    """Recalls, and the maximum precision at each or a greater one: 1 at first, and 0 behind the last recall.
 
     Args:
         hits: `(n,)` bool, the most confident first.

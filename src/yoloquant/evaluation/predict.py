@@ -40,8 +40,8 @@ def predict(
     """Detect objects, image by image; the next one is read while the network runs.
 
     Args:
-        runner: The model.
-        images: uint8 `(H, W, 3)`, RGB, of any sizes.
+        runner: Runner of the model.
+        images: Images, uint8 `(H, W, 3)`, RGB, of any sizes.
         settings: Thresholds and classes.
 
     Yields:
@@ -92,7 +92,7 @@ def class_indices(words: Sequence[str], names: Sequence[str]) -> tuple[int, ...]
         names: Class names of the model.
 
     Raises:
-        YoloquantError: the model has no such class.
+        YoloquantError: The model has no such class.
     """
     if not words:
         return None

@@ -59,10 +59,10 @@ class Drawn:
     """One source that is done.
 
     Attributes:
-        name: of what was read, or of the picture or video that was written.
+        name: Name of what was read, or of the picture or video that was written.
         frames: 1 for a picture.
-        objects: in all frames.
-        is_video: it was a video or a stream.
+        objects: Number of objects in all frames.
+        is_video: Whether the source was a video or a stream.
         detections: In a picture; none of a video, whose frames the file of JSON lines has.
     """
 
@@ -100,7 +100,7 @@ def check_predictions(
         lists: Lists of images that are read, too.
 
     Raises:
-        YoloquantError: the output cannot be written, or would replace or stand among what is read, or replaces labels of images.
+        YoloquantError: The output cannot be written, or would replace or stand among what is read, or replaces labels of images.
     """
     names = output_names(sources)
     entries = [ImageEntry(source.file, 0) for source in sources if source.file is not None]
@@ -140,12 +140,12 @@ def predict_to_files(
     An interruption while a stream is read ends it: what was written until then is kept whole, and the interruption goes on.
 
     Args:
-        runner: The model.
+        runner: Runner of the model.
         sources: What to read.
         files: What to write.
         settings: Thresholds and classes.
         compare: A second model, drawn on the right of the first.
-        titles: Of both models.
+        titles: Titles of both models.
         skipped: Gets a sentence for each picture that cannot be decoded, which is left out.
         reporter: Receives the progress of each video.
 
@@ -221,7 +221,7 @@ class _Work:
             self._write_down(source, image, found, None)
             if self._files.draw:
                 save_picture(self._files.output / self._names[source], self._drawn(image, found))
-            yield Drawn(self._shown(source), 1, len(found), False, found)
+            yield Drawn(self._shown(source), 1, len(found), is_video=False, detections=found)
 
     def videos(self, sources: Sequence[Source]) -> Iterator[Drawn]:
         """Videos and streams, one after the other."""
@@ -254,7 +254,7 @@ class _Work:
                 self.stopped = error
         if source.kind == "video" and number < _WHOLE * total:
             self.notes.append(f"{source.label}: only {number} of its {total} frames can be decoded: it is damaged")
-        return Drawn(self._shown(source), number, objects, True)
+        return Drawn(self._shown(source), number, objects, is_video=True)
 
     def _leave_out(self, error: DataError) -> None:
         self.notes.append(str(error))

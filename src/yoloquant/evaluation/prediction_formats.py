@@ -20,7 +20,7 @@ def json_line(name: str, size: tuple[int, int], found: Detections, names: Sequen
     """One picture or frame with its detections, each with the keys of COCO's results.
 
     Args:
-        name: of the picture or video.
+        name: Name of the picture or video.
         size: `(height, width)`, pixels.
         found: Detections in its pixels.
         names: Class names.
@@ -56,7 +56,7 @@ def film(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
     """An MP4 file to add RGB frames to, all of the size of the first; it is there when all went well.
 
     Raises:
-        YoloquantError: it cannot be written.
+        YoloquantError: It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer: cv2.VideoWriter | None = None

@@ -17,14 +17,14 @@ _SEPARATORS = "/_.@ "
 def times_in_file(path: Path, runtime: str, layers: Sequence[str], threads: int = 0) -> dict[str, float]:
     """Milliseconds of each layer in a file, with one image.
 
-    Operators are counted as a layer's where the runtime's name for them begins with it: conversions of its input or answer, and
+    Operators are counted as a layer's where the runtime's name for them begins with it: conversions of its input or output, and
     an activation beside it, included.
 
     Args:
         path: ONNX file.
         runtime: "onnxruntime" or "openvino".
-        layers: names, as in the graph.
-        threads: of the runtime; 0 lets it choose.
+        layers: Layer names, as in the graph.
+        threads: Threads of the runtime; 0 lets it choose.
     """
     return times_of_layers(layer_times(path, runtime, threads=threads), layers, _answers(load_onnx(path)))
 
@@ -33,9 +33,9 @@ def times_of_layers(operators: Sequence[LayerTime], layers: Sequence[str], answe
     """Milliseconds of each layer.
 
     Args:
-        operators: a profile.
-        layers: names.
-        answers: layer -> name of its output in the file, which some runtimes call an operator by.
+        operators: Times of operators, from a profile.
+        layers: Layer names.
+        answers: Mapping layer -> name of its output in the file, which some runtimes call an operator by.
     """
     keys = {key: layer for layer in layers for key in (layer, layer.removesuffix(".conv"), answers.get(layer, layer))}
     times = dict.fromkeys(layers, 0.0)

@@ -1,4 +1,4 @@
-"""How much of a difference in mAP is chance, because only so many images were evaluated: the delete-a-group jackknife.
+"""How much of a difference in mAP is chance, because the number of evaluated images is limited: the delete-a-group jackknife.
 
 The images are dealt to 20 groups, each group is left out once, and both models are measured on the same rest. With d_g the
 difference without group g, the squared standard error is (G - 1) / G times the sum of (d_g - mean d)^2 (Efron and Tibshirani,
@@ -53,10 +53,10 @@ class ClassLoss:
     """What a class loses.
 
     Attributes:
-        name: of the class.
-        objects: of it; images: that hold them.
-        before: mAP50-95 of the first model, percent; after: of the second.
-        loss: the difference.
+        name: Name of the class.
+        objects: Number of objects of it; images: Number of images that hold them.
+        before: mAP50-95 of the first model, percent; after: mAP50-95 of the second.
+        loss: Difference of the two.
     """
 
     name: str

@@ -27,15 +27,15 @@ def write_calibration_cache(quantized: Path, model: Path, cache: Path) -> int:
     A line of the cache is a tensor's name and its scale as a big-endian IEEE-754 float in hexadecimal.
 
     Args:
-        quantized: file for the target `tensorrt`: zero point 0, one scale for each activation.
-        model: float file to write; weights keep their rounding.
-        cache: file to write, `calibration.cache` by habit.
+        quantized: File for the target `tensorrt`: zero point 0, one scale for each activation.
+        model: Float file to write; weights keep their rounding.
+        cache: File to write, `calibration.cache` by habit.
 
     Returns:
         Tensors with a scale.
 
     Raises:
-        ExportError: an activation has a zero point or several scales, which a cache cannot say.
+        ExportError: An activation has a zero point or several scales, which a cache cannot say.
     """
     proto = load_onnx(quantized)
     scales = _remove_quantization(proto)
@@ -50,7 +50,7 @@ def write_calibration_cache(quantized: Path, model: Path, cache: Path) -> int:
 
 
 def _remove_quantization(model: onnx.ModelProto) -> dict[str, float]:
-    """Take Q/DQ out of a model; answers with tensor name -> scale."""
+    """Take Q/DQ out of a model; returns tensor name -> scale."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     # Value -> what its readers read instead.

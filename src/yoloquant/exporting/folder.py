@@ -44,9 +44,9 @@ def save_quantized(quantized: QuantizedDetector, detector: Detector, path: Path)
     """Write a quantized detector.
 
     Args:
-        quantized: calibrated.
-        detector: the float detector it was made from; only its architecture is used.
-        path: of the safetensors file.
+        quantized: Calibrated detector.
+        detector: The float detector it was made from; only its architecture is used.
+        path: Path of the safetensors file.
     """
     facts = {**detector_facts(detector), "placement": quantized.placement.to_dict(), "channels": constants(quantized.network)}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in quantized.network.state_dict().items()}
@@ -57,7 +57,7 @@ def check_quantized_folder(folder: Path) -> None:
     """Make sure that a folder is one that quantization left.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: It is not.
     """
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder} is no quantized folder: it has no {WEIGHTS}; make one with `yoloquant quantize`")
@@ -67,11 +67,11 @@ def load_quantized(path: Path, detector: Detector | None = None) -> QuantizedDet
     """Read a quantized folder, or its safetensors file.
 
     Args:
-        path: of either.
-        detector: that was quantized, where its network is a module of the user's own, which files do not hold.
+        path: Path of the folder or of its tensors.
+        detector: Detector that was quantized, where its network is a module of the user's own, which files do not hold.
 
     Raises:
-        CheckpointError: it is missing, damaged, of another format, or needs the detector.
+        CheckpointError: It is missing, damaged, of another format, or needs the detector.
     """
     if path.is_dir():
         check_quantized_folder(path)

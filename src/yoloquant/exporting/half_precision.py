@@ -25,10 +25,10 @@ def to_half(model: onnx.ModelProto) -> None:
     by at most 1/2048 of their value.
 
     Args:
-        model: with opset 19 or later.
+        model: Model with opset 19 or later.
 
     Raises:
-        ExportError: a weight or constant is beyond half precision.
+        ExportError: A weight or constant is beyond half precision.
     """
     graph = model.graph
     _constants_to_initializers(graph)
@@ -97,11 +97,11 @@ def _half_constants(network: list[onnx.NodeProto], single: dict[str, TensorProto
         for place, name in enumerate(node.input):
             if name in single and place not in _SINGLE.get(node.op_type, ()):
                 is_scale = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-                halves[name] = _narrowed(single[name], is_scale)
+                halves[name] = _narrowed(single[name], is_scale=is_scale)
     return halves
 
 
-def _narrowed(tensor: TensorProto, is_scale: bool) -> TensorProto:
+def _narrowed(tensor: TensorProto, *, is_scale: bool) -> TensorProto:
     content = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
         narrow = content.astype(np.float16)

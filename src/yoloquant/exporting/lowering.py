@@ -38,9 +38,9 @@ class Container:
     """The ONNX integer type that holds a range of integers.
 
     Attributes:
-        dtype: of the file's tensors.
-        low: lowest integer of the type.
-        high: highest.
+        dtype: Type of the file's tensors.
+        low: Lowest integer of the type.
+        high: Highest integer of the type.
     """
 
     dtype: ir.DataType
@@ -97,7 +97,7 @@ def lower_fake_quantize(model: ir.Model) -> int:
 def remove_repeated_pairs(model: ir.Model) -> int:
     """Take out each QuantizeLinear and DequantizeLinear whose values the same scale has quantized before, in place.
 
-    Concat, max pooling and the like answer with values of their inputs, so that quantizing them once more with the inputs' own
+    Concat, max pooling and the like output values of their inputs, so that quantizing them once more with the inputs' own
     scale changes nothing. OpenVINO carries integers through these operators by itself, and pays for the second pair: 18
     elementwise passes in YOLOv5n. ONNX Runtime and TensorRT want both pairs.
 

@@ -42,10 +42,10 @@ def write_metadata(metadata: ModelMetadata, folder: Path) -> None:
 
 
 def metadata_from(facts: Any, name: str) -> ModelMetadata:
-    """Metadata from what `facts_of` answered, read back from a file.
+    """Metadata from the result of `facts_of`, read back from a file.
 
     Raises:
-        CheckpointError: this project did not write them, or they are damaged.
+        CheckpointError: This project did not write them, or they are damaged.
     """
     own = facts.get(KEY) if isinstance(facts, dict) else None
     metadata = ModelMetadata.from_properties({KEY: own}) if isinstance(own, str) else None
@@ -58,7 +58,7 @@ def read_metadata_file(folder: Path) -> ModelMetadata:
     """Read `metadata.yaml` of a folder.
 
     Raises:
-        CheckpointError: it is missing, this project did not write it, or it is damaged.
+        CheckpointError: It is missing, this project did not write it, or it is damaged.
     """
     path = folder / METADATA
     if not path.is_file():

@@ -1,6 +1,6 @@
 """Non-maximum suppression inside of a file, behind the decoded output: on request, since it fixes thresholds at export.
 
-The file then answers with final detections: `(N, K, 6)` rows of corners, score and class number, best first, zeros where there
+The file then outputs final detections: `(N, K, 6)` rows of corners, score and class number, best first, zeros where there
 are fewer (layout `rows_final`); or, for TensorRT, with the four outputs of its EfficientNMS plugin.
 """
 
@@ -31,10 +31,10 @@ class NmsOptions:
     """What is written into the file.
 
     Attributes:
-        confidence: least score, 0..1.
-        iou: a box goes if it overlaps a better one by more, 0..1.
-        max_detections: rows of the answer, and boxes kept of each class at most.
-        class_agnostic: boxes of different classes suppress each other; each box then counts for its best class only.
+        confidence: Minimum score, 0..1.
+        iou: Intersection over union with a better box above which a box is suppressed, 0..1.
+        max_detections: Number of rows of the output, and maximum number of boxes of each class.
+        class_agnostic: Whether boxes of different classes suppress each other; each box then counts for its best class only.
     """
 
     confidence: float = Field(default=0.25, ge=0.0, le=1.0)
@@ -62,16 +62,16 @@ _CANDIDATES = {
 _CORNERS = """
         one_half = Constant <value_float = 0.5> ()
         half = Mul (sizes, one_half)
-        least = Sub (centers, half)
-        greatest = Add (centers, half)
-        boxes = Concat <axis = 2> (least, greatest)
+        low = Sub (centers, half)
+        high = Add (centers, half)
+        boxes = Concat <axis = 2> (low, high)
 """
 # What competes (N, C or 1, A), and the class number (N, K, 1) of what was picked.
-_JUDGED = {
-    False: "judged = Identity (scores)",
+_RANKED = {
+    False: "ranked = Identity (scores)",
     True: """
         class_axis = Constant <value_ints = [1]> ()
-        judged = ReduceMax <keepdims = 1> (scores, class_axis)
+        ranked = ReduceMax <keepdims = 1> (scores, class_axis)
         best_classes = ArgMax <axis = 1, keepdims = 0> (scores)
     """,
 }
@@ -82,16 +82,16 @@ _CLASS_NUMBERS = {
         class_numbers = Unsqueeze (best_numbers, last_axis)
     """,
 }
-# NonMaxSuppression answers with one list for all images; a mask (N, M) tells whose they are, and TopK takes the best of each.
+# NonMaxSuppression outputs one list for all images; a mask (N, M) says whose they are, and TopK takes the best of each.
 # Rows of zeros at the list's end make sure that there are enough.
 _ROWS = """
         rows = Constant <value_int = MOST> ()
         rows_list = Constant <value_ints = [MOST]> ()
         iou = Constant <value_float = IOU> ()
         confidence = Constant <value_float = CONFIDENCE> ()
-        JUDGED
-        selected = NonMaxSuppression (boxes, judged, rows, iou, confidence)
-        selected_scores = GatherND (judged, selected)
+        RANKED
+        selected = NonMaxSuppression (boxes, ranked, rows, iou, confidence)
+        selected_scores = GatherND (ranked, selected)
         no_scores = ConstantOfShape (rows_list)
         no_places_shape = Constant <value_ints = [MOST, 3]> ()
         no_places = ConstantOfShape <value = int64[1] {0}> (no_places_shape)
@@ -134,20 +134,20 @@ def add_nms(model: onnx.ModelProto, options: NmsOptions, *, tensorrt: bool = Fal
     """Put suppression behind a file's decoded output.
 
     Args:
-        model: of this project's export, with one decoded output; it is changed.
-        options: thresholds.
-        tensorrt: with TensorRT's plugin EfficientNMS_TRT instead of ONNX's NonMaxSuppression; only TensorRT runs such a file.
-            There a box counts once for each class above the confidence in the class-agnostic form, too.
+        model: Model of this project's export, with one decoded output; it is changed.
+        options: Thresholds.
+        tensorrt: Whether TensorRT's plugin EfficientNMS_TRT takes the place of ONNX's NonMaxSuppression; only TensorRT runs such
+            a file. There a box counts once for each class above the confidence in the class-agnostic form, too.
 
     Raises:
-        ExportError: the file does not say how its output is laid out, or answers with final detections already.
+        ExportError: The file does not say how its output is laid out, or outputs final detections already.
     """
     metadata = ModelMetadata.from_properties(properties_of(model))
     if metadata is None or len(model.graph.output) != 1 or metadata.layout not in _CANDIDATES:
         final = metadata is not None and LAYOUTS[metadata.layout].suppressed
         reason = "its output is final already" if final else "only files that yoloquant exported with decoded boxes can get it"
         raise ExportError(f"suppression cannot be added to this file: {reason}")
-    suppression = parser.parse_model(_text(model, metadata, options, tensorrt))
+    suppression = parser.parse_model(_text(model, metadata, options, tensorrt=tensorrt))
     joined = attach_head(model, suppression, model.graph.input[0].name)
     extra = {**metadata.extra, "nms": asdict(options)}
     onnx.helper.set_model_props(joined, replace(metadata, layout=FINAL_LAYOUT, extra=extra).to_properties())
@@ -162,12 +162,12 @@ def add_nms_to_file(path: Path, options: NmsOptions, *, tensorrt: bool = False) 
         onnx.save(joined, str(partial))
 
 
-def _text(model: onnx.ModelProto, metadata: ModelMetadata, options: NmsOptions, tensorrt: bool) -> str:
+def _text(model: onnx.ModelProto, metadata: ModelMetadata, options: NmsOptions, *, tensorrt: bool) -> str:
     """The suppression as an ONNX model in text form."""
     rows = str(options.max_detections)
     body = _CANDIDATES[metadata.layout].replace("C]", f"{len(metadata.names)}]") + _CORNERS + (_PLUGIN if tensorrt else _ROWS)
     values = {
-        "JUDGED": _JUDGED[options.class_agnostic],
+        "RANKED": _RANKED[options.class_agnostic],
         "CLASSES": _CLASS_NUMBERS[options.class_agnostic],
         "CONFIDENCE": f"{options.confidence:.8f}",
         "IOU": f"{options.iou:.8f}",

@@ -81,17 +81,17 @@ def export_onnx(
     """Write a detector as an ONNX file: input `images` `(N, 3, H, W)` RGB 0..1, output `output` in the family's layout.
 
     Args:
-        detector: float, or quantized with all quantizers frozen.
-        path: of the file; written whole or not at all.
-        target: name for the file's metadata.
+        detector: Float detector, or quantized with all quantizers frozen.
+        path: Path of the file; written whole or not at all.
+        target: Name for the file's metadata.
         input_size: `(height, width)`; the detector's own by default.
-        dynamic_batch: leave N free; 1 otherwise.
-        opset: at least 18; by default the lowest that can hold the file's types.
-        half: what is not in integers is in half precision, but the input and what decodes the outputs; needs opset 19.
+        dynamic_batch: Whether N is left free; 1 otherwise.
+        opset: Opset, at least 18; by default the lowest that can hold the file's integer types.
+        half: Whether what is not in integers is in half precision, but the input and what decodes the outputs; needs opset 19.
 
     Raises:
-        ExportError: torch cannot export the network, or half precision cannot hold a weight of it.
-        YoloquantError: the file cannot be written, or the size does not fit the strides.
+        ExportError: Torch cannot export the network, or half precision cannot hold a weight of it.
+        YoloquantError: The file cannot be written, or the size does not fit the strides.
     """
     checked_file(path)
     size = input_size or detector.input_size
@@ -106,7 +106,7 @@ def export_onnx(
     module = _Decoded(network, None if kept else head)
     outputs = [f"map_{index}" for index in range(len(kept.map_names))] if kept else [OUTPUT_NAME]
     dynamic_batch = dynamic_batch and not (kept and kept.batch_size)
-    program = _torch_export(module, size, dynamic_batch, opset or lowest, outputs)
+    program = _torch_export(module, size, dynamic_batch=dynamic_batch, opset=opset or lowest, outputs=outputs)
     model = program.model
     lower_fake_quantize(model)
     if target in TARGETS:
@@ -185,7 +185,7 @@ def _without_conversion(network: GraphModule) -> GraphModule:
     return network
 
 
-def _torch_export(module: nn.Module, size: tuple[int, int], dynamic_batch: bool, opset: int, outputs: list[str]) -> Any:
+def _torch_export(module: nn.Module, size: tuple[int, int], *, dynamic_batch: bool, opset: int, outputs: list[str]) -> Any:
     # Two images, since torch.export takes a batch of one for a constant.
     example = torch.zeros(2 if dynamic_batch else 1, 3, *size)
     dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if dynamic_batch else None
@@ -236,7 +236,7 @@ def _translate(x: Any, scale: Any, zero_point: Any, quant_min: int, quant_max: i
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """The torch exporter tells its progress and torchvision's absence to everybody; users asked for neither."""
+    """The torch exporter prints its progress and torchvision's absence; users asked for neither."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

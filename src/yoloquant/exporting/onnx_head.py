@@ -12,12 +12,12 @@ def attach_head(network: onnx.ModelProto, head: onnx.ModelProto, input_name: str
     """One model of both; outputs and the name of the input are those of the original file.
 
     Args:
-        network: images in, raw maps out.
-        head: its inputs are the raw maps, in the network's order.
-        input_name: of the images.
+        network: Module from images to raw maps.
+        head: Head whose inputs are the raw maps, in the network's order.
+        input_name: Name of the input of images.
 
     Raises:
-        ExportError: the head's operators cannot be brought to the network's operator set.
+        ExportError: The head's operators cannot be brought to the network's operator set.
     """
     opset = next(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
     head = _converted(head, opset)

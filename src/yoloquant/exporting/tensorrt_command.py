@@ -31,15 +31,15 @@ def trtexec_command(
 
     Args:
         model: ONNX file, with Q/DQ, or in float beside a cache.
-        cache: calibration cache of a float file, for TensorRT up to 10.
-        batch_size: the largest, where the file leaves it free; the engine is tuned for it.
-        fp16: layers that are not in integers may run in half precision; TensorRT 11 asks the file instead.
-        major: version of TensorRT; those from 8.6 to 10 have the same command.
+        cache: Calibration cache of a float file, for TensorRT up to 10.
+        batch_size: Maximum batch size, where the file leaves it free; the engine is tuned for it.
+        fp16: Whether layers that are not in integers may run in half precision; TensorRT 11 asks the file instead.
+        major: Major version of TensorRT; those from 8.6 to 10 have the same command.
 
     Raises:
-        ExportError: the version takes no calibration cache.
+        ExportError: The version takes no calibration cache.
     """
-    command = ["trtexec", f"--onnx={model}", f"--saveEngine={model.with_suffix('.engine')}", *_precision(cache, fp16, major)]
+    command = ["trtexec", f"--onnx={model}", f"--saveEngine={model.with_suffix('.engine')}", *_precision(cache, major, fp16=fp16)]
     source = load_onnx(model).graph.input[0]
     if _has_free_batch(source):
         for limit, count in (("min", 1), ("opt", batch_size), ("max", batch_size)):
@@ -58,7 +58,7 @@ def commands_by_version(model: Path, cache: Path | None = None) -> dict[str, str
     return {name: trtexec_command(model, cache, major=major) for name, major in majors.items()}
 
 
-def _precision(cache: Path | None, fp16: bool, major: int) -> list[str]:
+def _precision(cache: Path | None, major: int, *, fp16: bool) -> list[str]:
     if major >= STRONGLY_TYPED:
         if cache is not None:
             raise ExportError(

@@ -59,7 +59,7 @@ def followed(path: str | Path) -> Path:
     """The absolute path that is written where `path` is given: what a symbolic link leads to, so that the link stays.
 
     Raises:
-        YoloquantError: the link leads to itself, or the system takes no such name.
+        YoloquantError: The link leads to itself, or the system takes no such name.
     """
     path = Path(path).absolute()
     try:
@@ -77,11 +77,11 @@ def refuse_inputs(outputs: Iterable[str | Path | None], inputs: Iterable[Any]) -
     """Make sure that nothing which is read is replaced by what is written.
 
     Args:
-        outputs: files and folders that will be written; a folder is replaced with all that it holds.
-        inputs: files and folders that are read; what is no path, or does not exist, is passed over.
+        outputs: Files and folders that will be written; a folder is replaced with all that it holds.
+        inputs: Files and folders that are read; what is no path, or does not exist, is passed over.
 
     Raises:
-        YoloquantError: an output is an input, holds one, or stands in a folder that is one.
+        YoloquantError: An output is an input, holds one, or stands in a folder that is one.
     """
     given = [Path(source) for source in inputs if isinstance(source, str | Path)]
     read = {Path(os.path.realpath(source)): source for source in given if source.exists()}
@@ -104,7 +104,7 @@ def refuse_images(outputs: Iterable[Path | None], images: Iterable[_HasPath]) ->
     """The same for the images of a data set, of which there may be very many.
 
     Raises:
-        YoloquantError: an output is one of them.
+        YoloquantError: An output is one of them.
     """
     written = {(status.st_dev, status.st_ino): path for path in outputs if path is not None and (status := _status(path))}
     for entry in images if written else ():
@@ -128,10 +128,10 @@ def reserved(*outputs: str | Path | None) -> Iterator[None]:
     Under `torchrun` the first process, which writes, holds them for all.
 
     Args:
-        outputs: that are written; none for nothing.
+        outputs: Outputs that are written; None for nothing.
 
     Raises:
-        YoloquantError: another run holds one of them, or storage fails while they are held.
+        YoloquantError: Another run holds one of them, or storage fails while they are held.
     """
     wanted = [followed(output) for output in outputs if output is not None and is_first_process()]
     with ExitStack() as stack:
@@ -208,14 +208,14 @@ def put_in_place(new: Path, output: Path) -> str | None:
     """Move a finished folder to where its output shall be, and delete the earlier one.
 
     Args:
-        new: finished, on the same file system.
-        output: folder; there may be an earlier one.
+        new: Finished file or folder, on the same file system.
+        output: Folder to write; an earlier one may exist.
 
     Returns:
         A sentence where the earlier output could not be deleted whole.
 
     Raises:
-        YoloquantError: it cannot be moved; both are kept, and the message says where.
+        YoloquantError: It cannot be moved; both are kept, and the message says where.
     """
     _take_umask(new)
     aside = beside(output, "old")
@@ -280,7 +280,7 @@ def storage_errors_told(output: Path) -> Iterator[None]:
     """Turn a full disk and the like into one sentence.
 
     Raises:
-        YoloquantError: the system refuses to store something.
+        YoloquantError: The system refuses to store something.
     """
     try:
         yield

@@ -36,7 +36,7 @@ def exists(path: Path) -> bool:
 
 
 def _told(question: Callable[[], bool]) -> bool:
-    """The answer to a question about a name; no for names that the system refuses."""
+    """Result of a test of a name; False for names that the system refuses."""
     try:
         return question()
     except (OSError, ValueError):
@@ -47,7 +47,7 @@ def check_file(path: Path, error: type[YoloquantError] = YoloquantError) -> None
     """Make sure that a file is there.
 
     Raises:
-        YoloquantError: there is none, or it is a folder, a pipe or a device.
+        YoloquantError: There is none, or it is a folder, a pipe or a device.
     """
     if is_file(path):
         return
@@ -63,12 +63,12 @@ def parsed(path: Path | str, error: type[YoloquantError], remedy: str = "check t
     """The boundary between a file and whatever reads it: what goes wrong inside becomes the project's own error.
 
     Args:
-        path: of the file, which must be there; or what a message calls something in memory.
-        error: class to raise.
-        remedy: what to do about a damaged file.
+        path: Path of the file, which must be there; or what a message calls something in memory.
+        error: Error class to raise.
+        remedy: Advice for a damaged file.
 
     Raises:
-        YoloquantError: the file is not there, cannot be read, or is damaged.
+        YoloquantError: The file is not there, cannot be read, or is damaged.
     """
     if isinstance(path, Path):
         check_file(path, error)
@@ -87,12 +87,12 @@ def read_text(path: Path, error: type[YoloquantError] = YoloquantError, largest:
     """The content of a text file in UTF-8, without a byte order mark.
 
     Args:
-        path: of the file.
-        error: class to raise.
-        largest: bytes that such a file may have.
+        path: Path of the file.
+        error: Error class to raise.
+        largest: Bytes that such a file may have.
 
     Raises:
-        YoloquantError: the file cannot be read, is too large, or holds something else than text.
+        YoloquantError: The file cannot be read, is too large, or holds something else than text.
     """
     with parsed(path, error):
         size = path.stat().st_size
@@ -108,12 +108,12 @@ def parse_json(text: str | bytes, name: str, error: type[YoloquantError] = Yoloq
     """The value that a JSON text holds.
 
     Args:
-        text: to parse.
-        name: of its source, for the message.
-        error: class to raise.
+        text: Text to parse.
+        name: Name of its source, for the message.
+        error: Error class to raise.
 
     Raises:
-        YoloquantError: it is not valid JSON, or nests too deeply.
+        YoloquantError: It is not valid JSON, or nests too deeply.
     """
     try:
         return json.loads(text)
@@ -128,12 +128,12 @@ def parse_yaml(text: str, name: str, error: type[YoloquantError] = YoloquantErro
     """The value that a YAML text holds.
 
     Args:
-        text: to parse.
-        name: of its source, for the message.
-        error: class to raise.
+        text: Text to parse.
+        name: Name of its source, for the message.
+        error: Error class to raise.
 
     Raises:
-        YoloquantError: it is not valid YAML.
+        YoloquantError: It is not valid YAML.
     """
     try:
         _check_events(text)
@@ -179,7 +179,7 @@ def parse_setting(setting: str, example: str) -> tuple[str, Any]:
     """Key and value of one `key=value` of `--set`, the value in YAML.
 
     Raises:
-        RecipeError: it has another form; the message shows `example`.
+        RecipeError: It has another form; the message shows `example`.
     """
     name, separator, text = setting.partition("=")
     if not separator or not name.strip():

@@ -20,7 +20,7 @@ def checked_file(path: str | Path) -> Path:
     """The absolute path of a file to write; of a symbolic link, what it leads to.
 
     Raises:
-        YoloquantError: something else than a file is there, or the folder to write it into is missing or may not be written to.
+        YoloquantError: Something else than a file is there, or the folder to write it into is missing or may not be written to.
     """
     place = followed(path)
     if place.is_dir():
@@ -39,7 +39,7 @@ def checked_folder(path: str | Path) -> Path:
     """The absolute path of a folder to write, which need not exist yet, nor those that it is in; what a symbolic link leads to.
 
     Raises:
-        YoloquantError: something else than a folder is there, or the folder cannot be made.
+        YoloquantError: Something else than a folder is there, or the folder cannot be made.
     """
     folder = followed(path)
     if folder.exists() and not folder.is_dir():
@@ -55,7 +55,7 @@ def checked_own_folder(path: str | Path, mark: str, earlier: str) -> Path:
     """The same for a folder that must be empty or hold the file `mark`, as an earlier run left it.
 
     Raises:
-        YoloquantError: the folder cannot be made, or holds other files; the message offers what `earlier` says, too.
+        YoloquantError: The folder cannot be made, or holds other files; the message offers what `earlier` says, too.
     """
     folder = checked_folder(path)
     if _entries(folder) and not (folder / mark).is_file():
@@ -67,7 +67,7 @@ def checked_replaceable_folder(path: str | Path, mark: str, own: Collection[str]
     """The same for a folder that is replaced whole, so that it must hold nothing but `own` files and can be renamed.
 
     Raises:
-        YoloquantError: it is not so.
+        YoloquantError: It is not so.
     """
     folder = checked_own_folder(path, mark, earlier)
     if os.path.ismount(folder):
@@ -91,7 +91,7 @@ def replaced_whole(path: Path) -> Iterator[Path]:
     """A file beside `path` to write, which takes its place when all went well and is removed otherwise.
 
     Raises:
-        YoloquantError: there can be no such file, or the disk is full; what was there before is as it was.
+        YoloquantError: There can be no such file, or the disk is full; what was there before is as it was.
     """
     place = checked_file(path)
     partial = beside(place, "part")
@@ -112,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all.
 
     Raises:
-        YoloquantError: as `replaced_whole`.
+        YoloquantError: As `replaced_whole`.
     """
     with replaced_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -122,7 +122,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Dictionaries with the same keys as CSV; lists in a cell are joined by x, and text is no formula to spreadsheets.
 
     Raises:
-        YoloquantError: as `replaced_whole`.
+        YoloquantError: As `replaced_whole`.
     """
     with replaced_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])

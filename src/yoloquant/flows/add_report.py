@@ -38,16 +38,16 @@ def add_report(
 ) -> Quantization:
     """Add figures of layers and tensors, report.html, its tables and its charts to the folder of a finished network.
 
-    Each part is made whole or left out; what could not be made is told in a note.
+    Each part is made whole or left out; what could not be made is named in a note.
 
     Args:
-        result: whose folder `output` is written, and held by `reserved`.
-        reference: the float weights by name; none if they are not known.
-        entries: calibration images.
-        dataset: that was evaluated, for its photographs.
+        result: Result whose folder `output` is written, and held by `reserved`.
+        reference: The float weights by name; None if they are not known.
+        entries: Calibration images.
+        dataset: Data set that was evaluated, for its photographs.
         plots: "png" or "pdf" for every chart as a file, too.
-        tell: told about progress and about what failed.
-        clock: takes the time of the report.
+        tell: Reporter of progress and of failures.
+        clock: Clock that measures the time of the report.
 
     Returns:
         The result with the figures, where these could be made.

@@ -33,8 +33,8 @@ def benchmark(
         files: Checkpoints, ONNX files, quantized folders and runtimes' own files; ratios are against the first.
         runtimes: "torch", "onnxruntime", "openvino", "tensorrt"; all that are installed by default, without torch.
         threads: Threads of each runtime; 0 lets it choose.
-        batch_size: Images in a call; a file with a fixed batch size gets its own.
-        runs: Counted calls of each.
+        batch_size: Number of images in a call; a file with a fixed batch size gets its own.
+        runs: Number of counted calls of each.
         warmup: Calls of each before those that count.
         layers: Profile the operators of ONNX files, too.
         reporter: Receives progress.

@@ -36,16 +36,16 @@ def deliver(
     """Write a quantized folder as the file that a runtime takes, and hold the file against torch in that runtime.
 
     Args:
-        folder: that `quantize` wrote.
-        format: name, a key of `yoloquant.exporting.formats.registry.FORMATS`.
-        output: file or, for formats of several files, folder to write; by default the folder's name with the format's ending,
+        folder: Folder that `quantize` wrote.
+        format: Name of the format, a key of `yoloquant.exporting.formats.registry.FORMATS`.
+        output: File or, for formats of several files, folder to write; by default the folder's name with the format's ending,
             beside the folder.
-        images: data set, list or folder of real images to compare on; drawn ones by default.
+        images: Data set, list or folder of real images to compare on; drawn ones by default.
         branch: `one-to-one` or `one-to-many`, which the folder must have.
-        reporter: told about progress.
+        reporter: Reporter of progress.
 
     Raises:
-        YoloquantError: something given cannot be used, a package is missing, or the file does not compute what torch does; then
+        YoloquantError: Something given cannot be used, a package is missing, or the file does not compute what torch does; then
             nothing is written.
     """
     tell, kind, source = reporter or Silent(), get_format(format), Path(folder)
@@ -79,7 +79,7 @@ def checked_place(kind: Format, place: Path) -> Path:
     """The absolute path to write a format to.
 
     Raises:
-        YoloquantError: the format cannot be written there, or what is there is not an earlier file of it.
+        YoloquantError: The format cannot be written there, or what is there is not an earlier file of it.
     """
     if kind.files:
         return checked_replaceable_folder(place, kind.files[0], kind.files, "an earlier output to replace")

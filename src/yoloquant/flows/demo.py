@@ -35,15 +35,15 @@ def run_demo(output: Path, target: str = "onnxruntime", reporter: Reporter | Non
     """Generate a data set, quantize the shipped detector for a target, and for contrast without care.
 
     Args:
-        output: folder to write; the generated set itself is not kept.
-        target: deployment target.
-        reporter: told about progress.
+        output: Folder to write; the generated set itself is not kept.
+        target: Deployment target.
+        reporter: Reporter of progress.
 
     Returns:
         The result, and what careless INT8 scores.
 
     Raises:
-        YoloquantError: there is no such target, or the folder cannot be written.
+        YoloquantError: There is no such target, or the folder cannot be written.
     """
     tell = reporter or Silent()
     get_target(target)

@@ -100,7 +100,7 @@ def _require_half(detector: Detector | QuantizedDetector, path: Path, settings: 
     """Hold a file in half precision against the same one in 32 bits, both in ONNX Runtime, on drawn images.
 
     Raises:
-        ExportError: they find different objects.
+        ExportError: They find different objects.
     """
     images = drawn_images(settings["input_size"] or detector.input_size)
     with tempfile.TemporaryDirectory() as scratch:

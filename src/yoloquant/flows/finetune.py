@@ -49,7 +49,7 @@ _OTHERWISE = {
     "warmup_iterations": "the share of the run is warm_up",
     "warmup_momentum": "the share of the run is warm_up",
     "warmup_bias_lr": "the share of the run is warm_up",
-    "distill": "what teaches is teacher",
+    "distill": "the teacher is set by teacher",
     "close_mosaic": "mosaic stays the same over the run",
     "iou_type": "it stays as the family has it",
 }
@@ -73,22 +73,22 @@ def finetune(
     stopped, from `<output>.partial`.
 
     Args:
-        model: a folder that `yoloquant quantize` or this function wrote.
+        model: A folder that `yoloquant quantize` or this function wrote.
         data: `data.yaml` or COCO JSON, a folder or a list of images; the train split trains, and the val split evaluates where it
             has labels.
-        output: folder to write; it must not exist, or be an earlier output.
-        teacher: the float checkpoint (or detector) that the folder was made from; without it the training is on labels.
-        settings: of the recipe's step `train`, and hyperparameters of augmentation and losses, by name.
-        measure: what is evaluated and timed.
-        report: what the report shows; none for no report.
-        device: that trains.
-        reporter: told about progress.
+        output: Folder to write; it must not exist, or be an earlier output.
+        teacher: The float checkpoint (or detector) that the folder was made from; without it the training is on labels.
+        settings: Settings of the recipe's step `train`, and hyperparameters of augmentation and losses, by name.
+        measure: Measurements to take.
+        report: Contents of the report; None for no report.
+        device: Device that trains.
+        reporter: Reporter of progress.
 
     Returns:
         The quantized detector and all figures; rows of the float model only with a teacher.
 
     Raises:
-        YoloquantError: something given cannot be used, the teacher is of another network, or the exported file is not right in
+        YoloquantError: Something given cannot be used, the teacher is of another network, or the exported file is not right in
             the target's runtime.
     """
     tell, source, folder = reporter or Silent(), Path(model), checked_output(output)
@@ -100,7 +100,7 @@ def finetune(
     quantized = load_quantized(source, given if given and given.family == CUSTOM else None)
     assert quantized.detector is not None
     recipe = recipe_of(source)
-    step = training_step(settings or {}, quantized, given is not None)
+    step = training_step(settings or {}, quantized, has_teacher=given is not None)
     detector = quantized.detector if given is None else replace(given, input_size=quantized.input_size)
     # On labels nothing is compared, and the folder's own network stands in for the float one.
     reference = copy_graph(quantized.network) if given is None else _reference(detector, quantized, recipe)
@@ -138,16 +138,16 @@ def finetune(
         return finish(job, wanted)
 
 
-def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_teacher: bool) -> Train:
+def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, *, has_teacher: bool) -> Train:
     """The step `train` that settings make.
 
     Args:
-        values: settings of the step, and hyperparameters of augmentation and losses, by name.
-        quantized: that will train.
-        has_teacher: the float network is there.
+        values: Settings of the step, and hyperparameters of augmentation and losses, by name.
+        quantized: Quantized detector to train.
+        has_teacher: Whether the float network is available.
 
     Raises:
-        RecipeError: a name is unknown, a value is not allowed, or the teacher cannot teach what is asked.
+        RecipeError: A name is unknown, a value is not allowed, or the teacher cannot teach what is asked.
     """
     usable = set(Hyperparameters.model_fields) - set(_OTHERWISE) - set(Train.model_fields)
     for name in set(values) - set(Train.model_fields) - usable:
@@ -160,7 +160,7 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_t
         raise RecipeError("augmentation takes hyperparameters by name, as {fliplr: 0.5}; each can be set by itself, too")
     augmentation = {**augmentation, **{name: values[name] for name in values if name in usable}}
     hyperparameters_for(quantized.family, (), **augmentation)
-    of_step.setdefault("teacher", _teaching(quantized, has_teacher))
+    of_step.setdefault("teacher", _teaching(quantized, has_teacher=has_teacher))
     try:
         step = Train.model_validate({**of_step, "augmentation": augmentation})
     except ValidationError as error:
@@ -176,8 +176,8 @@ def training_step(values: Mapping[str, Any], quantized: QuantizedDetector, has_t
     return step
 
 
-def _teaching(quantized: QuantizedDetector, has_teacher: bool) -> str:
-    """What teaches where nothing is said."""
+def _teaching(quantized: QuantizedDetector, *, has_teacher: bool) -> str:
+    """Default teacher."""
     if not has_teacher:
         return "labels"
     if is_scaled(quantized.network):
@@ -189,7 +189,7 @@ def _reference(teacher: Detector, quantized: QuantizedDetector, recipe: Recipe) 
     """The float network, its channels scaled as the folder's were where weights alone decide that.
 
     Raises:
-        CheckpointError: it is not the network that the folder was made from.
+        CheckpointError: It is not the network that the folder was made from.
     """
     if teacher.names != quantized.names:
         raise CheckpointError(

@@ -35,17 +35,17 @@ class FolderPlan:
     """What becomes of a quantized detector, checked.
 
     Attributes:
-        folder: to write; none for nothing.
-        nms: puts suppression into the ONNX file.
-        formats: further files to write into the folder, by the names of their formats.
-        recipe: that was followed.
-        source: of images and ground truth.
-        dataset: to evaluate on, and for photographs of the report.
-        measure: what is measured.
-        rows: that were measured before.
-        report: what the report shows; none for no report.
-        analysis: that the report shows.
-        commands: that the report names, where it is not told others.
+        folder: Folder to write; None for nothing.
+        nms: Options of suppression in the ONNX file; None for none.
+        formats: Further files to write into the folder, by the names of their formats.
+        recipe: Recipe that was followed.
+        source: Source of images and ground truth.
+        dataset: Data set to evaluate on, and for photographs of the report.
+        measure: Measurements to take.
+        rows: Rows that were measured before.
+        report: Contents of the report; None for no report.
+        analysis: Analysis that the report shows.
+        commands: Commands that the report shows by default.
     """
 
     folder: Path | None
@@ -77,7 +77,7 @@ def checked_output(output: str | Path | None) -> Path | None:
     """The folder to write; nothing is made yet.
 
     Raises:
-        YoloquantError: it holds something else than an earlier output, or cannot be made.
+        YoloquantError: It holds something else than an earlier output, or cannot be made.
     """
     if output is None:
         return None
@@ -107,10 +107,10 @@ def finish(job: Job, wanted: FolderPlan) -> Quantization:
     """Export, verify, measure and write.
 
     Of several processes each has files of its own to evaluate its share of the images with; the first one times and writes, and
-    the others answer without latency, figures of layers and folder.
+    the others return results without latency, figures of layers and folder.
 
     Raises:
-        YoloquantError: the exported file is not right in the target's runtime.
+        YoloquantError: The exported file is not right in the target's runtime.
     """
     quantized, folder, tell, clock = job.quantized, wanted.folder, job.reporter, job.clock
     target, measure, runtimes = job.target, wanted.measure, installed(wanted.measure.runtimes)

@@ -20,8 +20,8 @@ def tell_branch(detector: Detector, tell: Reporter) -> None:
 
 
 def note_branch(branch: str | None, tell: Reporter, *, both: bool = False) -> None:
-    """Say which branch a model answers with, where its family has two; `both` says that it holds the other one, too."""
-    sentence = branch_sentence(branch, both)
+    """Say which branch a model outputs, where its family has two; `both` says that it holds the other one, too."""
+    sentence = branch_sentence(branch, both=both)
     if sentence is not None:
         tell.note(sentence)
 

@@ -37,7 +37,7 @@ def installed(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
 
 
 def dataset_to_evaluate(source: Source, names: Sequence[str], measure: Measure) -> DetectionDataset | None:
-    """The val split, if it is to be evaluated; what is wrong with its labels is told before anything long begins.
+    """The val split, if it is to be evaluated; what is wrong with its labels is reported before anything long begins.
 
     Args:
         source: Data set.
@@ -71,7 +71,7 @@ def drawn_images(size: tuple[int, int]) -> np.ndarray:
 
 
 def verified(job: Job, path: Path, runtimes: tuple[str, ...]) -> list[Parity]:
-    """Check the quantized detector's file in installed runtimes; the target's own must agree, others are told about.
+    """Check the quantized detector's file in installed runtimes; the target's own must agree, others are reported.
 
     Raises:
         ExportError: The target's runtime does not agree with torch.
@@ -168,10 +168,10 @@ def integer_notes(detector: QuantizedDetector, target: Target, layer_count: int,
     """How many layers run in integers: as the target's runtime executes the file, or as it was placed where none can be asked.
 
     Args:
-        detector: quantized.
-        target: of its recipe.
-        layer_count: layers with weights.
-        executed: what the target's own runtime says; none if it cannot be asked here.
+        detector: Quantized detector.
+        target: Target of its recipe.
+        layer_count: Layers with weights.
+        executed: Layers as the target's own runtime runs them; None if it cannot be asked here.
     """
     placed = quantized_layer_count(detector)
     activations = sum(1 for name, _ in detector.quantizers()) - placed

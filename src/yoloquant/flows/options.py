@@ -14,7 +14,7 @@ class Measure:
 
     Attributes:
         evaluate: Evaluate float and quantized models where there are labels, and time them.
-        limit: Evaluate only the first so many images.
+        limit: Maximum number of images to evaluate.
         runtimes: Runtimes that verify and measure the file beside torch; all installed ones by default.
     """
 

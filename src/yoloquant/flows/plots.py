@@ -16,7 +16,7 @@ def write_plots(charts: Sequence[Chart], folder: Path, suffix: str | None, tell:
         charts: Charts to draw.
         folder: Folder to write into; made if it does not exist.
         suffix: "png", "pdf", or none.
-        tell: Receives progress.
+        tell: Reporter of progress.
     """
     if suffix is None:
         return

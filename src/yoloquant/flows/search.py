@@ -105,7 +105,7 @@ def search(
         key = digest_of(detector, *facts, contents_of(drawn.calibration), dataset_contents(dataset))
         known = SearchRecord(record, key, tell)
         run = _Search(detector, start, drawn, dataset, known, tell, raise_bits)
-        found = replace(_found(run, max_drop, target_map, optimize_latency), source=from_files)
+        found = replace(_found(run, max_drop, target_map, optimize_latency=optimize_latency), source=from_files)
         if recipe_file is not None and page is not None:
             write_text(recipe_file, found.recipe.to_yaml())
             write_search_page(found, page)
@@ -131,13 +131,13 @@ def _checked_files(output: str | Path | None) -> tuple[Path, Path, Path] | None:
     return files
 
 
-def _found(run: _Search, max_drop: float | None, target_map: float | None, optimize_latency: bool) -> Search:
+def _found(run: _Search, max_drop: float | None, target_map: float | None, *, optimize_latency: bool) -> Search:
     """The bisection."""
     plain = run.measured("float", lambda: TorchRunner(run.detector))
     goal = plain - max_drop if max_drop is not None else float(target_map or 0.0)
     if goal > plain:
         raise YoloquantError(f"the goal of {goal:.2f} mAP50-95 is above the float model's own {plain:.2f}: ask for less")
-    free = run.rank(optimize_latency)
+    free = run.rank(optimize_latency=optimize_latency)
     most = len(run.ranking)
     count = _least(most, lambda number: run.reached(number) >= goal, free)
     if count is None:
@@ -179,8 +179,8 @@ class _Search:
                 self.tell.note(f"skipped: {sentence}")
         return self.known.values[name].map50_95
 
-    def rank(self, optimize_latency: bool) -> int:
-        """Order the layers; answers how many of the first are changed in any case, since float is faster there."""
+    def rank(self, *, optimize_latency: bool) -> int:
+        """Order the layers; returns how many of the first are changed in any case, since float is faster there."""
         base = self.with_changed(0)
         cost = error_cost(base, spread_images(base, self.drawn.calibration, RANKING_IMAGES))
         with self.tell.step("Rank layers") as update:
@@ -245,7 +245,7 @@ def with_layers(recipe: Recipe, layers: list[str], bits: int | None) -> Recipe:
 
 
 def _least(most: int, holds: Callable[[int], bool], first: int = 0) -> int | None:
-    """The least number in first..most for which `holds`, which stays true once it is; none if it never is."""
+    """The minimum number in first..most for which `holds`, which stays true once it is; none if it never is."""
     if holds(first):
         return first
     below, above = first, most

@@ -47,22 +47,22 @@ class TrainingOptions:
     """How to train.
 
     Attributes:
-        epochs: in all.
-        batch_size: images in a batch, of all processes together.
-        nominal_batch: images that make an optimizer step; smaller batches are added up.
-        image_size: side of the images, pixels; by default the detector's own.
-        overrides: hyperparameters as `name=value`.
-        cosine: the learning rate falls in a cosine instead of a line.
-        patience: epochs without a better mAP after which the run ends.
-        evaluate_every: epochs between evaluations.
-        gradient_clip: largest norm of the gradient.
-        amp: mixed precision: fp16 on CUDA, bf16 on a CPU.
-        activation: put in the place of all others first; see `swap_activations`.
-        distill: the detector as it was given teaches.
-        seed: of weights, order and augmentation.
+        epochs: Total number of epochs.
+        batch_size: Number of images in a batch, of all processes together.
+        nominal_batch: Images that make an optimizer step; smaller batches are added up.
+        image_size: Side of the images, pixels; by default the detector's own.
+        overrides: Hyperparameters as `name=value`.
+        cosine: Whether the learning rate falls in a cosine instead of a line.
+        patience: Number of epochs without a better mAP after which the run ends.
+        evaluate_every: Number of epochs between evaluations.
+        gradient_clip: Largest norm of the gradient.
+        amp: Whether to train in mixed precision: fp16 on CUDA, bf16 on a CPU.
+        activation: Activation that replaces all others first; see `swap_activations`.
+        distill: Whether to distil from the initial detector.
+        seed: Seed of weights, order and augmentation.
         device: "cpu" or "cuda".
-        tensorboard: write event files, too.
-        workers: threads that read and augment images.
+        tensorboard: Whether TensorBoard's event files are written, too.
+        workers: Number of threads that read and augment images.
     """
 
     epochs: int = 100
@@ -95,24 +95,24 @@ def train(
     """Train a float detector.
 
     Args:
-        model: a checkpoint, or the name of an architecture to begin from random weights, see `ARCHITECTURES`; a detector in
+        model: A checkpoint, or the name of an architecture to begin from random weights, see `ARCHITECTURES`; a detector in
             memory is changed.
         data: `data.yaml` with a train and a val split.
-        output: folder for `best.safetensors` (the best detector, which every command reads), `last.safetensors` (to resume
+        output: Folder for `best.safetensors` (the best detector, which every command reads), `last.safetensors` (to resume
             from), `results.csv` and `options.json`.
-        options: how; by default `TrainingOptions()`.
-        resume: go on with the run in the folder.
-        reporter: told about progress.
+        options: Training options; `TrainingOptions()` by default.
+        resume: Whether the run in the folder is continued.
+        reporter: Reporter of progress.
 
     Raises:
-        YoloquantError: something given cannot be used, or the loss stops being finite.
+        YoloquantError: Something given cannot be used, or the loss stops being finite.
     """
     options = options or TrainingOptions()
     with process_group(options.device) as device:
         tell = reporter if reporter is not None and process_number() == 0 else Silent()
-        folder = _checked_run(output, resume)
+        folder = _checked_run(output, resume=resume)
         refuse_inputs([folder / name for name in (BEST, STATE_NAME, LOG_NAME, OPTIONS)], [file_of_model(model), data])
-        return _train(model, data, folder, options, device, resume, tell)
+        return _train(model, data, folder, options, device, resume=resume, tell=tell)
 
 
 def _train(
@@ -121,6 +121,7 @@ def _train(
     output: Path,
     options: TrainingOptions,
     device: str,
+    *,
     resume: bool,
     tell: Reporter,
 ) -> Training:
@@ -136,7 +137,7 @@ def _train(
     if options.activation is not None:
         swapped = swap_activations(detector.network, options.activation)
         tell.note(f"{swapped} activations became {options.activation}")
-    detector.network.requires_grad_(True)
+    detector.network.requires_grad_(requires_grad=True)
     side = max(detector.input_size)
     loss = loss_for(detector, parameters, side, options.epochs)
     samples = _read_samples(training, side, tell)
@@ -174,13 +175,13 @@ def starting_detector(model: str | Path | Detector, names: Sequence[str], image_
     """What training begins with: a detector that is given, a checkpoint's, or random weights.
 
     Args:
-        model: see `train`.
-        names: classes of random weights.
-        image_size: side of the images, pixels; by default the detector's own.
+        model: Model as in `train`.
+        names: Classes of random weights.
+        image_size: Side of the images, pixels; by default the detector's own.
 
     Raises:
-        CheckpointError: there is neither a file nor an architecture of this name, or the file cannot be read.
-        YoloquantError: the image size does not fit the strides.
+        CheckpointError: There is neither a file nor an architecture of this name, or the file cannot be read.
+        YoloquantError: The image size does not fit the strides.
     """
     if isinstance(model, Detector):
         detector = model
@@ -197,7 +198,7 @@ def starting_detector(model: str | Path | Detector, names: Sequence[str], image_
 
 
 def _checked_names(data: str | Path, training: DetectionDataset, validation: DetectionDataset) -> tuple[str, ...]:
-    """The classes of a data set that can be trained on; what is missing is told before anything long begins."""
+    """The classes of a data set that can be trained on; what is missing is reported before anything long begins."""
     names = training.names or validation.names
     if not names:
         raise DataError(f"{data} does not name its classes: training needs a data.yaml with `names`")
@@ -207,7 +208,7 @@ def _checked_names(data: str | Path, training: DetectionDataset, validation: Det
     return names
 
 
-def _checked_run(output: str | Path, resume: bool) -> Path:
+def _checked_run(output: str | Path, *, resume: bool) -> Path:
     """The folder of the run, which is new, or that of an earlier one."""
     folder = checked_own_folder(output, OPTIONS, "one that a training began in")
     if (folder / OPTIONS).is_file() and not _is_ours(folder / OPTIONS):

@@ -23,7 +23,7 @@ def write_and_prove(
     """Write a file (or the files of a folder), run it where its runtime is installed, and refuse it if it differs from torch.
 
     Raises:
-        ExportError: the file does not compute what torch does.
+        ExportError: The file does not compute what torch does.
     """
     kind.check_network(detector)
     with tell.step(f"Write {kind.name}") as update:
@@ -54,15 +54,15 @@ def add_formats(
     """Write formats into a quantized folder, each under its name in folders.
 
     Args:
-        folder: to write into.
-        formats: names.
-        detector: calibrated.
-        target: whose rules placed its quantizers.
+        folder: Folder to write into.
+        formats: Names of the formats.
+        detector: Calibrated detector.
+        target: Target whose rules placed its quantizers.
         images: `(N, 3, H, W)` float32, 0..1, made when they are needed.
-        tell: told about progress.
+        tell: Reporter of progress.
 
     Raises:
-        ExportError: a file does not compute what torch does.
+        ExportError: A file does not compute what torch does.
     """
     if not formats:
         return []
@@ -80,7 +80,7 @@ def check_formats(formats: Sequence[str], target: str) -> None:
     """Refuse what cannot be written, before anything long begins.
 
     Raises:
-        ExportError: a format is unknown, not for the target, or needs a package that is missing.
+        ExportError: A format is unknown, not for the target, or needs a package that is missing.
     """
     for kind in map(get_format, formats):
         kind.check_target(target)

@@ -32,12 +32,12 @@ def capture(network: nn.Module, input_size: tuple[int, int], stride: int = 32) -
     (`model.0.conv`), the path and the kind for others (`model.2.m.0.add`).
 
     Args:
-        network: in evaluation mode; images `(N, 3, H, W)` -> list of raw maps. It is not changed.
+        network: Network in evaluation mode, from images `(N, 3, H, W)` to a list of raw maps. It is not changed.
         input_size: `(height, width)` in pixels, multiples of `stride`.
-        stride: the largest stride of the network, in pixels.
+        stride: The largest stride of the network, in pixels.
 
     Raises:
-        YoloquantError: the network has control flow that depends on its data, or is otherwise not exportable.
+        YoloquantError: The network has control flow that depends on its data, or is otherwise not exportable.
     """
     check_input_size(input_size, stride)
     height, width = input_size
@@ -109,8 +109,8 @@ def name_layers(graph_module: GraphModule, known_as: Mapping[str, str] | None = 
     """Set `meta["layer"]` of every node to a unique name.
 
     Args:
-        graph_module: captured.
-        known_as: child of the network -> the name that users know it by, where these differ.
+        graph_module: Captured graph.
+        known_as: Mapping child of the network -> the name that users know it by, where these differ.
     """
     names = known_as or {}
 

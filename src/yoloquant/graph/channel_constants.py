@@ -20,7 +20,7 @@ MULTIPLIER, INPUT_MULTIPLIER, CAP, SCALED = "multiplier", "input_multiplier", "c
 
 
 def multiply_channels(graph_module: GraphModule, node: Node, factors: Tensor) -> Node:
-    """Let all readers of a value read it times a factor for each channel, `(C,)`; answers with the new node."""
+    """Let all readers of a value read it times a factor for each channel, `(C,)`; returns the new node."""
     graph = graph_module.graph
     readers = list(node.users)
     constant = _constant(graph_module, node, MULTIPLIER, factors)
@@ -34,7 +34,7 @@ def multiply_channels(graph_module: GraphModule, node: Node, factors: Tensor) ->
 
 
 def multiply_input_channels(graph_module: GraphModule, node: Node, factors: Tensor) -> Node:
-    """Let an activation read its input times a factor for each channel, `(C,)`; answers with the new node."""
+    """Let an activation read its input times a factor for each channel, `(C,)`; returns the new node."""
     source = node.args[0]
     assert isinstance(source, Node)
     graph = graph_module.graph
@@ -48,7 +48,7 @@ def multiply_input_channels(graph_module: GraphModule, node: Node, factors: Tens
 
 
 def cap_channels(graph_module: GraphModule, node: Node) -> Node:
-    """Turn a ReLU6, in place, into ReLU and a minimum with a cap for each channel; answers with the minimum's node."""
+    """Turn a ReLU6, in place, into ReLU and a minimum with a cap for each channel; returns the minimum's node."""
     graph = graph_module.graph
     channels = node.meta["val"].shape[channel_axis(node)]
     cap = cap_of(node)
@@ -66,7 +66,7 @@ def cap_channels(graph_module: GraphModule, node: Node) -> Node:
 
 
 def note_scaled(graph_module: GraphModule, name: str) -> None:
-    """Record that the channels around a value were scaled by what images showed, so that weights do not tell by how much."""
+    """Record that the channels around a value were scaled by what images showed, so that weights do not show by how much."""
     _record(graph_module, name, SCALED)
 
 
@@ -81,7 +81,7 @@ def constants(graph_module: GraphModule) -> list[list[str]]:
 
 
 def put_back(graph_module: GraphModule, recorded: Iterable[Iterable[str]]) -> None:
-    """Do again what `constants` tells, in a newly captured graph; the values are placeholders, to be loaded."""
+    """Repeat what `constants` records, in a newly captured graph; the values are placeholders, to be loaded."""
     for what, name in recorded:
         if what == SCALED:
             note_scaled(graph_module, name)

@@ -56,8 +56,8 @@ def free_stretches(graph_module: GraphModule, images: Tensor) -> list[Stretch]:
     """All stretches of which every channel may be scaled, in the graph's order.
 
     Args:
-        graph_module: captured, BatchNorm folded, without quantizers.
-        images: float32 `(N, 3, H, W)`, 0..1; the network runs on them once, for the shapes of its values.
+        graph_module: Captured graph, BatchNorm folded, without quantizers.
+        images: Images, float32 `(N, 3, H, W)`, 0..1; the network runs on them once, for the shapes of its values.
     """
     labeller = _Labeller(graph_module)
     with torch.no_grad():
@@ -217,7 +217,7 @@ class _Labeller(Interpreter):
         makers.append(Channels(node, made))
         return marked
 
-    def _made(self, node: Node, value: Any, bound: bool = False) -> Any:
+    def _made(self, node: Node, value: Any, *, bound: bool = False) -> Any:
         if not isinstance(value, Tensor):
             return None
         axis = channel_axis(node) if value.dim() > 1 else 0

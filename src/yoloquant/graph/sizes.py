@@ -72,8 +72,8 @@ class Sizes:
         """Choose where sizes are taken from.
 
         Args:
-            graph: new nodes are put right behind the last of the sources.
-            sources: nodes of the graph, in its order; `meta["val"]` holds their symbolic shapes.
+            graph: Graph to extend, directly behind the last of the sources.
+            sources: Nodes of the graph, in its order; `meta["val"]` holds their symbolic shapes.
         """
         self._graph = graph
         self._last: Node | None = None

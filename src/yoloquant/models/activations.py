@@ -23,14 +23,14 @@ def swap_activations(network: nn.Module, name: str) -> int:
     """Put an activation in the place of all others, in place; gates (sigmoids) stay.
 
     Args:
-        network: whose layers are modules.
-        name: a key of `ACTIVATIONS`.
+        network: Network whose layers are modules.
+        name: A key of `ACTIVATIONS`.
 
     Returns:
         How many places there are.
 
     Raises:
-        YoloquantError: the name is unknown, or the network has no activation.
+        YoloquantError: The name is unknown, or the network has no activation.
     """
     if name not in ACTIVATIONS:
         raise YoloquantError(f"there is no activation {name!r}: choose from {', '.join(ACTIVATIONS)}")

@@ -29,8 +29,8 @@ class Field:
     """A setting of a module.
 
     Attributes:
-        kinds: types it may have.
-        default: where a file has none; `REQUIRED` if it must have one.
+        kinds: Types it may have.
+        default: Default where a file has none; `REQUIRED` if it must have one.
     """
 
     kinds: tuple[type, ...]
@@ -42,11 +42,11 @@ class Description:
     """A module as data.
 
     Attributes:
-        name: registered name of its class.
-        fields: settings, JSON values.
-        children: submodules by name.
-        tensors: parameters and buffers by name; from JSON they are empty tensors of the right shape and type.
-        parameters: which of the tensors are parameters.
+        name: Registered name of its class.
+        fields: Settings, JSON values.
+        children: Submodules by name.
+        tensors: Parameters and buffers by name; from JSON they are empty tensors of the right shape and type.
+        parameters: Names of the tensors that are parameters.
     """
 
     name: str
@@ -107,7 +107,7 @@ def flat_package(prefix: str) -> None:
     """Register a package whose classes go by `prefix` and their own name, whichever of its files they stand in.
 
     Args:
-        prefix: the package, with the dot behind it.
+        prefix: Prefix of the package, with the dot behind it.
     """
     _FLAT_PACKAGES.add(prefix)
 
@@ -154,14 +154,14 @@ TORCH_FIELDS: dict[type[nn.Module], dict[str, Field]] = {
         "stride": Field(_size),
         "padding": Field(_size, 0),
         "dilation": Field(_size, 1),
-        "ceil_mode": Field((bool,), False),
+        "ceil_mode": Field((bool,), default=False),
     },
     nn.AvgPool2d: {
         "kernel_size": Field(_size),
         "stride": Field(_size),
         "padding": Field(_size, 0),
-        "ceil_mode": Field((bool,), False),
-        "count_include_pad": Field((bool,), True),
+        "ceil_mode": Field((bool,), default=False),
+        "count_include_pad": Field((bool,), default=True),
     },
     nn.AdaptiveAvgPool2d: {"output_size": Field(_size)},
     nn.Upsample: {
@@ -201,14 +201,14 @@ def children_of(cls: type[nn.Module]) -> dict[str, Any]:
 
 
 def build(description: Description, path: str = "") -> nn.Module:
-    """Make the network that a description tells of, in evaluation mode.
+    """Make the network of a description, in evaluation mode.
 
     Args:
-        description: of the network.
-        path: layer name, for errors.
+        description: Description of the network.
+        path: Layer name for error messages.
 
     Raises:
-        CheckpointError: a class is unknown, or a setting or child is missing or of the wrong type.
+        CheckpointError: A class is unknown, or a setting or child is missing or of the wrong type.
     """
     where = path or "the network"
     cls = CLASSES.get(description.name)
@@ -267,7 +267,7 @@ def _build_container(cls: type[nn.Module], settings: dict[str, Any], description
         if not isinstance(getattr(module, name, None), hint):
             raise CheckpointError(f"{where} ({cls.__name__}) lacks its part {name!r}: the checkpoint is damaged")
     for name, tensor in description.tensors.items():
-        _set_tensor(module, name, tensor, name in description.parameters, where)
+        _set_tensor(module, name, tensor, is_parameter=name in description.parameters, where=where)
     return module
 
 
@@ -280,10 +280,10 @@ def _load_tensors(module: nn.Module, description: Description, where: str) -> No
                 setattr(module, name, torch.zeros((), dtype=torch.int64))
                 continue
             raise CheckpointError(f"{where}.{name} {found}: the checkpoint is damaged")
-        _set_tensor(module, name, given, isinstance(own, nn.Parameter), where)
+        _set_tensor(module, name, given, is_parameter=isinstance(own, nn.Parameter), where=where)
 
 
-def _set_tensor(module: nn.Module, name: str, given: Tensor, is_parameter: bool, where: str) -> None:
+def _set_tensor(module: nn.Module, name: str, given: Tensor, *, is_parameter: bool, where: str) -> None:
     value = _as_float(given)
     if not is_parameter:
         module.register_buffer(name, value)
@@ -302,7 +302,7 @@ def describe(module: nn.Module) -> Description:
     """The description of a network made of registered modules.
 
     Raises:
-        CheckpointError: a module is of a class that is not registered.
+        CheckpointError: A module is of a class that is not registered.
     """
     cls = type(module)
     if cls not in NAMES:

@@ -1,7 +1,7 @@
-"""Which pair of branches answers, in networks that hold two (YOLOv10, YOLO26).
+"""Which pair of branches is used, in networks that hold two (YOLOv10, YOLO26).
 
 The one-to-one branch gives each object one box and needs no suppression; the one-to-many branch gives it several, which
-suppression thins out. ultralytics 8.4 predicts, validates and exports with the one-to-many branch unless it is told `nms=False`
+suppression thins out. ultralytics 8.4 predicts, validates and exports with the one-to-many branch unless it is given `nms=False`
 (`end2end=True` in older words), whatever the checkpoint is marked with; so one-to-many is the default here, too.
 """
 
@@ -26,7 +26,7 @@ class TwoBranches(nn.Module):
     """A detection layer that may hold two pairs of branches.
 
     Attributes:
-        end_to_end: the one-to-one pair is the used one where both are there.
+        end_to_end: Whether the one-to-one pair is used where both exist.
     """
 
     end_to_end: bool = False
@@ -37,14 +37,14 @@ class TwoBranches(nn.Module):
 
 
 def choose_branch(detector: Detector, branch: str | None) -> Detector:
-    """The same detector, answering with a branch.
+    """The same detector, with a branch as its output.
 
     Args:
-        detector: float; it is not changed.
+        detector: Float detector; it is not changed.
         branch: `one-to-one` or `one-to-many`; none for the one that it has.
 
     Raises:
-        CheckpointError: there is no such branch, or this detector does not hold it.
+        CheckpointError: There is no such branch, or this detector does not hold it.
     """
     layer = two_pairs(detector.network)
     if layer is None or branch is None or branch not in BRANCHES or detector.head.branch == branch:
@@ -72,14 +72,14 @@ def head_with_branch(class_count: int, strides: list[int], bins: int, branch: st
 
 
 def check_branch(found: str | None, asked: str | None) -> None:
-    """Make sure that a model answers with the branch that is asked for.
+    """Make sure that a model outputs the branch that is asked for.
 
     Args:
-        found: branch that the model answers with; none if its network has one pair of branches, which is of the kind one-to-many.
-        asked: by the user; none for any.
+        found: Branch that the model outputs; None if its network has one pair of branches, which is of the kind one-to-many.
+        asked: Branch that the user asks for; None for any.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: It does not.
     """
     if asked is None:
         return
@@ -88,17 +88,17 @@ def check_branch(found: str | None, asked: str | None) -> None:
     has = found or ONE_TO_MANY
     if has != asked:
         raise CheckpointError(
-            f"this model answers with its {has} branch and holds no {asked} one: checkpoints of YOLOv10 and YOLO26 hold both, "
+            f"this model outputs its {has} branch and holds no {asked} one: checkpoints of YOLOv10 and YOLO26 hold both, "
             "files and folders made from them the one that they were made with (ultralytics exports one-to-one with nms=False)"
         )
 
 
-def branch_sentence(branch: str | None, both: bool = False) -> str | None:
-    """What to tell about the branch that a model answers with; none where there is no choice.
+def branch_sentence(branch: str | None, *, both: bool = False) -> str | None:
+    """Sentence about the branch that a model outputs; None where there is no choice.
 
     Args:
-        branch: of the head.
-        both: the other one is there, too.
+        branch: Branch of the head.
+        both: Whether the other branch exists, too.
     """
     if branch is None:
         return None

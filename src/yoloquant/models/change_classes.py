@@ -20,11 +20,11 @@ def with_classes(detector: Detector, names: Sequence[str]) -> Detector:
     A class whose name it already has keeps its weights; others begin at a probability of 1 percent.
 
     Args:
-        detector: any of a known family.
-        names: class names.
+        detector: Detector of a known family.
+        names: Class names.
 
     Raises:
-        YoloquantError: the detector's head is none that can be rebuilt.
+        YoloquantError: The detector's head is none that can be rebuilt.
     """
     if tuple(names) == detector.names:
         return detector

@@ -37,9 +37,9 @@ def renew_children(parent: nn.Module, rows: Kept, names: list[str] | None = None
     """Replace convolutions that are children of a module by renewed ones.
 
     Args:
-        parent: its children of these names are convolutions.
-        rows: see `renewed`.
-        names: of the children; all by default.
+        parent: Module whose children of these names are convolutions.
+        rows: Rows as in `renewed`.
+        names: Names of the children; all by default.
     """
     for name in names if names is not None else [name for name, _ in parent.named_children()]:
         old = parent.get_submodule(name)

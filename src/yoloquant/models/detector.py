@@ -21,8 +21,8 @@ class Head(nn.Module):
     Subclasses implement `forward`. A head holds no layer that is quantized: the last convolutions belong to the network.
 
     Attributes:
-        layout: name of the layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
-        class_count: number of classes C.
+        layout: Name of the layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
+        class_count: Number of classes C.
         branch: `one-to-one` or `one-to-many`, the pair of branches whose maps it decodes where a network has two; see
             `yoloquant.models.branches`.
     """
@@ -45,7 +45,7 @@ class Head(nn.Module):
         """Decode raw maps.
 
         Args:
-            raw_maps: the network's outputs, each `(N, channels, H/stride, W/stride)`.
+            raw_maps: The network's outputs, each `(N, channels, H/stride, W/stride)`.
 
         Returns:
             The decoded output in `self.layout`; boxes are in pixels of the network's input.
@@ -77,16 +77,16 @@ class Detector:
     """A YOLO detector in evaluation mode, in float32, cut where quantization ends.
 
     Attributes:
-        network: images `(N, 3, H, W)`, RGB, in 0..1 -> list of raw head maps. It ends at the last convolution of each head
-            branch. Submodule paths are the layer names users know from the original repository (`model.0.conv`).
-        head: raw maps -> decoded output.
-        names: class names, index is the class number.
-        strides: of each detection level, in pixels, e.g. `(8, 16, 32)`.
+        network: Module from images `(N, 3, H, W)`, RGB, in 0..1, to a list of raw head maps. It ends at the last convolution of
+            each head branch. Submodule paths are the layer names users know from the original repository (`model.0.conv`).
+        head: Module from raw maps to decoded output.
+        names: Class names, index is the class number.
+        strides: Strides of each detection level, in pixels, e.g. `(8, 16, 32)`.
         input_size: `(height, width)` in pixels that the model was trained or exported at.
         family: `"yolov5"`, `"yolov6"`, ...
-        preprocessing: where the image stands in the input; values are converted inside of the network.
-        source: free facts about the file for reports (release, epoch, training date), all JSON values.
-        origin: file that it was read from; none of detectors made in memory.
+        preprocessing: Position of the image in the input; the network converts values itself.
+        source: Free facts about the file for reports (release, epoch, training date), all JSON values.
+        origin: File that it was read from; None for detectors made in memory.
     """
 
     network: nn.Module
@@ -117,11 +117,11 @@ def check_size(detector: Sized, size: tuple[int, int]) -> None:
     """Make sure that a detector takes images of a size.
 
     Args:
-        detector: float or quantized.
+        detector: Detector, float or quantized.
         size: `(height, width)` in pixels.
 
     Raises:
-        YoloquantError: it is no multiple of the stride, or the detector is from a file of one size.
+        YoloquantError: It is no multiple of the stride, or the detector is from a file of one size.
     """
     if size != detector.input_size and not detector.head.free_size:
         height, width = detector.input_size
@@ -143,10 +143,10 @@ def check_input_size(size: tuple[int, int], stride: int) -> None:
 
     Args:
         size: `(height, width)` in pixels.
-        stride: the largest of the network, in pixels.
+        stride: Largest stride of the network, in pixels.
 
     Raises:
-        YoloquantError: it is no multiple of the stride.
+        YoloquantError: It is no multiple of the stride.
     """
     height, width = size
     if height % stride or width % stride:

@@ -37,11 +37,11 @@ class DistanceHead(Head):
         """Keep the constants.
 
         Args:
-            layout: of the decoded output.
+            layout: Layout of the decoded output.
             class_count: C.
-            strides: of the levels, pixels.
-            bins: distances that a distribution is over; 1 if boxes are given directly.
-            max_detections: of the layout `rows_final`.
+            strides: Strides of the levels, pixels.
+            bins: Distances that a distribution is over; 1 if boxes are given directly.
+            max_detections: Maximum number of boxes of the layout `rows_final`.
         """
         super().__init__()
         self.layout, self.class_count, self.strides = layout, class_count, list(strides)

@@ -31,12 +31,12 @@ class BuildRequest:
     """A detector with random weights that is asked for.
 
     Attributes:
-        architecture: one of the family's.
-        names: class names.
-        input_size: side of the square input, pixels.
-        width: multiple of the channels; by default the architecture's.
-        depth: multiple of the repeated blocks; by default the architecture's. Families without such a multiple ignore it.
-        anchors: by default those for COCO. Families without anchors ignore them.
+        architecture: Name of one of the family's architectures.
+        names: Class names.
+        input_size: Side of the square input, pixels.
+        width: Multiple of the channels; by default the architecture's.
+        depth: Multiple of the repeated blocks; by default the architecture's. Families without such a multiple ignore it.
+        anchors: Anchors; those for COCO by default. Families without anchors ignore them.
     """
 
     architecture: str
@@ -71,10 +71,10 @@ class LossRequest:
     """A training loss that is asked for.
 
     Attributes:
-        detector: float or quantized; its head is of the family's class.
-        parameters: gains, and how cells are matched.
-        image_size: side of the training images, pixels.
-        epochs: of the run, for losses that change over it.
+        detector: Detector, float or quantized; its head is of the family's class.
+        parameters: Hyperparameters: gains, and how cells are matched.
+        image_size: Side of the training images, pixels.
+        epochs: Number of epochs of the run, for losses that change over it.
     """
 
     detector: Trainable
@@ -91,11 +91,11 @@ class CheckpointReader:
     as the tensor `stride`.
 
     Attributes:
-        packages: prefixes of class paths, with the dot behind the package: modules and losses that the pickles may name.
-        values: paths of further classes that the pickles may name, all of whose objects hold plain values.
-        recognises: the record of a network that the pickle holds -> whether it is of this family.
-        heads: class path of the last layer, as `architecture.canonical` writes it -> function of the layer's record, the layer
-            as built and the strides in pixels, that makes the head. It raises `CheckpointError` where something is missing.
+        packages: Prefixes of class paths, with the dot behind the package: modules and losses that the pickles may name.
+        values: Paths of further classes that the pickles may name, all of whose objects hold plain values.
+        recognises: Function that tests whether a network's record from a pickle is of this family.
+        heads: Mapping class path of the last layer, as `architecture.canonical` writes it -> function of the layer's record, the
+            layer as built and the strides in pixels, that makes the head. It raises `CheckpointError` where something is missing.
     """
 
     packages: tuple[str, ...]
@@ -109,8 +109,9 @@ class OnnxReader:
     """What the ONNX files of a family's exporters are known by.
 
     Attributes:
-        facts: outputs -> how they are decoded; none for outputs that its exporters do not write.
-        branch: file -> branch whose boxes it outputs, see `yoloquant.models.branches`; none where nothing says so.
+        facts: Function from outputs to how they are decoded; None for outputs that its exporters do not write.
+        branch: Function from a file to the branch whose boxes it outputs, see `yoloquant.models.branches`; None where nothing
+            says so.
     """
 
     facts: Callable[[OnnxOutputs], OnnxFacts | None]
@@ -122,17 +123,17 @@ class Family:
     """A family of detectors.
 
     Attributes:
-        name: value of `Detector.family`.
-        head: class of the heads that decode its raw maps.
-        is_default_of_head: detectors of no family that end in such a head have its loss and its way to change classes.
-        architectures: names of the networks that it builds.
-        build: request -> detector with random weights; none if it has no architectures.
-        checkpoint: how its checkpoints are read; none if they are not.
-        onnx: what its ONNX files are known by; none if they need no decoding of their own.
-        loss: request -> module that computes `LossParts` of raw maps and targets; none if it cannot be trained.
-        hyperparameters: where they differ from the defaults of `Hyperparameters`.
-        class_layers: class of the last layer -> function of such a layer and of the kept classes, that makes the layer's class
-            outputs anew, see `yoloquant.models.class_outputs`; empty if its classes cannot be changed.
+        name: Value of `Detector.family`.
+        head: Class of the heads that decode its raw maps.
+        is_default_of_head: Whether detectors of no family that end in such a head have its loss and its way to change classes.
+        architectures: Names of the networks that it builds.
+        build: Function from a request to a detector with random weights; None if it has no architectures.
+        checkpoint: Reader of its checkpoints; None if they are not read.
+        onnx: Recogniser of its ONNX files; None if they need no decoding of their own.
+        loss: Function from a request to a module that computes `LossParts` of raw maps and targets; None if it cannot be trained.
+        hyperparameters: Differences from the defaults of `Hyperparameters`.
+        class_layers: Mapping class of the last layer -> function of such a layer and of the kept classes, that makes the layer's
+            class outputs anew, see `yoloquant.models.class_outputs`; empty if its classes cannot be changed.
     """
 
     name: str

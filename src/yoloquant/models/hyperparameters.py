@@ -11,38 +11,38 @@ class Hyperparameters(BaseModel):
     """Optimizer, loss gains and augmentation; the defaults are YOLOv5's "low" set.
 
     Attributes:
-        lr0: learning rate after warm-up.
-        lrf: the last epoch's learning rate as a share of `lr0`.
-        momentum: of SGD, Nesterov.
-        weight_decay: of convolution weights, for a batch of 64.
-        warmup_epochs: over which learning rate and momentum rise; 0 for no warm-up.
-        warmup_iterations: batches that warm-up takes at least; the last epoch is always beyond it.
-        warmup_momentum: at the start.
-        warmup_bias_lr: learning rate of biases at the start.
-        box: gain of the box loss.
-        cls: gain of the class loss.
-        obj: gain of the objectness loss.
-        cls_pw: weight of positive classes.
-        obj_pw: weight of positive objectness.
-        dfl: gain of the distribution focal loss.
-        anchor_t: anchor-multiple threshold.
+        lr0: Learning rate after warm-up.
+        lrf: The last epoch's learning rate as a share of `lr0`.
+        momentum: Momentum of SGD (Nesterov).
+        weight_decay: Decay of convolution weights, for a batch of 64.
+        warmup_epochs: Epochs over which learning rate and momentum rise; 0 for no warm-up.
+        warmup_iterations: Batches that warm-up takes at least; the last epoch is always beyond it.
+        warmup_momentum: Momentum at the start.
+        warmup_bias_lr: Learning rate of biases at the start.
+        box: Gain of the box loss.
+        cls: Gain of the class loss.
+        obj: Gain of the objectness loss.
+        cls_pw: Weight of positive classes.
+        obj_pw: Weight of positive objectness.
+        dfl: Gain of the distribution focal loss.
+        anchor_t: Anchor-multiple threshold.
         loss_ota: YOLOv7 chooses by cost which cells learn an object; else all that fit learn it, as in YOLOv5.
-        iou_type: overlap of YOLOv6's box loss; by default as the size was trained.
-        atss_warmup_epoch: epochs of YOLOv6 that begin with ATSS; by default as the size was trained.
-        distill: gain of what a teacher adds, for an image.
+        iou_type: Overlap of YOLOv6's box loss; by default as the size was trained.
+        atss_warmup_epoch: Epochs of YOLOv6 that begin with ATSS; by default as the size was trained.
+        distill: Gain of what a teacher adds, for an image.
         label_smoothing: 0..1.
-        hsv_h: largest change of hue, as a share of the circle.
-        hsv_s: largest relative change of saturation.
-        hsv_v: largest relative change of value.
-        degrees: largest rotation.
-        translate: largest shift, as a share of the image.
-        scale: largest relative change of size.
-        shear: largest shear, degrees.
-        flipud: probability of an upside-down flip.
-        fliplr: probability of a left-right flip.
-        mosaic: probability that four images make one.
-        mixup: probability that two images are blended.
-        close_mosaic: last epochs, without mosaic and mixup.
+        hsv_h: Largest change of hue, as a share of the circle.
+        hsv_s: Largest relative change of saturation.
+        hsv_v: Largest relative change of value.
+        degrees: Largest rotation.
+        translate: Largest shift, as a share of the image.
+        scale: Largest relative change of size.
+        shear: Largest shear, degrees.
+        flipud: Probability of an upside-down flip.
+        fliplr: Probability of a left-right flip.
+        mosaic: Probability that four images make one.
+        mixup: Probability that two images are blended.
+        close_mosaic: Last epochs, without mosaic and mixup.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

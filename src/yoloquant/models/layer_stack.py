@@ -27,7 +27,7 @@ def divisible(channels: float) -> int:
 
 
 class LayerStack:
-    """A `LayeredNetwork` that grows, and knows how many channels each of its layers answers with."""
+    """A `LayeredNetwork` that grows, and knows the number of output channels of each of its layers."""
 
     def __init__(self) -> None:
         """Begin with the images."""
@@ -35,13 +35,13 @@ class LayerStack:
         self._channels: list[int] = []
 
     def channels(self, source: int | Sequence[int] = -1) -> int:
-        """Of a layer's answer, or of several side by side."""
+        """Of a layer's output, or of several side by side."""
         if isinstance(source, int):
             return self._channels[source] if self._channels else 3
         return sum(self._channels[index] for index in source)
 
     def add(self, module: nn.Module, channels: int, source: int | list[int] = -1) -> int:
-        """Append a layer that reads from others (negative: counted back from here); answers with its index."""
+        """Append a layer that reads from others (negative: counted back from here); returns its index."""
         vars(module).update(f=source, i=len(self._layers))
         self._layers.append(module)
         self._channels.append(channels)

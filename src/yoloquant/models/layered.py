@@ -13,7 +13,7 @@ from yoloquant.models.architecture import architecture
 class LayeredNetwork(nn.Module):
     """Layers in order; each has `f`, where it reads from (-1 the layer before, else an index), and `i`, its index.
 
-    The last layer answers with the list of raw maps.
+    The last layer outputs the list of raw maps.
     """
 
     model: nn.Sequential

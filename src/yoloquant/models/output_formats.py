@@ -1,6 +1,6 @@
 """Layouts of decoded detector outputs, as users of each family know them, and their common form.
 
-Every runtime answers with one array in the family's own layout; evaluation and drawing need boxes and class scores. The
+Every runtime outputs one array in the family's own layout; evaluation and drawing need boxes and class scores. The
 layout's name travels in the exported file's metadata, so that a file alone is enough to run it. Everything here is
 differentiable, since quantization is also tuned by what it does to boxes and scores.
 """
@@ -32,8 +32,8 @@ class Layout:
     """How a family writes its boxes.
 
     Attributes:
-        candidates: decoded output -> boxes and scores.
-        suppressed: the output holds final detections, no duplicates; suppression must leave them alone.
+        candidates: Function from decoded output to boxes and scores.
+        suppressed: Whether the output holds final detections, no duplicates; suppression must leave them alone.
     """
 
     candidates: Callable[[Tensor], Candidates]

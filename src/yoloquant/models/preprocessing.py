@@ -17,9 +17,9 @@ class Preprocessing:
     """What an image becomes before a file sees it.
 
     Attributes:
-        bgr: channels in the order blue, green, red.
-        maximum: value of white, 1 or 255.
-        top_left: the image stands at the top left and all padding is on its right and below it.
+        bgr: Whether channels are in the order blue, green, red.
+        maximum: Value of white, 1 or 255.
+        top_left: Whether the image is at the top left, with all padding on its right and below it.
     """
 
     bgr: bool = False
@@ -64,7 +64,7 @@ def parse_preprocessing(text: str) -> Preprocessing:
     """Words separated by commas, as the command line takes them: `bgr,0..255,top-left`; what is left out is plain.
 
     Raises:
-        RecipeError: a word is unknown.
+        RecipeError: A word is unknown.
     """
     values: dict[str, Any] = {}
     for word in text.split(","):

@@ -1,4 +1,4 @@
-"""Modules of a checkpoint as inert data, as far as families are told apart and their heads are read by them."""
+"""Modules of a checkpoint as inert data, as far as families are recognised and their heads are read by them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def head_record(network: Record) -> Record:
     """The record of a network's detection head: its child `detect`, or the last of its layers.
 
     Raises:
-        CheckpointError: it has no layers.
+        CheckpointError: It has no layers.
     """
     children = network.state["_modules"]
     detect = children.get("detect")

@@ -51,16 +51,16 @@ def build_detector(
     """A detector with random weights.
 
     Args:
-        name: one of `ARCHITECTURES`.
-        names: class names.
-        input_size: side of the square input, pixels.
-        seed: of the weights.
-        width: multiple of the channels; by default the architecture's.
-        depth: multiple of the repeated blocks, for YOLOv5 and the families of ultralytics; by default the architecture's.
-        anchors: level -> anchor -> width and height in pixels, for YOLOv5 and YOLOv7; those for COCO by default.
+        name: One of `ARCHITECTURES`.
+        names: Class names.
+        input_size: Side of the square input, pixels.
+        seed: Seed of the weights.
+        width: Multiple of the channels; by default the architecture's.
+        depth: Multiple of the repeated blocks, for YOLOv5 and the families of ultralytics; by default the architecture's.
+        anchors: Mapping level -> anchor -> width and height in pixels, for YOLOv5 and YOLOv7; those for COCO by default.
 
     Raises:
-        CheckpointError: there is no such architecture.
+        CheckpointError: There is no such architecture.
     """
     if name not in _BUILDERS:
         raise CheckpointError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")

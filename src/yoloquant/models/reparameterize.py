@@ -1,4 +1,4 @@
-"""From training form to deploy form: parallel branches that are linear become the one convolution that answers alike.
+"""From training form to deploy form: parallel branches that are linear become the one convolution that computes the same.
 
 A module with such branches has a method `deploy()`, which changes it in place. It is called once, when a network is captured.
 """
@@ -19,7 +19,7 @@ def part(owner: nn.Module, path: str, kind: type[Part]) -> Part:
     """A submodule that only some files of a class have, in the kind it must be of.
 
     Raises:
-        CheckpointError: it is of another kind.
+        CheckpointError: It is of another kind.
     """
     found = owner.get_submodule(path)
     if not isinstance(found, kind):
@@ -59,17 +59,17 @@ def folded(
     epsilon: float,
     axis: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that answers as convolution and BatchNorm do (Jacob et al. 2018, eq. 14).
+    """Weight and bias of the one convolution that computes what convolution and BatchNorm compute (Jacob et al. 2018, eq. 14).
 
     Args:
         weight: `(O, I, kh, kw)`, or `(I, O, kh, kw)` with `axis` 1.
         bias: `(O,)` or none.
         gamma: BatchNorm's weight, `(O,)`; `beta`, `mean`, `variance` alike.
         beta: BatchNorm's bias.
-        mean: running mean.
-        variance: running variance.
-        epsilon: added to the variance.
-        axis: of the output channels.
+        mean: Running mean.
+        variance: Running variance.
+        epsilon: Term added to the variance.
+        axis: Axis of the output channels.
     """
     # In float64: the quotient of small variances is where float32 loses digits.
     factor = gamma.double() / torch.sqrt(variance.double() + epsilon)
@@ -95,10 +95,10 @@ def identity(norm: nn.BatchNorm2d | None, channels: int, groups: int, kernel: in
     """Weight and bias of the convolution that does what a BatchNorm (or nothing) does to its input, in float64.
 
     Args:
-        norm: none for the plain identity.
-        channels: in and out.
-        groups: of the convolution.
-        kernel: odd side of the weight.
+        norm: Normalization; None for the plain identity.
+        channels: Number of input and output channels.
+        groups: Groups of the convolution.
+        kernel: Odd side of the weight.
     """
     weight = torch.zeros(channels, channels // groups, kernel, kernel, dtype=torch.float64)
     index = torch.arange(channels)
@@ -109,7 +109,7 @@ def identity(norm: nn.BatchNorm2d | None, channels: int, groups: int, kernel: in
 
 
 def padded(weight: Tensor, kernel: int) -> Tensor:
-    """A smaller odd kernel in the middle of zeros: it answers alike where the padding of the convolution grows with it."""
+    """A smaller odd kernel in the middle of zeros: it computes the same where the padding of the convolution grows with it."""
     margin = (kernel - weight.shape[-1]) // 2
     return nn.functional.pad(weight, [margin] * 4)
 

@@ -28,7 +28,7 @@ def laplace_error(clip: float, bits: int) -> float:
 
 @cache
 def best_clip(distribution: str, bits: int) -> float:
-    """The clip of least error, for "gaussian" in standard deviations, for "laplace" in mean absolute values."""
+    """The clip of minimum error, for "gaussian" in standard deviations, for "laplace" in mean absolute values."""
     error = {"gaussian": gaussian_error, "laplace": laplace_error}[distribution]
     # Golden section: both errors have one minimum.
     low, high, ratio = 0.1, 30.0, (math.sqrt(5.0) - 1.0) / 2.0
@@ -48,8 +48,8 @@ def aciq(histogram: Distribution, spec: TensorSpec, distribution: str) -> tuple[
     side twice the levels (section 2.1.3 there).
 
     Args:
-        histogram: of the values.
-        spec: bits; a symmetric one is centred on zero.
+        histogram: Histogram of the values.
+        spec: Spec with the bits; a symmetric one is centred on zero.
         distribution: "gaussian" or "laplace".
     """
     counts, centers = histogram.counts, histogram.centers

@@ -29,9 +29,9 @@ def expand_parameter(parameter: Tensor, x: Tensor, axis: int, group_size: int) -
 
     Args:
         parameter: `()` per tensor, `(C,)` per channel, `(C, G)` group-wise with `G = ceil(x.shape[1 - axis] / group_size)`.
-        x: the tensor to be quantized.
-        axis: channel axis, or `PER_TENSOR`; 0 or 1 if group-wise.
-        group_size: indices of the other one of axes 0 and 1 in a group, 0 if not group-wise.
+        x: The tensor to be quantized.
+        axis: Channel axis, or `PER_TENSOR`; 0 or 1 if group-wise.
+        group_size: Number of indices of the other one of axes 0 and 1 in a group, 0 if not group-wise.
     """
     if axis == PER_TENSOR:
         return parameter
@@ -55,14 +55,14 @@ def fake_quantize(
     """Quantize and dequantize.
 
     Args:
-        x: any floating tensor.
-        scale: positive, `()`, `(C,)` or `(C, G)`; see `expand_parameter`.
-        zero_point: integers of the same shape; floating ones, where training wants their gradient.
-        quant_min: lowest integer.
-        quant_max: highest integer.
-        axis: channel axis, or `PER_TENSOR`.
+        x: Any floating tensor.
+        scale: Positive scale, `()`, `(C,)` or `(C, G)`; see `expand_parameter`.
+        zero_point: Integers of the same shape; floating ones, where training wants their gradient.
+        quant_min: Lowest integer.
+        quant_max: Highest integer.
+        axis: Channel axis, or `PER_TENSOR`.
         group_size: 0 unless group-wise.
-        name: of the quantizer; it does nothing here and names the tensors in exported files.
+        name: Name of the quantizer; it does nothing here and names the tensors in exported files.
 
     Returns:
         A tensor like `x` with at most `quant_max - quant_min + 1` values for each scale.
@@ -95,7 +95,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Straight-through inside the range (Bengio et al. 2013); LSQ's derivative for the scale (Esser et al. 2020, eq. 3).
 
-    Inside is what rounding does not saturate: half a step beyond the lowest and the highest integer. What saturates answers
+    Inside is what rounding does not saturate: half a step beyond the lowest and the highest integer. What saturates has
     `(end - zero_point) * scale`, whose derivative for the zero point is `-scale` (LSQ+, Bhalgat et al. 2020).
     """
     x, scale, zero_point, answer = ctx.saved_tensors

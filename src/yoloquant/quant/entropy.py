@@ -24,7 +24,7 @@ NARROWEST = 1 / 16
 
 
 def least_divergence(
-    histogram: Histogram, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, keep_zeros: bool = False
+    histogram: Histogram, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, *, keep_zeros: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The range of minimum divergence.
 
@@ -32,17 +32,19 @@ def least_divergence(
     TensorRT does not have, are searched in turn, the upper first, two rounds.
 
     Args:
-        histogram: with C channels; of absolute values or of signed ones if the spec is symmetric.
-        spec: its bits give the number of levels: 2^bits, half of them for absolute values.
-        steps: ranges tried, evenly spread; as many as there are bins try all.
-        narrowest: share of the bins, 0..1, that every range has at least.
-        keep_zeros: count the bin at zero as it is.
+        histogram: Histogram with C channels; of absolute values or of signed ones if the spec is symmetric.
+        spec: Spec whose bits give the number of levels: 2^bits, half of them for absolute values.
+        steps: Number of ranges to try, evenly spread; the number of bins tries all.
+        narrowest: Share of the bins, 0..1, that every range has at least.
+        keep_zeros: Whether the bin at zero counts as it is.
 
     Returns:
         Lower and upper ends, `(C,)` float64.
     """
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
-    ends = [_channel(histogram, channel, spec, steps, narrowest, keep_zeros) for channel in range(len(histogram.counts))]
+    ends = [
+        _channel(histogram, channel, spec, steps, narrowest, keep_zeros=keep_zeros) for channel in range(len(histogram.counts))
+    ]
     found_low, found_high = (torch.tensor(column, dtype=torch.float64) for column in zip(*ends, strict=True))
     if spec.symmetric:
         limit = torch.minimum(found_high, torch.maximum(-low, high))
@@ -51,7 +53,7 @@ def least_divergence(
 
 
 def _channel(
-    histogram: Histogram, channel: int, spec: TensorSpec, steps: int, narrowest: float, keep_zeros: bool
+    histogram: Histogram, channel: int, spec: TensorSpec, steps: int, narrowest: float, *, keep_zeros: bool
 ) -> tuple[float, float]:
     width = float(histogram.width[channel])
     if width == 0.0:
@@ -126,7 +128,7 @@ def divergences(counts: Tensor, ends: Tensor, levels: int) -> Tensor:
     Args:
         counts: `(bins,)` float64.
         ends: `(K,)` numbers of bins, at least 1.
-        levels: number of groups; in a range of fewer bins some are empty.
+        levels: Number of groups; in a range of fewer bins some are empty.
 
     Returns:
         `(K,)` float64; infinite where a range's last bin is empty and values lie above it, since Q is 0 there and P is not.

@@ -29,15 +29,15 @@ class FakeQuantize(nn.Module):
     """Observes, quantizes, or passes a tensor through.
 
     Attributes:
-        spec: how the tensor is quantized.
-        name: layer name of the quantizer; exported tensors carry it.
-        state: observe (and pass on), quantize, or pass.
-        scale: buffer, or parameter after `learn_scale`, of shape `()`, `(C,)` or `(C, G)`.
-        zero_point: int32 buffer of the same shape.
-        observer: none once the statistics are no longer needed.
-        rounding: of a weight, while it is learned; it answers instead of rounding to nearest.
-        trained: scale and zero point while the whole network is trained; it answers instead of both.
-        drop: share of the values, 0..1, that pass unquantized, drawn at random, where gradients are computed (QDrop, Wei et al.
+        spec: Spec of the quantization.
+        name: Layer name of the quantizer; exported tensors carry it.
+        state: Mode: observe (and pass on), quantize, or pass.
+        scale: Buffer, or parameter after `learn_scale`, of shape `()`, `(C,)` or `(C, G)`.
+        zero_point: Zero point, an int32 buffer of the same shape.
+        observer: Observer of values; None once its statistics are no longer needed.
+        rounding: Learned rounding of a weight, which replaces rounding to nearest.
+        trained: Scale and zero point while the whole network is trained; it replaces both.
+        drop: Share of the values, 0..1, that pass unquantized, drawn at random, where gradients are computed (QDrop, Wei et al.
             2022).
     """
 
@@ -112,10 +112,10 @@ class FakeQuantize(nn.Module):
         """Let training choose how each value of a float weight is rounded.
 
         Args:
-            weight: of the float network.
+            weight: Weight of the float network.
             method: "soft" (AdaRound) or "sign" (SignRound).
-            rounded: the same weight as an earlier learning left it, to start from.
-            reach: how far "sign" may move a weight before it is rounded, in steps of its scale.
+            rounded: Same weight as left by an earlier learning, to start from.
+            reach: Maximum distance that "sign" may move a weight before rounding, in steps of its scale.
         """
         parameters = (weight, self.scale, self.zero_point, *operator_constants(self.spec))
         self.rounding = SoftRounding(*parameters) if method == "soft" else SignRounding(*parameters, reach=reach)
@@ -145,7 +145,7 @@ class FakeQuantize(nn.Module):
         """Show a tensor to the observer.
 
         Raises:
-            YoloquantError: it holds NaN or infinity; the message names the layer.
+            YoloquantError: It holds NaN or infinity; the message names the layer.
         """
         assert self.observer is not None
         try:

@@ -24,7 +24,7 @@ def gate_steps(scale: float) -> int | None:
     """The k of a scale `3 / k`, at least 1; none for any other scale.
 
     Args:
-        scale: of the values before a Hardswish, positive.
+        scale: Scale of the values before a Hardswish, positive.
     """
     steps = round(REACH / scale)
     return steps if steps >= 1 and abs(steps * scale - REACH) <= _TOLERANCE * REACH else None
@@ -38,7 +38,7 @@ def fit_hardswish(detector: QuantizedDetector) -> list[str]:
     symmetric ranges, and ranges so wide that -3 is less than a step away from 0 stay as they are.
 
     Args:
-        detector: whose scales are frozen.
+        detector: Detector whose scales are frozen.
 
     Returns:
         Names of the quantizers that were changed.

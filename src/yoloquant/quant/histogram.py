@@ -127,13 +127,13 @@ class Histogram:
 class SortedValues:
     """All values themselves, for tensors seen once that are so small that a histogram would be larger: weights.
 
-    It answers like a `Histogram` whose bins each hold one value.
+    It behaves like a `Histogram` whose bins each hold one value.
 
     Attributes:
         centers: `(C, n)` float64, sorted.
         counts: `(C, n)`, ones, or how much each value counts.
         width: `(C,)`, zeros.
-        bins: n.
+        bins: Number of bins n.
         low: `(C,)` minimum; `high`: maximum.
     """
 

@@ -34,7 +34,7 @@ class CalibrationImages:
         available: Images that all others are drawn from.
         calibration: Images to calibrate on.
         seed: Random seed of every draw.
-        batch_size: Images in a batch of observers.
+        batch_size: Number of images in a batch of observers.
         problems: Sentences about what was left out.
     """
 
@@ -45,7 +45,7 @@ class CalibrationImages:
     problems: tuple[str, ...] = ()
 
     def sample(self, count: int | None) -> list[ImageEntry]:
-        """So many of the available images, drawn by chance; those that calibrate where no count is given."""
+        """Some of the available images, drawn at random; the calibration images where no count is given."""
         return self.calibration if count is None else sample_images(self.available, count, self.seed)
 
 

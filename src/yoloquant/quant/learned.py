@@ -22,8 +22,8 @@ class TrainedQuantization(nn.Module):
     """Base: quantizes with parameters that training changes.
 
     Attributes:
-        spec: how the tensor is quantized.
-        moving: scale and zero point still change.
+        spec: Spec of the quantization.
+        moving: Whether scale and zero point still change.
     """
 
     def __init__(self, spec: TensorSpec, name: str) -> None:
@@ -40,7 +40,7 @@ class TrainedQuantization(nn.Module):
         """Let scale and zero point stay as they are."""
         self.moving = False
         for parameter in self.parameters():
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
             parameter.grad = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,13 +56,13 @@ class LearnedScale(TrainedQuantization):
     """LSQ and LSQ+: scales, and zero points if asked for, by gradients of the loss (Esser et al. 2020; Bhalgat et al. 2020).
 
     Attributes:
-        exponent: parameter, the scale's logarithm to the base 2; rounded for a power-of-two scale, which gradients do not see.
-        offset: parameter of LSQ+, the zero point as a share of the integer range; else a buffer.
+        exponent: Parameter, the scale's logarithm to the base 2; rounded for a power-of-two scale, which gradients do not see.
+        offset: Parameter of LSQ+, the zero point as a share of the integer range; else a buffer.
     """
 
     offset: Tensor
 
-    def __init__(self, spec: TensorSpec, name: str, scale: Tensor, zero_point: Tensor, learn_offset: bool = False) -> None:
+    def __init__(self, spec: TensorSpec, name: str, scale: Tensor, zero_point: Tensor, *, learn_offset: bool = False) -> None:
         """Start from given values; symmetric tensors have no offset to learn, and ranges that begin at zero keep it.
 
         Runtimes merge a ReLU into the layer before only where the zero point is the lowest integer.
@@ -108,9 +108,9 @@ class ObservedScale(TrainedQuantization):
     """Ranges that follow what passes, as moving averages of its extremes, until they are stopped (Jacob et al. 2018).
 
     Attributes:
-        low: buffer, lowest values, one for each scale.
-        high: buffer, highest values.
-        momentum: share of the old average that stays at each batch; 0 takes each batch's own range.
+        low: Buffer, lowest values, one for each scale.
+        high: Buffer, highest values.
+        momentum: Share of the old average that stays at each batch; 0 takes each batch's own range.
     """
 
     low: Tensor
@@ -145,7 +145,7 @@ class TangentWeight(nn.Module):
     keep their largest absolute value, and training starts where the transform gives the weight as it is.
 
     Attributes:
-        largest: buffer, the largest absolute value.
+        largest: Buffer, the largest absolute value.
     """
 
     largest: Tensor

@@ -1,4 +1,4 @@
-"""Observers: they see tensors batch by batch and answer with scale and zero point.
+"""Observers: they see tensors batch by batch and return scale and zero point.
 
 An observer holds statistics of bounded size, never the tensors. It sees values as `(C, n)` rows, one row for each scale, and
 `rows` makes those from any tensor. `merge` says how the statistics of two processes become one.
@@ -41,7 +41,7 @@ def make_observer(spec: TensorSpec) -> Observer:
     """A fresh observer for a spec.
 
     Raises:
-        RecipeError: no observer has that name, or it has no such option.
+        RecipeError: No observer has that name, or it has no such option.
     """
     if spec.observer not in OBSERVERS:
         raise RecipeError(f"there is no observer {spec.observer!r}: choose one of {', '.join(sorted(OBSERVERS))}")
@@ -88,7 +88,7 @@ def rows(tensor: Tensor, spec: TensorSpec) -> Tensor:
 
 
 def sampling_stride(count: int, most: int) -> int:
-    """The least stride that takes at most `most` of `count` values and has no factor in common with `count`.
+    """The minimum stride that takes at most `most` of `count` values and has no factor in common with `count`.
 
     Another one falls into step with what divides it: with 255 channels every 51st value is always of the same five.
     """
@@ -102,7 +102,7 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each row.
 
     Raises:
-        YoloquantError: a value is NaN or infinite.
+        YoloquantError: A value is NaN or infinite.
     """
     # Along a dimension aminmax is thirty times slower than over everything.
     low, high = (end.reshape(1) for end in torch.aminmax(values)) if len(values) == 1 else torch.aminmax(values, dim=1)
@@ -112,14 +112,14 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Observer:
-    """Base of all observers: subclasses only update and answer statistics.
+    """Base of all observers: subclasses only update and return statistics.
 
     Attributes:
-        name: as recipes write it.
-        spec: of the tensor observed.
-        empty: nothing has been seen yet.
-        reader: what alone reads the values, elementwise; observers that minimise an error minimise that of its output. None: the
-            values themselves count.
+        name: Name as recipes write it.
+        spec: Spec of the tensor observed.
+        empty: Whether nothing has been observed yet.
+        reader: Elementwise function that is the only reader of the values; observers that minimise an error minimise that of its
+            output. None: The values themselves count.
     """
 
     name = ""
@@ -145,7 +145,7 @@ class Observer:
         """Scale and zero point, shaped `()`, `(C,)` or `(C, G)`.
 
         Raises:
-            RuntimeError: nothing was observed.
+            RuntimeError: Nothing was observed.
         """
         if self.empty:
             raise RuntimeError("the observer has seen nothing; run calibration first")
@@ -358,7 +358,7 @@ class Percentile(HistogramObserver):
 
 @observer("lp")
 class LeastError(HistogramObserver):
-    """The range whose quantization has the least error in the p-norm (Nahshan et al. 2021, "Loss aware
+    """The range whose quantization has the minimum error in the p-norm (Nahshan et al. 2021, "Loss aware
     post-training quantization").
 
     The higher the power, the more weight rare large values have; 2 is the squared error of `mse`.
@@ -372,13 +372,13 @@ class LeastError(HistogramObserver):
         self.power, self.steps = power, steps
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """The range of least error."""
+        """The range of minimum error."""
         return ranges.least_error(self.distribution, self.spec, self.power, self.steps, reader=self.reader)
 
 
 @observer("mse")
 class LeastSquaredError(LeastError):
-    """The range whose quantization has the least squared error."""
+    """The range whose quantization has the minimum squared error."""
 
     def __init__(self, spec: TensorSpec, steps: int = 100, **options: Any) -> None:
         """`steps`: ranges tried along each end."""
@@ -387,7 +387,7 @@ class LeastSquaredError(LeastError):
 
 @observer("mse_shrink")
 class ShrinkBothEnds(HistogramObserver):
-    """Least squared error over ranges whose two ends shrink together by 1 % steps (Sparsebit's MSE observer)."""
+    """Minimum squared error over ranges whose two ends shrink together by 1 % steps (Sparsebit's MSE observer)."""
 
     def __init__(self, spec: TensorSpec, steps: int = 80, **options: Any) -> None:
         """`steps`: how many percent at most, less one."""
@@ -395,7 +395,7 @@ class ShrinkBothEnds(HistogramObserver):
         self.steps = steps
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """The range of least error."""
+        """The range of minimum error."""
         return ranges.shrink_both_ends(self.distribution, self.spec, self.steps)
 
 
@@ -407,7 +407,7 @@ class Entropy(HistogramObserver):
     """
 
     def __init__(
-        self, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, keep_zeros: bool = False, **options: Any
+        self, spec: TensorSpec, steps: int = STEPS, narrowest: float = NARROWEST, *, keep_zeros: bool = False, **options: Any
     ) -> None:
         """`steps`: ranges tried; `narrowest`: share of the bins, 0..1, of every range; `keep_zeros`: the bin at zero counts."""
         super().__init__(spec, **options)
@@ -421,12 +421,12 @@ class Entropy(HistogramObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The range of minimum divergence."""
-        return least_divergence(self.histogram, self.spec, self.steps, self.narrowest, self.keep_zeros)
+        return least_divergence(self.histogram, self.spec, self.steps, self.narrowest, keep_zeros=self.keep_zeros)
 
 
 @observer("emd")
 class EarthMover(LeastError):
-    """The range of least earth mover's distance between the values and their quantized form.
+    """The range of minimum earth mover's distance between the values and their quantized form.
 
     Rounding keeps the order of values, so the best plan moves each to its own quantized value, and the distance is the mean
     absolute error (Vallender 1974): `lp` with power 1.
@@ -447,7 +447,7 @@ class Moments(HistogramObserver):
         self.steps = steps
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """The range of least distance."""
+        """The range of minimum distance."""
         return ranges.moment_distance(self.distribution, self.spec, self.steps)
 
 

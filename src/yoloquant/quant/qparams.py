@@ -19,9 +19,9 @@ def scale_and_zero_point(low: Tensor, high: Tensor, spec: TensorSpec) -> tuple[T
     `2^ceil(log2(max(|low|, |high|) / 2^(bits-1)))`.
 
     Args:
-        low: lowest values, any shape.
-        high: highest values, the same shape; `high >= low`.
-        spec: how the tensor is quantized.
+        low: Lowest values, any shape.
+        high: Highest values, the same shape; `high >= low`.
+        spec: Spec of the quantization.
 
     Returns:
         Scale (float32, positive) and zero point (int32, within the integer range), of the shape of `low`.

@@ -21,10 +21,10 @@ class QuantizedWeight(NamedTuple):
     """A layer with a quantized weight.
 
     Attributes:
-        node: of the layer, in the captured graph.
-        quantizer: of its weight.
-        weight: the parameter that is quantized.
-        path: of the quantizer in the network.
+        node: Node of the layer, in the captured graph.
+        quantizer: Quantizer of its weight.
+        weight: The parameter that is quantized.
+        path: Path of the quantizer in the network.
     """
 
     node: Node
@@ -38,15 +38,16 @@ class QuantizedDetector:
     """A detector whose network carries quantizers.
 
     Attributes:
-        network: images `(N, 3, H, W)`, RGB, 0..1 -> raw head maps; captured, with `FakeQuantize` modules on its edges.
-        placement: where these stand.
-        head: decodes raw maps, in float.
-        names: class names.
-        strides: in pixels.
+        network: Captured module from images `(N, 3, H, W)`, RGB, 0..1, to raw head maps, with `FakeQuantize` modules on its
+            edges.
+        placement: Placement of the quantizers.
+        head: Head that decodes raw maps, in float.
+        names: Class names.
+        strides: Strides in pixels.
         input_size: `(height, width)` in pixels.
-        family: of the detector.
-        preprocessing: of the detector.
-        detector: float detector that it was made from; of one that was read from a folder, its architecture alone.
+        family: Family of the detector.
+        preprocessing: Preprocessing of the detector.
+        detector: Float detector that it was made from; of one that was read from a folder, its architecture alone.
     """
 
     network: GraphModule
@@ -124,7 +125,7 @@ def insert_quantizers(graph_module: GraphModule, placement: QuantizationPlacemen
     graph_module.recompile()
 
 
-def _replace_input(consumer: Node, old: Node, new: Node, is_weight: bool) -> None:
+def _replace_input(consumer: Node, old: Node, new: Node, *, is_weight: bool) -> None:
     """Let `consumer` read `new` instead of `old` in its first argument (or its list of inputs), or in its second if a weight."""
     if is_weight:
         consumer.update_arg(1, new)
@@ -148,9 +149,9 @@ def quantized_from(
     """A detector with fresh quantizers.
 
     Args:
-        detector: float.
-        placement: where they stand.
-        graph_module: the detector's captured network, if there is one already; it is changed.
+        detector: Float detector.
+        placement: Placement of the quantizers.
+        graph_module: Captured network of the detector, if there is one already; it is changed.
     """
     network = graph_module or captured(detector)
     insert_quantizers(network, placement)

@@ -1,6 +1,6 @@
 """Methods that choose a range from a histogram; each is a function `(histogram, spec, options) -> (low, high)`.
 
-All answer with `(C,)` float64 tensors and work on all channels at once.
+All return `(C,)` float64 tensors and work on all channels at once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def percentile(histogram: Distribution, low_alpha: float, high_alpha: float) -> 
     Each side is cut by its own values only, so that a tensor with few negative values does not lose them all.
 
     Args:
-        histogram: of the values.
-        low_alpha: share of the negative values, 0..1.
-        high_alpha: share of the positive values, 0..1.
+        histogram: Histogram of the values.
+        low_alpha: Share of the negative values, 0..1.
+        high_alpha: Share of the positive values, 0..1.
     """
     high = _upper_cut(histogram.counts, histogram.centers, histogram.width, high_alpha)
     low = -_upper_cut(histogram.counts.flip(1), -histogram.centers.flip(1), histogram.width, low_alpha)
@@ -61,12 +61,12 @@ def quantization_error(
     """Sum of `|f(x) - f(fake_quantize(x))|^power` over the counted values, for several ranges a channel; f is the reader.
 
     Args:
-        histogram: with C channels.
+        histogram: Histogram with C channels.
         low: `(K, C)`, lower ends of K candidate ranges.
         high: `(K, C)`.
-        spec: decides the integers and how range becomes scale.
+        spec: Spec that sets the integers and how a range becomes a scale.
         power: 2 for the squared error.
-        reader: what alone reads the values, elementwise; by default the values themselves count.
+        reader: Elementwise function that is the only reader of the values; by default the values themselves count.
 
     Returns:
         `(K, C)` float64.
@@ -102,19 +102,19 @@ def least_error(
     least: float = 0.1,
     reader: Reader | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The range with least error: one factor for both ends if symmetric, the ends in turn if not.
+    """The range with minimum error: one factor for both ends if symmetric, the ends in turn if not.
 
     The ends of an asymmetric range are searched by coordinate descent, two rounds: activations after SiLU have a short
     negative side that must stay while the positive side shrinks.
 
     Args:
-        histogram: of the values.
-        spec: how the tensor is quantized.
+        histogram: Histogram of the values.
+        spec: Spec of the quantization.
         power: 2 for the squared error; higher weighs outliers more.
-        steps: candidates along each end, from `least` to 1 of the observed range.
-        least: smallest share of the range that is tried; below a tenth, shares are spaced evenly in their logarithm.
-        reader: what alone reads the values, elementwise. Before a SiLU, which gives next to nothing for a large negative value,
-            the negative end is cut far nearer to zero than by the values' own error.
+        steps: Number of candidates along each end, from `least` to 1 of the observed range.
+        least: Minimum share of the range that is tried; below a tenth, shares are spaced evenly in their logarithm.
+        reader: Elementwise function that is the only reader of the values. Before a SiLU, which gives next to nothing for a large
+            negative value, the negative end is cut far nearer to zero than by the values' own error.
     """
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
     factors = torch.linspace(least, 1.0, steps, dtype=torch.float64)[:, None]
@@ -134,7 +134,7 @@ def least_error(
 
 
 def shrink_both_ends(histogram: Distribution, spec: TensorSpec, steps: int = 80) -> tuple[Tensor, Tensor]:
-    """Sparsebit's search: both ends shrunk together by i %, i = 0..steps-1, the least squared error kept."""
+    """Sparsebit's search: both ends shrunk together by i %, i = 0..steps-1, with the minimum squared error kept."""
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
     factors = (1.0 - 0.01 * torch.arange(steps, dtype=torch.float64))[:, None]
     index = quantization_error(histogram, factors * low, factors * high, spec).argmin(dim=0)
@@ -146,7 +146,7 @@ def absolute_percentile(histogram: Distribution, share: float) -> tuple[Tensor, 
     """The range `-t..t`, within the values seen, that holds `share` of all values by their size (PaddleSlim's `hist`).
 
     Args:
-        histogram: of the values.
+        histogram: Histogram of the values.
         share: 0..1, for example 0.9999.
     """
     sizes, order = histogram.centers.abs().sort(dim=1)
@@ -163,10 +163,10 @@ def moment_distance(histogram: Distribution, spec: TensorSpec, steps: int = 100,
     Both ends shrink together.
 
     Args:
-        histogram: of the values.
-        spec: decides the integers.
-        steps: factors tried, from `least` to 1.
-        least: smallest factor.
+        histogram: Histogram of the values.
+        spec: Spec that sets the integers.
+        steps: Number of factors to try, from `least` to 1.
+        least: Minimum factor.
     """
     low, high = histogram.low.double().clamp(max=0.0), histogram.high.double().clamp(min=0.0)
     factors = torch.linspace(least, 1.0, steps, dtype=torch.float64)

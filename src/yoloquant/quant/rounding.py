@@ -25,8 +25,8 @@ class LearnedRounding(nn.Module):
     """Base: one choice for each weight, whether its scale is one tensor's, one channel's or one group's.
 
     Attributes:
-        choice: parameter of the weight's shape.
-        steps: the float weight in steps of its scale.
+        choice: Parameter of the weight's shape.
+        steps: The float weight in steps of its scale.
     """
 
     choice: nn.Parameter

@@ -100,12 +100,12 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     """Read a recipe.
 
     Args:
-        source: a preset's name, a YAML file, or none for the preset `int8`.
+        source: A preset's name, a YAML file, or None for the preset `int8`.
         overrides: `key.path=value` strings as the command line takes them, the value in YAML.
-        changes: top-level keys, applied last.
+        changes: Top-level keys, applied last.
 
     Raises:
-        RecipeError: with the unknown key and the nearest known one, or the value that is not allowed.
+        RecipeError: With the unknown key and the nearest known one, or the value that is not allowed.
     """
     name = str(source or "int8")
     with parsed(f"recipe {name}", RecipeError):

@@ -24,8 +24,8 @@ def evaluation_charts(evaluation: Evaluation, names: Sequence[str]) -> list[Curv
     """Precision over recall; F1, precision and recall over confidence; the confusion matrix. None of them without objects.
 
     Args:
-        evaluation: of one model.
-        names: of its classes.
+        evaluation: Evaluation of one model.
+        names: Names of its classes.
     """
     curves = evaluation.curves
     if not len(curves.classes):
@@ -46,7 +46,7 @@ def compared_charts(evaluations: Mapping[str, Evaluation]) -> list[Curves]:
     """Precision over recall and F1 over confidence of two models in the same axes, means over classes.
 
     Args:
-        evaluations: label -> evaluation, the model that is compared with first.
+        evaluations: Mapping label -> evaluation, the model that is compared with first.
     """
     if not all(len(found.curves.classes) for found in evaluations.values()):
         return []

@@ -52,11 +52,11 @@ def analysis_charts(found: Analysis) -> list[charts.Chart]:
 
 def _ranking_table(found: Analysis) -> PageTable:
     columns = (
-        Column("layer", True),
+        Column("layer", is_text=True),
         Column("cost"),
         Column("weights alone"),
         Column("activations alone"),
-        Column("dB", meaning="signal-to-noise ratio of its answer in the whole quantized network"),
+        Column("dB", meaning="signal-to-noise ratio of its output in the whole quantized network"),
     )
     by_part = {(result.name, result.part): result.cost for result in found.sensitivities}
     rows = []

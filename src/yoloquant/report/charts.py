@@ -23,12 +23,12 @@ class Bars:
     """Horizontal bars, one a name.
 
     Attributes:
-        name: of the chart, unique in a page and good for a file.
-        title: in words.
-        unit: of the values.
-        values: name -> value, in the order to draw.
-        digits: after the decimal point.
-        errors: name -> standard error of the value, drawn on both sides of it; of some or none of the names.
+        name: Name of the chart, unique in a page and good for a file.
+        title: Title in words.
+        unit: Unit of the values.
+        values: Mapping name -> value, in the order to draw.
+        digits: Number of digits after the decimal point.
+        errors: Mapping name -> standard error of the value, drawn on both sides of it; of some or none of the names.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Point:
     """One measurement.
 
     Attributes:
-        x: value along the horizontal axis; y: along the vertical one.
-        label: what it is.
-        marked: worth more attention than the others.
+        x: Value along the horizontal axis; y: Value along the vertical one.
+        label: Text that identifies the point.
+        marked: Whether the point is highlighted.
     """
 
     x: float
@@ -60,12 +60,12 @@ class Points:
     """Points, joined in the order of x where they are a curve.
 
     Attributes:
-        name: of the chart.
-        title: in words.
-        x_label: horizontal axis; y_label: vertical axis.
-        points: to draw.
-        joined: with a line.
-        goal: a level of y to reach; drawn as a line across.
+        name: Name of the chart.
+        title: Title in words.
+        x_label: Label of the horizontal axis; y_label: Label of the vertical axis.
+        points: Points to draw.
+        joined: Whether points are joined by a line.
+        goal: A level of y to reach; drawn as a line across.
     """
 
     name: str
@@ -82,11 +82,11 @@ class Histogram:
     """Values before and after quantization, in the same bins.
 
     Attributes:
-        name: of the chart.
-        title: in words.
-        low: left end of the first bin; high: right end of the last.
-        before: counts of each bin; after: of the quantized values.
-        limits: ends of the range that integers represent.
+        name: Name of the chart.
+        title: Title in words.
+        low: Left end of the first bin; high: Right end of the last.
+        before: Counts of each bin; after: Counts of the quantized values.
+        limits: Ends of the range that integers represent.
     """
 
     name: str
@@ -103,10 +103,10 @@ class Boxes:
     """Box plots of channels: extremes as a line, quartiles as a box, the median across it.
 
     Attributes:
-        name: of the chart.
-        title: in words.
-        numbers: of the channels that are drawn.
-        before: five numbers of each; after: of the quantized values.
+        name: Name of the chart.
+        title: Title in words.
+        numbers: Numbers of the channels that are drawn.
+        before: Five numbers of each channel; after: Five numbers of its quantized values.
     """
 
     name: str
@@ -121,9 +121,9 @@ class Line:
     """One curve.
 
     Attributes:
-        label: what it is; curves without one stay in the background and out of the legend.
-        values: at each x of its chart, 0..1.
-        second: drawn in the other colour, as what is compared with the first.
+        label: Text that identifies the curve; curves without one stay in the background and out of the legend.
+        values: Values at each x of its chart, 0..1.
+        second: Whether the curve is drawn in the second colour.
     """
 
     label: str
@@ -136,11 +136,11 @@ class Curves:
     """Curves over the same x; both axes run from 0 to 1.
 
     Attributes:
-        name: of the chart.
-        title: in words.
-        x_label: horizontal axis; y_label: vertical axis.
-        xs: ascending, 0..1.
-        lines: to draw, the last on top.
+        name: Name of the chart.
+        title: Title in words.
+        x_label: Label of the horizontal axis; y_label: Label of the vertical axis.
+        xs: Positions on the horizontal axis, ascending, 0..1.
+        lines: Curves to draw, the last on top.
     """
 
     name: str
@@ -156,11 +156,11 @@ class Matrix:
     """A table of counts as a picture: each column is shaded by the shares of its cells.
 
     Attributes:
-        name: of the chart.
-        title: in words.
-        row_label: what the rows are; column_label: what the columns are.
-        labels: of rows and columns.
-        counts: one tuple for each row.
+        name: Name of the chart.
+        title: Title in words.
+        row_label: Label of the rows; column_label: Label of the columns.
+        labels: Labels of rows and columns.
+        counts: Counts, one tuple for each row.
     """
 
     name: str

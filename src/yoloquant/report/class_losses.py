@@ -28,7 +28,7 @@ def losses(pair: tuple[Row, Row] | None) -> list[ClassLoss]:
 def class_table(classes: Sequence[ClassLoss], label: str) -> PageTable:
     """A row for each class."""
     columns = (
-        Column("class", True),
+        Column("class", is_text=True),
         Column("objects"),
         Column("images", meaning="that hold objects of the class"),
         Column("float mAP50-95"),
@@ -83,7 +83,7 @@ def changed_confusions(before: Evaluation, after: Evaluation, names: Sequence[st
     difference = second - first
     order = np.argsort(-np.abs(difference), axis=None, kind="stable")[:count]
     labels = [*names, BACKGROUND]
-    columns = (Column("predicted", True), Column("true", True), Column("float"), Column(label), Column("change"))
+    columns = (Column("predicted", is_text=True), Column("true", is_text=True), Column("float"), Column(label), Column("change"))
     rows = tuple(
         TableRow((labels[row], labels[column], str(first[row, column]), str(second[row, column]), f"{change:+d}"))
         for row, column in zip(*np.unravel_index(order, difference.shape), strict=True)

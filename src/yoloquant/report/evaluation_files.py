@@ -41,10 +41,10 @@ def save_truth_beside(evaluation: Evaluation, dataset: DetectionDataset, names: 
     """Write the first evaluated images: labelled objects on the left, boxes from a score of 0.25 on the right.
 
     Args:
-        evaluation: of the data set.
-        dataset: whose images are drawn.
-        names: class names.
-        output: folder; the pictures stand in `pictures` in it, in the same sub-folders as the images.
+        evaluation: Evaluation of the data set.
+        dataset: Data set whose images are drawn.
+        names: Class names.
+        output: Folder; the pictures stand in `pictures` in it, in the same sub-folders as the images.
 
     Returns:
         The files.

@@ -20,10 +20,10 @@ class Layout:
     """Where nodes lie and edges run.
 
     Attributes:
-        places: node -> (x, rank); x in widths of a node, from 0; ranks from 0 at the top.
+        places: Mapping node -> (x, rank); x in widths of a node, from 0; ranks from 0 at the top.
         routes: (from, to) -> (x, rank) of each corner, both ends included.
-        width: greatest x.
-        ranks: number of ranks.
+        width: Maximum x.
+        ranks: Number of ranks.
     """
 
     places: dict[str, tuple[float, int]]
@@ -36,8 +36,8 @@ def layered_layout(nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> La
     """Lay out an acyclic graph.
 
     Args:
-        nodes: in topological order.
-        edges: from and to.
+        nodes: Nodes in topological order.
+        edges: Pairs of nodes, from and to.
     """
     distinct = list(dict.fromkeys(edges))
     rank = _ranks(nodes, distinct)
@@ -126,7 +126,7 @@ def _place(
 
 
 def spread(wanted: Sequence[float], gaps: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Positions in the given order, at least `gaps` apart, of least weighted squared distance to those wanted.
+    """Positions in the given order, at least `gaps` apart, of minimum weighted squared distance to those wanted.
 
     Without the gaps' own lengths this is isotonic regression, which pooling adjacent violators solves exactly.
     """

@@ -43,8 +43,8 @@ def headline(pair: tuple[Row, Row] | None, data: str = "") -> str:
     """Size, speed and accuracy against the float model in one sentence; nothing where nothing was measured.
 
     Args:
-        pair: the float and the quantized row in one runtime.
-        data: name of the data set.
+        pair: The float and the quantized row in one runtime.
+        data: Name of the data set.
     """
     sentence = ", ".join(_clauses(*pair, data)) if pair else ""
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""

@@ -27,13 +27,13 @@ class LayerBox:
     """One box.
 
     Attributes:
-        name: of the layer; the first line of the box.
-        operators: kinds of operators in it; the second line.
+        name: Name of the layer; the first line of the box.
+        operators: Kinds of operators in it; the second line.
         precision: "int8", "int4", ... or "float" of weighted layers, "none" of the others.
-        noise: signal-to-noise ratio of its answer, dB; none if not measured.
-        note: all about it, in words.
-        weight: what its weight's quantizer is, in words; empty without.
-        inside: what the quantizer between layer and activation function is; empty without.
+        noise: Signal-to-noise ratio of its output, dB; None if not measured.
+        note: Full description in words.
+        weight: Description of its weight's quantizer; empty without.
+        inside: Description of the quantizer between layer and activation function; empty without.
     """
 
     name: str
@@ -63,11 +63,11 @@ class NetworkDrawing:
     """Everything to draw.
 
     Attributes:
-        boxes: node of the graph -> its box.
-        quantized: lines with a quantizer -> what it is, in words.
-        layout: where boxes lie and lines run.
-        name: of the picture.
-        title: in words.
+        boxes: Mapping node of the graph -> its box.
+        quantized: Mapping line with a quantizer -> its description in words.
+        layout: Positions of boxes and lines.
+        name: Name of the picture.
+        title: Title in words.
     """
 
     boxes: dict[str, LayerBox]
@@ -112,7 +112,7 @@ class _Builder:
             box.precision, box.weight = figures.precision, _described(figures.weight) if figures.weight else ""
             box.noise = figures.signal_to_noise
             shape = " x ".join(map(str, figures.shape))
-            noise = "" if figures.signal_to_noise is None else f", {figures.signal_to_noise:.1f} dB at its answer"
+            noise = "" if figures.signal_to_noise is None else f", {figures.signal_to_noise:.1f} dB at its output"
             why = f" ({figures.reason})" if figures.reason else ""
             box.note = f"{name}: {figures.kind} {shape}, {figures.precision}{why}{noise}"
         return box
@@ -131,9 +131,9 @@ def network_drawing(
     """Lay out a network with quantizers.
 
     Args:
-        network: captured, with quantizers.
-        statistics: quantizer name without its suffix -> statistics.
-        figures: layer name -> figures.
+        network: Captured network, with quantizers.
+        statistics: Mapping quantizer name without its suffix -> statistics.
+        figures: Mapping layer name -> figures.
     """
     builder = _Builder(statistics, figures)
     for node in network.graph.nodes:

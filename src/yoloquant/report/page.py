@@ -21,9 +21,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        header: its heading.
-        is_text: words, aligned left; numbers otherwise.
-        meaning: of the figures, where the heading is too short to say it.
+        header: Heading of the column.
+        is_text: Whether cells are words, aligned left; numbers otherwise.
+        meaning: Explanation of the figures, where the heading is too short for it.
     """
 
     header: str
@@ -44,11 +44,11 @@ class PageTable:
     """A table in a page.
 
     Attributes:
-        name: its id.
-        caption: what it holds.
-        columns: in order.
-        rows: in order.
-        filter: an example of what to filter for; no filter where it is empty.
+        name: ID of the table.
+        caption: Caption of the table.
+        columns: Columns in order.
+        rows: Rows in order.
+        filter: An example of what to filter for; no filter where it is empty.
     """
 
     name: str
@@ -102,18 +102,18 @@ def distributions(statistics: Sequence[TensorStatistics]) -> list[Distribution]:
 def tensor_table(statistics: Sequence[TensorStatistics]) -> PageTable:
     """Every quantized tensor, each leading to its pictures."""
     columns = (
-        Column("tensor", True),
-        Column("how", True),
-        Column("scale", meaning="the greatest, where channels have scales of their own"),
-        Column("least"),
-        Column("greatest"),
+        Column("tensor", is_text=True),
+        Column("how", is_text=True),
+        Column("scale", meaning="maximum, where channels have scales of their own"),
+        Column("minimum"),
+        Column("maximum"),
         Column("range from"),
         Column("to"),
         Column("clipped %", meaning="values outside of the range"),
         Column("to zero %", meaning="values other than 0 that become 0"),
         Column("dB", meaning="signal-to-noise ratio of the quantized values"),
         Column("bulk %", meaning="share of the range that holds 99.9 % of the values"),
-        Column("outlier channels", True, "channels that reach eight times as far as the median one"),
+        Column("outlier channels", is_text=True, meaning="channels that reach eight times as far as the median one"),
     )
     rows = [
         TableRow(

@@ -28,11 +28,11 @@ class Photograph:
     """One photograph, three times.
 
     Attributes:
-        name: of the file.
-        truth: data URI of a JPEG with the objects that are labelled.
-        before: data URI with the float model's boxes, those that are lost marked.
-        after: data URI with the quantized model's boxes, new ones marked.
-        kept: boxes that both models find; lost: of the float model alone; new: of the quantized model alone.
+        name: Name of the file.
+        truth: Data URI of a JPEG with the objects that are labelled.
+        before: Data URI with the float model's boxes, those that are lost marked.
+        after: Data URI with the quantized model's boxes, new ones marked.
+        kept: Boxes that both models find; lost: Boxes of the float model alone; new: Boxes of the quantized model alone.
         size: `(width, height)` of the pictures, pixels.
     """
 
@@ -78,11 +78,11 @@ def differing_photographs(
     """Those photographs where the boxes that only one model finds weigh most by their scores.
 
     Args:
-        paths: image id -> file.
-        before: the float model's evaluation.
-        after: the quantized model's, of the same images.
-        names: class names.
-        count: photographs, at most.
+        paths: Mapping image id -> file.
+        before: Evaluation of the float model.
+        after: Evaluation of the quantized model on the same images.
+        names: Class names.
+        count: Maximum number of photographs.
     """
     first, second = (_by_image(found.detections) for found in (before, after))
     changes = {number: unmatched(first.get(number, _NOTHING), second.get(number, _NOTHING)) for number in paths}

@@ -27,16 +27,16 @@ def save_charts(
     """Write each chart into a file of its name.
 
     Args:
-        charts: to draw.
-        folder: is made if it is not there.
+        charts: Charts to draw.
+        folder: Folder to write into; created if missing.
         suffix: "png" or "pdf".
-        progress: called with (charts done, charts).
+        progress: Callback, called with (charts done, charts).
 
     Returns:
         The files.
 
     Raises:
-        YoloquantError: the format is unknown.
+        YoloquantError: The format is unknown.
     """
     check_format(suffix)
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -45,9 +45,9 @@ def write_report(result: Quantization, folder: Path, dataset: DetectionDataset |
     """Write report.html, classes.csv and layers.csv.
 
     Args:
-        result: with the figures of layers and tensors.
-        folder: to write into.
-        dataset: that was evaluated, for its photographs; none are shown without.
+        result: Result with the figures of layers and tensors.
+        folder: Folder to write into.
+        dataset: Evaluated data set, for its photographs; None for no photographs.
     """
     from yoloquant.exporting.folder import REPORT
     from yoloquant.results.quantization import precision_label
@@ -118,7 +118,11 @@ def _summary(result: Quantization) -> PageTable:
 
 
 def _parity(result: Quantization) -> PageTable:
-    columns = (Column("runtime", True), Column("agreement with torch, dB"), Column("first layer that disagrees", True))
+    columns = (
+        Column("runtime", is_text=True),
+        Column("agreement with torch, dB"),
+        Column("first layer that disagrees", is_text=True),
+    )
     rows = [
         TableRow((parity.runtime, decibel(parity.signal_to_noise), parity.first_layer or "none"))
         for parity in result.parity
@@ -186,22 +190,22 @@ def drawing(result: Quantization) -> NetworkDrawing:
 
 def _layer_table(layers: Sequence[LayerFigures]) -> PageTable:
     columns = (
-        Column("layer", True),
-        Column("kind", True),
-        Column("weight", True),
-        Column("precision", True),
-        Column("answer dB", meaning="signal-to-noise ratio of its answer in the whole quantized network"),
-        Column("weight: how", True),
-        Column("scale", meaning="the greatest, where channels have scales of their own"),
+        Column("layer", is_text=True),
+        Column("kind", is_text=True),
+        Column("weight", is_text=True),
+        Column("precision", is_text=True),
+        Column("output dB", meaning="signal-to-noise ratio of its output in the whole quantized network"),
+        Column("weight: how", is_text=True),
+        Column("scale", meaning="maximum, where channels have scales of their own"),
         Column("dB"),
         Column("to zero %", meaning="values other than 0 that become 0"),
         Column("clipped %", meaning="values outside of the range"),
-        Column("input: how", True),
+        Column("input: how", is_text=True),
         Column("scale"),
         Column("dB"),
         Column("to zero %", meaning="values other than 0 that become 0"),
         Column("clipped %", meaning="values outside of the range"),
-        Column("why in float", True),
+        Column("why in float", is_text=True),
     )
     rows = tuple(TableRow(_layer_cells(layer), f"layer-{layer.name}") for layer in layers)
     return PageTable("layers-table", "Layers with weights", columns, rows, "float, int8, model.2")

@@ -20,7 +20,9 @@ def search_charts(found: Search) -> list[Points]:
         Point(float(count), found.float_map - value, f"{count} layers: {value:.2f} mAP50-95", count == chosen)
         for count, value in found.curve.items()
     )
-    charts = [Points("drop-layers", "Drop against layers changed", "layers changed", "mAP50-95 lost", by_count, True, goal)]
+    charts = [
+        Points("drop-layers", "Drop against layers changed", "layers changed", "mAP50-95 lost", by_count, joined=True, goal=goal)
+    ]
     ratios = {count: ratio for count in found.curve if (ratio := found.ratio(count)) is not None}
     by_latency = tuple(
         Point(ratio, found.float_map - found.curve[count], f"{count} layers: {ratio:.2f} of float's latency", count == chosen)

@@ -24,12 +24,12 @@ class Analysis:
 
     Attributes:
         measure: "error" (of boxes and scores, without labels) or "map" (mAP50-95 lost, percent).
-        mode: which quantizers were on; see `yoloquant.analysis.sensitivity.Sensitivity`.
-        sensitivities: the costliest first.
-        statistics: of every quantized tensor.
-        noise: layer -> signal-to-noise ratio, dB, of its answer in the whole quantized network: how errors pile up.
-        advice: sentences to act on, of the costliest layers first.
-        recipe: that was followed.
+        mode: Set of quantizers that were on; see `yoloquant.analysis.sensitivity.Sensitivity`.
+        sensitivities: Sensitivities, the costliest first.
+        statistics: Statistics of every quantized tensor.
+        noise: Mapping layer -> signal-to-noise ratio, dB, of its output in the whole quantized network: how errors pile up.
+        advice: Sentences to act on, of the costliest layers first.
+        recipe: Recipe that was followed.
     """
 
     measure: str
@@ -85,7 +85,7 @@ class Analysis:
             count: Layers to show; all by default.
         """
         unit = "mAP50-95 lost" if self.measure == "map" else "error"
-        headers = ("layer", unit, "weights alone", "activations alone", "dB at its answer")
+        headers = ("layer", unit, "weights alone", "activations alone", "dB at its output")
         by_part = {(result.name, result.part): result.cost for result in self.sensitivities}
         rows = []
         for result in self.whole_layers[:count]:

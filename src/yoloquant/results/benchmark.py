@@ -46,7 +46,7 @@ class Benchmark:
 
     def table(self) -> TextTable:
         """A row for each file and runtime."""
-        headers = ("model", "runtime", "median ms", "p90", "p99", "least", "images/s", "ratio", "layers in integers")
+        headers = ("model", "runtime", "median ms", "p90", "p99", "minimum", "images/s", "ratio", "layers in integers")
         first = next(iter(self.latency))[0]
         rows = []
         for (model, runtime), latency in self.latency.items():

@@ -18,15 +18,15 @@ class Entry:
     """One model of one folder in one runtime.
 
     Attributes:
-        folder: name of the folder.
+        folder: Name of the folder.
         model: "float", "int8", ...
-        runtime: that ran it.
-        target: it was quantized for.
-        images: evaluated; none if not known.
-        map50_95: percent; drop: against the float model in the same runtime and folder.
-        drop_error: one standard error of the drop; none if not known.
-        latency: median milliseconds; ratio: to the float model in the same runtime and folder.
-        megabytes: of the file.
+        runtime: Runtime that ran it.
+        target: Deployment target of the model.
+        images: Number of evaluated images; None if not known.
+        map50_95: mAP50-95, percent; drop: Difference to the float model in the same runtime and folder.
+        drop_error: One standard error of the drop; None if not known.
+        latency: Median milliseconds; ratio: Ratio to the float model in the same runtime and folder.
+        megabytes: Size in MB of the file.
     """
 
     folder: str
@@ -46,7 +46,7 @@ def read_entries(folders: Sequence[str | Path]) -> list[Entry]:
     """All quantized rows of several folders, behind the float rows of the first folder that has them.
 
     Raises:
-        YoloquantError: a folder has no readable metrics, or they were evaluated on different numbers of images.
+        YoloquantError: A folder has no readable metrics, or they were evaluated on different numbers of images.
     """
     entries = []
     for folder in map(Path, folders):
@@ -127,7 +127,7 @@ class Comparison:
     """What was compared.
 
     Attributes:
-        entries: each model of each folder in each runtime, float first.
+        entries: Each model of each folder in each runtime, float first.
     """
 
     entries: tuple[Entry, ...]

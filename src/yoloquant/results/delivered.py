@@ -15,11 +15,11 @@ class Delivered:
     """A file for a runtime.
 
     Attributes:
-        format: name, a key of `FORMATS`.
-        path: of the file, or of the folder that holds it.
-        size: bytes of all that was written.
-        parity: agreement of its runtime with torch; none where the runtime is not installed here.
-        executed: layers as the runtime runs them; none where it is not installed here.
+        format: Name of the format, a key of `FORMATS`.
+        path: Path of the file, or of the folder that holds it.
+        size: Size of everything that was written, bytes.
+        parity: Agreement of its runtime with torch; None where the runtime is not installed here.
+        executed: Layers as the runtime runs them; None where it is not installed here.
     """
 
     format: str

@@ -38,11 +38,11 @@ class Row:
 
     Attributes:
         model: "float" or the precision, "int8".
-        runtime: that ran it.
-        evaluation: what it scored; none if not evaluated.
+        runtime: Runtime that ran it.
+        evaluation: Figures of accuracy; None if not evaluated.
         drop: Points of mAP50-95 that it lost against float in the same runtime; none where not known.
-        latency: of one image.
-        file_size: bytes of the file that was run; none for a network in memory.
+        latency: Latency of one image.
+        file_size: Size of the file that was run, bytes; None for a network in memory.
     """
 
     model: str
@@ -106,23 +106,23 @@ class Quantization:
     """What `quantize`, `finetune` or `save` did.
 
     Attributes:
-        detector: the quantized detector, ready to run or to change further.
-        recipe: that was followed.
-        rows: of the result table, float first.
-        parity: agreement of the exported file with torch, by runtime.
-        calibration_count: images that were observed.
-        quantized_layers: convolutions and linear layers with quantized weights.
-        layer_count: all of them.
-        seconds: wall time of each step.
-        output: the folder, if one was written.
-        layers: figures of every layer with weights; none without a report.
-        statistics: of every quantized tensor; none without a report.
-        commands: to repeat it and to go on.
-        analysis: what `analyze` found, if its folder was given.
-        executed: layers as the target's own runtime runs them; none if it cannot be asked here.
-        versions: of the packages that made it.
-        job: that made the detector, for `save`; none of what was read from a folder.
-        source: images that it was made and measured with; none of what was read from a folder.
+        detector: The quantized detector, ready to run or to change further.
+        recipe: Recipe that was followed.
+        rows: Rows of the result table, float first.
+        parity: Agreement of the exported file with torch, by runtime.
+        calibration_count: Images that were observed.
+        quantized_layers: Number of convolutions and linear layers with quantized weights.
+        layer_count: Number of all convolutions and linear layers.
+        seconds: Wall time of each step, seconds.
+        output: The folder, if one was written.
+        layers: Figures of every layer with weights; None without a report.
+        statistics: Statistics of every quantized tensor; None without a report.
+        commands: Commands to repeat it and to go on.
+        analysis: Analysis that `analyze` made, if its folder was given.
+        executed: Layers as the target's own runtime runs them; None if it cannot be asked here.
+        versions: Versions of the packages that made it.
+        job: Job that made the detector, for `save`; None if read from a folder.
+        source: Images that it was made and measured with; None if read from a folder.
     """
 
     detector: QuantizedDetector
@@ -157,7 +157,7 @@ class Quantization:
         """The table's line for a model ("float" or "int8") and a runtime.
 
         Raises:
-            KeyError: there is none.
+            KeyError: There is none.
         """
         for row in self.rows:
             if (row.model, row.runtime) == (model, runtime):

@@ -29,19 +29,19 @@ class Search:
     """What a search found.
 
     Attributes:
-        recipe: that reaches the goal; its `ignore` or `overrides` name the layers.
-        layers: that were changed, the costliest first.
-        raise_bits: what they were changed to; none for float.
+        recipe: Recipe that reaches the goal; its `ignore` or `overrides` name the layers.
+        layers: Layers that were changed, the costliest first.
+        raise_bits: Number of bits that they were changed to; None for float.
         goal: mAP50-95 that was to be reached, percent.
         float_map: mAP50-95 of the float detector, percent.
-        found_map: of the recipe's.
-        curve: number of changed layers -> mAP50-95, of everything that was measured.
-        evaluations: of whole detectors, the float one's included.
-        runtime: that latency was measured in; none if the target's is not installed here.
-        latency: number of changed layers -> latency of whole files, all in turns; those that this run made.
-        float_latency: of the float file in the same turns.
-        job: that followed the recipe, with the detector that it makes, for `save`; none of what was read from a file.
-        source: images that it was measured with; none of what was read from a file.
+        found_map: mAP50-95 of the detector that the recipe makes, percent.
+        curve: Mapping number of changed layers -> mAP50-95, of everything that was measured.
+        evaluations: Evaluations of whole detectors, the float one's included.
+        runtime: Runtime that latency was measured in; None if the target's is not installed here.
+        latency: Mapping number of changed layers -> latency of whole files, all in turns; those that this run made.
+        float_latency: Latency of the float file in the same turns.
+        job: Job that followed the recipe, with its detector, for `save`; None if read from a file.
+        source: Images that it was measured with; None if read from a file.
     """
 
     recipe: Recipe
@@ -70,7 +70,7 @@ class Search:
         return self.job.quantized
 
     def ratio(self, count: int) -> float | None:
-        """Latency with so many changed layers as a share of float's, by medians."""
+        """Latency with a number of changed layers as a share of float's, by medians."""
         if self.float_latency is None or count not in self.latency:
             return None
         return self.latency[count].median / self.float_latency.median

@@ -23,11 +23,11 @@ class Training:
     """What `train` did.
 
     Attributes:
-        detector: the best one.
-        map50_95: it scored on the val split, percent.
-        epoch: that was best, from 0.
-        epochs: that ran.
-        path: of its file; none in processes that do not write.
+        detector: Best detector of the run.
+        map50_95: mAP50-95 on the val split, percent.
+        epoch: Epoch that was best, from 0.
+        epochs: Number of epochs that ran.
+        path: Path of its file; None in processes that do not write.
     """
 
     detector: Detector

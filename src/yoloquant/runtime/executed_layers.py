@@ -26,11 +26,12 @@ class Executed:
     """Layers with weights, as a runtime executes them, by their names in the file.
 
     Attributes:
-        runtime: that was asked.
-        integer: names of layers computed in integers.
-        floating: names of the others.
-        in_vain: of these, layers whose weights the file holds as integers.
-        products: matrix products of two activations (attention); integer_products: of these, those computed in integers.
+        runtime: Runtime that was asked.
+        integer: Names of the layers computed in integers.
+        floating: Names of the layers computed in float.
+        in_vain: Layers of `floating` whose weights the file holds as integers.
+        products: Number of matrix products of two activations (attention); integer_products: Number of those computed in
+            integers.
     """
 
     runtime: str
@@ -63,10 +64,10 @@ def executed_layers(path: Path, runtime: str) -> Executed:
     """Ask a runtime for the graph that it runs.
 
     Raises:
-        YoloquantError: the runtime is not one that can be asked, or cannot load the file.
+        YoloquantError: The runtime is not one that can be asked, or cannot load the file.
     """
     if runtime not in _IN_INTEGERS:
-        raise YoloquantError(f"{runtime} does not tell what it executes: choose {' or '.join(_IN_INTEGERS)}")
+        raise YoloquantError(f"{runtime} does not report what it executes: choose {' or '.join(_IN_INTEGERS)}")
     model = load_onnx(path)
     quantized, products = _name_all(model)
     found = set(_IN_INTEGERS[runtime](model))
@@ -77,7 +78,7 @@ def executed_layers(path: Path, runtime: str) -> Executed:
 
 
 def executed_where_installed(path: Path, runtime: str) -> Executed | None:
-    """What `executed_layers` finds, or none where the runtime does not tell or is not installed here."""
+    """What `executed_layers` finds, or None where the runtime does not report it or is not installed here."""
     if runtime not in _IN_INTEGERS or importlib.util.find_spec(runtime) is None:
         return None
     return executed_layers(path, runtime)

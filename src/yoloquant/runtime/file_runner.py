@@ -27,12 +27,12 @@ class FileRunner:
         """Take over the file's facts.
 
         Args:
-            path: of the file, or its bytes, for messages.
-            metadata: of the file.
-            name: of the runtime.
+            path: Path of the file, or its bytes, for messages.
+            metadata: Metadata of the file.
+            name: Name of the runtime.
 
         Raises:
-            CheckpointError: the metadata are damaged.
+            CheckpointError: The metadata are damaged.
         """
         self.name = name
         self.layout, self.names, self.input_size = metadata.layout, metadata.names, metadata.input_size

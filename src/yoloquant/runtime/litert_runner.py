@@ -26,7 +26,7 @@ def read_tflite_metadata(path: Path) -> ModelMetadata:
     """Facts of a file, from the archive behind it.
 
     Raises:
-        CheckpointError: it has none of this project, or is damaged.
+        CheckpointError: It has none of this project, or is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -45,7 +45,7 @@ class LiteRtRunner(FileRunner):
         """Load a file.
 
         Args:
-            path: of the file.
+            path: Path of the file.
             threads: 0 lets the runtime choose.
 
         Raises:

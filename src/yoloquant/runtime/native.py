@@ -21,10 +21,10 @@ class NativeFile:
     """A kind of file that one runtime runs, and no other.
 
     Attributes:
-        runtime: its name.
-        package: that must be importable.
-        open: path and number of threads -> runner.
-        executed: path -> layers that the runtime computes in integers.
+        runtime: Its name.
+        package: Package that must be importable.
+        open: Path and number of threads -> runner.
+        executed: Mapping path -> layers that the runtime computes in integers.
     """
 
     runtime: str
@@ -40,7 +40,7 @@ class NativeFile:
         """Make sure that the runtime is there.
 
         Raises:
-            YoloquantError: it is not; the message says what to install.
+            YoloquantError: It is not; the message says what to install.
         """
         if not self.is_installed():
             raise YoloquantError(f'{self.runtime} is not installed: run `pip install "yoloquant[{self.runtime}]"`')
@@ -102,12 +102,12 @@ def open_native(path: Path, runtime: str | None = None, threads: int = 0) -> Fil
     """Load a runtime's own file.
 
     Args:
-        path: with one of the endings of `NATIVE`.
-        runtime: that is asked for; by default the one that runs the file.
+        path: Path with one of the endings of `NATIVE`.
+        runtime: Runtime that is asked for; by default the one that runs the file.
         threads: 0 lets the runtime choose.
 
     Raises:
-        YoloquantError: there is no such file, another runtime is asked for, or it is not installed or cannot load the file.
+        YoloquantError: There is no such file, another runtime is asked for, or it is not installed or cannot load the file.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
@@ -122,7 +122,7 @@ def executed_native(path: Path) -> Executed:
     """Layers that a file's own runtime computes in integers.
 
     Raises:
-        YoloquantError: the runtime is not installed or cannot load the file.
+        YoloquantError: The runtime is not installed or cannot load the file.
     """
     kind = NATIVE[path.suffix]
     kind.require()

@@ -29,11 +29,11 @@ class NcnnRunner(FileRunner):
         """Load a network.
 
         Args:
-            path: of the `.param` file, which `.bin` and `metadata.yaml` lie beside.
+            path: Path of the `.param` file, which `.bin` and `metadata.yaml` lie beside.
             threads: 0 lets the runtime choose.
 
         Raises:
-            YoloquantError: ncnn cannot load it.
+            YoloquantError: Ncnn cannot load it.
         """
         super().__init__(path, read_metadata_file(path.parent), NAME)
         self._net: Any = load_net(path, threads)
@@ -72,7 +72,7 @@ def load_net(path: Path, threads: int = 0) -> Any:
     """A network in ncnn, ready to run.
 
     Raises:
-        YoloquantError: the files are missing or damaged.
+        YoloquantError: The files are missing or damaged.
     """
     import ncnn
 
@@ -94,7 +94,7 @@ def executed_in_ncnn(path: Path) -> Executed:
     """Layers of a network by their own parameter: ncnn loads int8 weights for its integer kernels only, and never falls back.
 
     Raises:
-        YoloquantError: ncnn cannot load the files.
+        YoloquantError: Ncnn cannot load the files.
     """
     load_net(path)
     lines = [line.split() for line in read_text(path, CheckpointError).splitlines()[2:]]

@@ -24,12 +24,12 @@ class OnnxRuntimeRunner(FileRunner):
         """Load a file (or a serialized model).
 
         Args:
-            path: of the file, or its bytes.
-            metadata: instead of the file's own.
+            path: Path of the file, or its bytes.
+            metadata: Metadata instead of the file's own.
             threads: 0 lets the runtime choose.
 
         Raises:
-            YoloquantError: the runtime cannot load the file.
+            YoloquantError: The runtime cannot load the file.
         """
         import onnxruntime
 

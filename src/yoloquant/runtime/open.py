@@ -94,7 +94,7 @@ def open_runner(
         A `yoloquant.runtime.runner.Runner`: images `(N, 3, H, W)`, RGB, 0..1 -> decoded output.
 
     Raises:
-        YoloquantError: The file cannot be read, or answers with another branch, or the runtime cannot run it.
+        YoloquantError: The file cannot be read, or outputs another branch, or the runtime cannot run it.
     """
     if isinstance(model, str | Path):
         path = Path(model)

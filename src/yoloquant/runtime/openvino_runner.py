@@ -39,10 +39,10 @@ def compile_openvino(model: Any, batch_size: int = 1, threads: int = 0, **option
     copying instead of by looking at them differently.
 
     Args:
-        model: from `read_openvino`; it is left as it is.
-        batch_size: images in a call, where the model leaves it free.
+        model: Model from `read_openvino`; it is left as it is.
+        batch_size: Number of images in a call, where the model leaves it free.
         threads: 0 lets the runtime choose.
-        options: further properties of the plugin.
+        options: Further properties of the plugin.
 
     Raises:
         YoloquantError: OpenVINO cannot compile it.
@@ -80,12 +80,12 @@ class OpenVinoRunner(FileRunner):
         """Load and compile a file (or a serialized model).
 
         Args:
-            path: of the file, or its bytes.
-            metadata: instead of the file's own.
+            path: Path of the file, or its bytes.
+            metadata: Metadata instead of the file's own.
             threads: 0 lets the runtime choose.
 
         Raises:
-            YoloquantError: the runtime cannot load the file.
+            YoloquantError: The runtime cannot load the file.
         """
         self._model: Any = read_openvino(path)
         self._threads = threads

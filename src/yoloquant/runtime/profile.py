@@ -25,9 +25,9 @@ class LayerTime:
     """An operator of a runtime's optimised graph.
 
     Attributes:
-        name: that the runtime gives it; most hold the name of a layer of the file.
-        kind: its operator, and with OpenVINO the kernel: "QLinearConv", "Convolution brgconv_avx512_I8".
-        milliseconds: median of one call.
+        name: Name that the runtime gives it; most hold the name of a layer of the file.
+        kind: Its operator, and with OpenVINO the kernel: "QLinearConv", "Convolution brgconv_avx512_I8".
+        milliseconds: Median time of one call, milliseconds.
     """
 
     name: str
@@ -39,20 +39,20 @@ def layer_times(path: Path, runtime: str, *, batch_size: int = 1, threads: int =
     """Profile a file.
 
     Args:
-        path: of an ONNX file.
+        path: Path of an ONNX file.
         runtime: "onnxruntime" or "openvino".
-        batch_size: images in a call, where the file leaves it free.
-        threads: of the runtime; 0 lets it choose.
-        runs: counted calls.
+        batch_size: Number of images in a call, where the file leaves it free.
+        threads: Threads of the runtime; 0 lets it choose.
+        runs: Number of counted calls.
 
     Returns:
         Operators that took time, the slowest first; profiling itself costs a little, so their sum is above a call's latency.
 
     Raises:
-        YoloquantError: the runtime does not tell, or cannot load the file.
+        YoloquantError: The runtime does not report them, or cannot load the file.
     """
     if runtime not in PROFILERS:
-        raise YoloquantError(f"{runtime} does not tell what its layers cost: choose {' or '.join(PROFILERS)}")
+        raise YoloquantError(f"{runtime} does not report what its layers cost: choose {' or '.join(PROFILERS)}")
     size = read_metadata(path).input_size
     images = np.random.default_rng(0).random((batch_size, 3, *size), dtype=np.float32)
     try:

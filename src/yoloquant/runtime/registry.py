@@ -22,9 +22,9 @@ class Runtime:
     """A runtime that runs ONNX files.
 
     Attributes:
-        package: that must be importable.
-        open: path or bytes, metadata, threads -> runner.
-        needs_gpu: an NVIDIA GPU must be there, too.
+        package: Package that must be importable.
+        open: Function from path or bytes, metadata and threads to a runner.
+        needs_gpu: Whether an NVIDIA GPU is needed, too.
     """
 
     package: str
@@ -74,16 +74,16 @@ def open_onnx(
     """Load an ONNX file (or a serialized model) into a runtime.
 
     Args:
-        path: of the file, or its bytes.
+        path: Path of the file, or its bytes.
         runtime: "onnxruntime", "openvino" or "tensorrt".
-        metadata: instead of the file's own.
+        metadata: Metadata instead of the file's own.
         threads: 0 lets the runtime choose.
 
     Returns:
         A `Runner` that also has `outputs(images) -> dict`.
 
     Raises:
-        YoloquantError: there is no such file, it is no detector's, or the runtime is unknown, not installed, or cannot load it.
+        YoloquantError: There is no such file, it is no detector's, or the runtime is unknown, not installed, or cannot load it.
     """
     if runtime not in RUNTIMES:
         raise YoloquantError(f"there is no runtime {runtime!r} for ONNX files: choose one of {', '.join(RUNTIMES)}")

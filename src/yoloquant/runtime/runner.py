@@ -21,15 +21,15 @@ class Runner(Protocol):
     """A model loaded into a runtime.
 
     Attributes:
-        name: of the runtime, for tables: "torch", "onnxruntime", "openvino".
-        layout: of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
+        name: Name of the runtime, for tables: "torch", "onnxruntime", "openvino".
+        layout: Layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
         branch: `one-to-one` or `one-to-many`, where the family has both.
-        names: class names.
+        names: Class names.
         input_size: `(height, width)` in pixels that the model wants.
-        batch_size: the only batch size it takes, or none if free.
-        stride: largest of the network, in pixels.
-        free_size: it takes images of other sizes than `input_size`, too.
-        preprocessing: only where the image stands in the input matters to callers; the runner converts values itself.
+        batch_size: Only accepted batch size, or None if free.
+        stride: Largest stride of the network, in pixels.
+        free_size: Whether images of other sizes than `input_size` are accepted, too.
+        preprocessing: Position of the image in the input; the runner converts values itself.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Runner(Protocol):
         """Run images `(N, 3, H, W)`, float32, RGB, 0..1; returns the decoded output, float32.
 
         Raises:
-            ClosedRunnerError: the runner was closed.
+            ClosedRunnerError: The runner was closed.
         """
         ...
 

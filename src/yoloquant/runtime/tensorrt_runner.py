@@ -30,9 +30,9 @@ class TensorRtRunner(FileRunner):
         """Build the engine, which takes minutes for large networks.
 
         Args:
-            path: of the ONNX file, or its bytes.
-            metadata: instead of the file's own.
-            threads: is not used.
+            path: Path of the ONNX file, or its bytes.
+            metadata: Metadata instead of the file's own.
+            threads: Not used.
 
         Raises:
             YoloquantError: TensorRT cannot build the file.

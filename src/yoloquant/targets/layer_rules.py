@@ -52,8 +52,9 @@ class TensorSettings(Section):
 class Override(Section):
     """Settings for the layers that `match` and `op` (a kind) both select.
 
-    `match` is a name, a pattern with `*`, `?` and `[0-5]`, or a place: `@first` (layers that read the image) or `@last` (those
-    that answer). A name or a pattern must match a layer, unless the override is `optional`, as for recipes of several families.
+    `match` is a name, a pattern with `*`, `?` and `[0-5]`, or a place: `@first` (layers that read the image) or `@last`
+    (output layers). A name or a pattern must match a layer, unless the override is `optional`, as for recipes of several
+    families.
     """
 
     match: str = "*"
@@ -96,10 +97,10 @@ class LayerRules(Section):
         """The spec for one layer's weights or activations; none for float.
 
         Args:
-            layer: layer name.
-            op: kind of the layer.
+            layer: Layer name.
+            op: Kind of the layer.
             tensor: "weights" or "activations".
-            spec: the target's own.
+            spec: Spec of the target.
             places: "@first", "@last": where the layer is.
         """
         chosen: TensorSpec | None = getattr(self, tensor).apply(spec)
@@ -113,7 +114,7 @@ class LayerRules(Section):
         """Those of `layers` that stay in float because `ignore` names them.
 
         Raises:
-            RecipeError: a pattern matches no layer.
+            RecipeError: A pattern matches no layer.
         """
         layers = list(layers)
         found: set[str] = set()
@@ -125,7 +126,7 @@ class LayerRules(Section):
         """Make sure that each override's pattern matches one of `layers`.
 
         Raises:
-            RecipeError: it matches none, and the override is not optional.
+            RecipeError: It matches none, and the override is not optional.
         """
         layers = list(layers)
         for override in self.overrides:
@@ -161,8 +162,8 @@ class LayerRules(Section):
             graph_module,
             choose,
             {**self.ignored(layers), **(kept or {})},
-            None if self.output_layers is None else self.output_layers == "float",
-            None if self.input_layers is None else self.input_layers == "float",
+            float_outputs=None if self.output_layers is None else self.output_layers == "float",
+            float_inputs=None if self.input_layers is None else self.input_layers == "float",
         )
 
 

@@ -12,7 +12,7 @@ from yoloquant.targets.npu_pow2 import NPU_POW2
 NPU_POW2_ZERO_POINT = replace(
     NPU_POW2,
     name="npu-pow2-zero-point",
-    summary="As npu-pow2, but activations have a zero point: all 256 integers serve SiLU, whose answers are hardly negative.",
+    summary="As npu-pow2, but activations have a zero point: all 256 integers serve SiLU, whose outputs are hardly negative.",
     activations=TensorSpec(signed=False, symmetric=False, power_of_two=True, observer="mse"),
     symmetric_activations_only=False,
     runtimes=("onnxruntime", "openvino"),

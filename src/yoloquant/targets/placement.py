@@ -42,8 +42,8 @@ class QuantizationPlacement:
     """Which edges are quantized, how, which share a quantizer, and why the weights of other layers are not.
 
     Attributes:
-        edges: edge -> name of its quantizer; edges with the same name share one scale.
-        specs: quantizer name -> how it quantizes.
+        edges: Mapping edge -> name of its quantizer; edges with the same name share one scale.
+        specs: Mapping quantizer name -> spec.
         kept_float: Weighted layer with a weight in float -> why.
     """
 
@@ -87,10 +87,10 @@ class Kernels:
     """What a runtime's integer kernels compute, and what they want of scales.
 
     Attributes:
-        layers: kinds of weighted layers that have an integer kernel.
-        merges: the runtime computes this operator within the integer kernel of the weighted layer before it.
-        merges_at_lowest: it does so only where the zero point is the lowest integer.
-        at_lowest: kinds of weighted layers whose kernel takes no other zero point than the lowest integer at its input.
+        layers: Kinds of weighted layers that have an integer kernel.
+        merges: Whether the runtime computes this operator within the integer kernel of the weighted layer before it.
+        merges_at_lowest: Whether it does so only where the zero point is the lowest integer.
+        at_lowest: Kinds of weighted layers whose kernel takes no other zero point than the lowest integer at its input.
     """
 
     layers: frozenset[str] = WEIGHTED
@@ -107,11 +107,11 @@ class Draft:
     without saying so.
 
     Attributes:
-        graph_module: the captured graph.
-        activations: quantized activation edges.
-        weights: quantized weight edges.
-        ignored: layers that rules must leave in float.
-        kernels: of the runtime.
+        graph_module: The captured graph.
+        activations: Quantized activation edges.
+        weights: Quantized weight edges.
+        ignored: Layers that rules must leave in float.
+        kernels: Kernels of the runtime.
     """
 
     graph_module: GraphModule
@@ -237,7 +237,7 @@ def weighted_layers(graph_module: GraphModule) -> dict[str, Node]:
 
 
 def output_layers(graph_module: GraphModule) -> frozenset[str]:
-    """Names of the weighted layers whose answers are the network's own outputs."""
+    """Names of the weighted layers whose outputs are the network's own."""
     return frozenset(
         name for name, node in weighted_layers(graph_module).items() if any(kind(user) == "output" for user in node.users)
     )

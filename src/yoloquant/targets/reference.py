@@ -1,4 +1,4 @@
-"""`reference`: no runtime in mind; the least set of quantizers, any width."""
+"""`reference`: no runtime in mind; the minimum set of quantizers, any width."""
 
 from __future__ import annotations
 

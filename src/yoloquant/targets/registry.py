@@ -24,7 +24,7 @@ def get_target(name: str) -> Target:
     """The target of a name.
 
     Raises:
-        RecipeError: there is none; the message lists those there are.
+        RecipeError: There is none; the message lists those there are.
     """
     if name not in TARGETS:
         raise RecipeError(f"there is no target {name!r}: choose one of {', '.join(TARGETS)}")

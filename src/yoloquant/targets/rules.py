@@ -81,6 +81,6 @@ def share_addends(draft: Draft) -> None:
 
 
 def network_outputs(draft: Draft) -> None:
-    """Quantize what the network itself answers, for hardware that hands integers to the decoding."""
+    """Quantize the network's own outputs, for hardware that hands integers to the decoding."""
     for node in draft.integer_layers():
         draft.quantize_for_output(node)

@@ -33,24 +33,25 @@ class Target:
     """A runtime as a user names it.
 
     Attributes:
-        name: as recipes and the command line write it.
-        summary: one sentence for `yoloquant targets`.
-        weights: the spec weights get unless the recipe says otherwise.
-        activations: likewise.
-        rules: applied in order; together they decide which edges are quantized and share.
-        bits: widths that the target's file can hold for weights and activations.
-        groups: the runtime takes weights with one scale for each group of input channels.
-        symmetric_weights_only: the runtime takes weights with zero point 0 alone.
-        fixed_ranges: operators whose output the runtime computes on one fixed range, with that range.
-        symmetric_activations_only: the runtime takes no zero point but 0.
-        float_outputs: the last convolutions stay in float unless the recipe says otherwise: they are one part in a hundred of
-            the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
-        float_inputs: the convolutions that read the image stay in float unless the recipe says otherwise.
-        input_weight_bits: width of the weights of the layers that read the image, where it is smaller than elsewhere.
-        costly_layers: how many of the layers that cost most accuracy stay in float at most, unless the recipe says.
-        carries_integers: the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
-        fused_silu: files hold SiLU as the one contrib operator of ONNX Runtime.
-        integer_hardswish: files hold Hardswish between integers as operators on the integers, see `yoloquant.quant.hardswish`.
+        name: Name as recipes and the command line write it.
+        summary: One sentence for `yoloquant targets`.
+        weights: Spec of weights unless the recipe says otherwise.
+        activations: Spec of activations unless the recipe says otherwise.
+        rules: Rules, applied in order; together they decide which edges are quantized and share.
+        bits: Widths that the target's file can hold for weights and activations.
+        groups: Whether the runtime takes weights with one scale for each group of input channels.
+        symmetric_weights_only: Whether the runtime takes weights with zero point 0 alone.
+        fixed_ranges: Operators whose output the runtime computes on one fixed range, with that range.
+        symmetric_activations_only: Whether the runtime takes activations with zero point 0 alone.
+        float_outputs: Whether the last convolutions stay in float unless the recipe says otherwise: they are one part in a
+            hundred of the work, and an error there is an error of the boxes (NVIDIA's yolov7_qat leaves them out, too).
+        float_inputs: Whether the convolutions that read the image stay in float unless the recipe says otherwise.
+        input_weight_bits: Width of the weights of the layers that read the image, where it is smaller than elsewhere.
+        costly_layers: Maximum number of layers in float among those that cost most accuracy, unless the recipe says otherwise.
+        carries_integers: Whether the runtime keeps integers through concat, pooling and the like without Q/DQ on both sides.
+        fused_silu: Whether files hold SiLU as the one contrib operator of ONNX Runtime.
+        integer_hardswish: Whether files hold Hardswish between integers as operators on the integers, see
+            `yoloquant.quant.hardswish`.
         fuses_activations: The runtime computes an activation within the layer before it, whatever the activation is.
         has_silu: The runtime may compute SiLU as one activation; without, Q/DQ stands around its sigmoid.
         needs_output_quantizer: A layer runs in integers only where one QuantizeLinear reads its output.
@@ -58,9 +59,9 @@ class Target:
         float_biases: Biases must not be quantized.
         nms: Operator of non-maximum suppression that files get, see `yoloquant.exporting.nms`.
         builds_engine: The file is built into an engine by `trtexec`, on the machine that runs it.
-        kernels: what the runtime computes in integers, and what it wants of scales for it.
-        runtimes: names of runtimes that run the exported file here.
-        sources: where the runtime's makers say so.
+        kernels: Operators that the runtime computes in integers, and their demands on scales.
+        runtimes: Names of the runtimes that run the exported file here.
+        sources: References to the documentation of the runtime's makers.
     """
 
     name: str
@@ -99,7 +100,7 @@ class Target:
         """Refuse a spec that the target cannot run.
 
         Raises:
-            RecipeError: with the reason and what to choose.
+            RecipeError: With the reason and what to choose.
         """
         if spec.granularity == "group" and not spec.group_size:
             raise RecipeError(f"{where}: granularity group needs the number of input channels of a group: set group_size, too")
@@ -119,7 +120,7 @@ class Target:
         """Refuse a spec of weights that the target cannot run.
 
         Raises:
-            RecipeError: with the reason and what to choose.
+            RecipeError: With the reason and what to choose.
         """
         self.check(spec, where)
         if spec.granularity == "group" and not self.groups:
@@ -138,22 +139,23 @@ class Target:
         graph_module: GraphModule,
         choose: SpecChooser | None = None,
         ignored: Mapping[str, FloatLayer] | None = None,
+        *,
         float_outputs: bool | None = None,
         float_inputs: bool | None = None,
     ) -> QuantizationPlacement:
         """Decide where quantizers stand in a captured graph.
 
         Args:
-            graph_module: from `yoloquant.graph.capture.capture`.
-            choose: changes the spec of single layers; the target's own specs without it.
+            graph_module: Graph from `yoloquant.graph.capture.capture`.
+            choose: Function that changes the spec of single layers; the target's own specs by default.
             ignored: Layers that stay in float, and why.
-            float_outputs: leave the last convolutions in float; the target's own choice without.
-            float_inputs: leave those that read the image in float; likewise.
+            float_outputs: Whether the last convolutions stay in float; the target's own choice by default.
+            float_inputs: Same for the convolutions that read the image.
 
         Raises:
-            RecipeError: the recipe asks for what the target cannot run.
+            RecipeError: The recipe asks for what the target cannot run.
         """
-        ends = self._ends_in_float(graph_module, float_outputs, float_inputs)
+        ends = self._ends_in_float(graph_module, float_outputs=float_outputs, float_inputs=float_inputs)
         in_float = {**ends, **(ignored or {})}
         draft = Draft(graph_module, frozenset(in_float), self.kernels)
         for rule in self.rules:
@@ -194,7 +196,7 @@ class Target:
         return QuantizationPlacement(edges, specs, {name: reasons[name] for name in (*ranked, *reasons)})
 
     def _ends_in_float(
-        self, graph_module: GraphModule, float_outputs: bool | None, float_inputs: bool | None
+        self, graph_module: GraphModule, *, float_outputs: bool | None, float_inputs: bool | None
     ) -> dict[str, FloatLayer]:
         """The first and the last weighted layers, where they stay in float."""
         found: dict[str, FloatLayer] = {}

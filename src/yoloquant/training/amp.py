@@ -16,12 +16,12 @@ class Precision:
     2018, "Mixed Precision Training", section 3.2). bf16 has the range of float32 and needs neither.
     """
 
-    def __init__(self, device: torch.device, amp: bool) -> None:
+    def __init__(self, device: torch.device, *, amp: bool) -> None:
         """Choose the type.
 
         Args:
-            device: that trains.
-            amp: mix precisions; otherwise everything is float32.
+            device: Device that trains.
+            amp: Whether precisions are mixed; everything is float32 otherwise.
         """
         self._device, self._amp = device.type, amp
         self.scaler = torch.amp.GradScaler(self._device, enabled=amp and self._device == "cuda")

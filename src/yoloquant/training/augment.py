@@ -17,9 +17,9 @@ def mosaic(samples: list[Sample], size: int, generator: np.random.Generator) -> 
     """Four images around a random centre on a canvas of twice the size (Bochkovskiy et al. 2020, section 3.4).
 
     Args:
-        samples: four.
-        size: half the side of the answer, pixels.
-        generator: of randomness.
+        samples: Four samples.
+        size: Half the side of the output, pixels.
+        generator: Generator of randomness.
     """
     canvas = np.full((2 * size, 2 * size, 3), PADDING_VALUE, np.uint8)
     center_x, center_y = (int(generator.uniform(0.5 * size, 1.5 * size)) for _ in range(2))
@@ -44,10 +44,10 @@ def affine(sample: Sample, size: int, parameters: Hyperparameters, generator: np
     go.
 
     Args:
-        sample: of any size; a mosaic has twice `size`.
-        size: side of the answer, pixels.
+        sample: Sample of any size; a mosaic has twice `size`.
+        size: Side of the output, pixels.
         parameters: `degrees`, `scale`, `shear`, `translate`.
-        generator: of randomness.
+        generator: Generator of randomness.
     """
     image, labels = sample
     factor = float(generator.uniform(1 - parameters.scale, 1 + parameters.scale))
@@ -80,7 +80,7 @@ def transform_boxes(labels: np.ndarray, matrix: np.ndarray, size: int, factor: f
     return moved
 
 
-def flip(sample: Sample, left_right: bool, up_down: bool) -> Sample:
+def flip(sample: Sample, *, left_right: bool, up_down: bool) -> Sample:
     """Mirror image and boxes."""
     image, labels = sample
     height, width = image.shape[:2]
@@ -121,12 +121,12 @@ def augment(
     """One training image.
 
     Args:
-        index: of the image.
-        get: index -> sample of side `size`.
-        count: how many samples there are.
-        size: side of the answer, pixels.
-        parameters: probabilities and amounts.
-        generator: of randomness.
+        index: Index of the image.
+        get: Function from an index to a sample of side `size`.
+        count: Number of samples.
+        size: Side of the output, pixels.
+        parameters: Probabilities and amounts.
+        generator: Generator of randomness.
     """
     sample = _composed(index, get, count, size, parameters, generator)
     if generator.random() < parameters.mixup:
@@ -136,7 +136,7 @@ def augment(
         sample = blended, np.concatenate([sample[1], other[1]])
     image = change_colors(sample[0], parameters, generator)
     flips = generator.random(2) < (parameters.fliplr, parameters.flipud)
-    return flip((image, sample[1]), bool(flips[0]), bool(flips[1]))
+    return flip((image, sample[1]), left_right=bool(flips[0]), up_down=bool(flips[1]))
 
 
 def _composed(

@@ -18,12 +18,12 @@ def hyperparameters_for(family: str, overrides: Iterable[str] = (), **changes: A
     """The values that a family is trained with, changed as asked.
 
     Args:
-        family: of the detector.
+        family: Family of the detector.
         overrides: `name=value`, later ones win.
-        changes: values by name; they win over overrides.
+        changes: Values by name; they win over overrides.
 
     Raises:
-        RecipeError: a name is unknown or a value not allowed.
+        RecipeError: A name is unknown or a value not allowed.
     """
     values: dict[str, Any] = dict(FAMILIES[family].hyperparameters if family in FAMILIES else USUAL_VALUES)
     values.update(parse_setting(override, "lr0=0.01") for override in overrides)

@@ -27,10 +27,10 @@ IN_MEMORY = 4 << 30
 def load_samples(dataset: DetectionDataset, size: int) -> list[Sample]:
     """Images and boxes of a set, scaled so that the longer side is `size`; images without labels count as background.
 
-    Damaged images are left out and told in `dataset.problems`.
+    Damaged images are left out and named in `dataset.problems`.
 
     Raises:
-        DataError: no image can be read.
+        DataError: No image can be read.
     """
     samples = []
     for entry in dataset.images:
@@ -68,12 +68,12 @@ def open_samples(dataset: DetectionDataset, size: int, in_memory: int = IN_MEMOR
     """Samples in memory where they fit, else on disk.
 
     Args:
-        dataset: with labels.
-        size: longer side, pixels.
-        in_memory: most bytes.
+        dataset: Data set with labels.
+        size: Longer side, pixels.
+        in_memory: Maximum number of bytes in memory.
 
     Raises:
-        DataError: no image can be read.
+        DataError: No image can be read.
     """
     return load_samples(dataset, size) if len(dataset.images) * size * size * 3 <= in_memory else SamplesOnDisk(dataset, size)
 
@@ -96,7 +96,7 @@ class TrainingLoader:
     In several processes each gets its equal share of every batch.
 
     Attributes:
-        batch_size: images in a batch, of all processes together.
+        batch_size: Number of images in a batch, of all processes together.
     """
 
     def __init__(
@@ -112,16 +112,17 @@ class TrainingLoader:
         """Keep the samples.
 
         Args:
-            samples: see `open_samples`.
-            size: side of the batches, pixels.
-            batch_size: images in a batch of all processes; an incomplete last batch is left out, unless it is the only one.
-            parameters: augmentation.
-            seed: of all randomness.
-            workers: threads.
-            epochs: of the run; the last of them go without mosaic where the parameters say so.
+            samples: Samples from `open_samples`.
+            size: Side of the batches, pixels.
+            batch_size: Number of images in a batch of all processes; an incomplete last batch is left out, unless it is the only
+                one.
+            parameters: Augmentation.
+            seed: Seed of all randomness.
+            workers: Number of threads.
+            epochs: Number of epochs of the run; the last of them go without mosaic where the parameters say so.
 
         Raises:
-            DataError: there are no samples, or fewer than processes.
+            DataError: There are no samples, or fewer than processes.
         """
         if not samples:
             raise DataError("there are no training images")

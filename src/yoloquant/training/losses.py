@@ -16,13 +16,13 @@ def loss_for(detector: Trainable, parameters: Hyperparameters, image_size: int, 
     YOLOv5.
 
     Args:
-        detector: float or quantized.
-        parameters: gains, and how cells are matched; see `hyperparameters_for`.
-        image_size: side of the training images, pixels.
-        epochs: of the run, for losses that change over it.
+        detector: Detector, float or quantized.
+        parameters: Hyperparameters: gains, and how cells are matched; see `hyperparameters_for`.
+        image_size: Side of the training images, pixels.
+        epochs: Number of epochs of the run, for losses that change over it.
 
     Raises:
-        YoloquantError: the detector's head has no loss here.
+        YoloquantError: The detector's head has no loss here.
     """
     family = family_for(detector)
     if family is None or family.loss is None:

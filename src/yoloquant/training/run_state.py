@@ -23,8 +23,8 @@ def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Ma
     """Write a state; an interruption leaves the file that was there before.
 
     Args:
-        path: of the file.
-        groups: tensors by group and name; groups have no dot in their names.
+        path: Path of the file.
+        groups: Tensors by group and name; groups have no dot in their names.
         facts: JSON values.
     """
     # Clones, since safetensors refuses tensors that share memory.
@@ -41,7 +41,7 @@ def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     """Read what `save_state` wrote; groups that were empty are missing.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another kind.
+        CheckpointError: The file is missing, damaged, or of another kind.
     """
     tensors, metadata = read_safetensors(path, FORMAT)
     groups: dict[str, dict[str, Tensor]] = {}

@@ -24,9 +24,9 @@ class Rates:
     """What the optimiser uses in a step.
 
     Attributes:
-        weights: learning rate of weights.
-        biases: learning rate of biases; it falls in warm-up, where all others rise.
-        momentum: of all.
+        weights: Learning rate of weights.
+        biases: Learning rate of biases; it falls in warm-up, where all others rise.
+        momentum: Momentum of all parameters.
     """
 
     weights: float
@@ -39,10 +39,10 @@ class Schedule:
     """Warm-up, then decay.
 
     Attributes:
-        hyperparameters: of the run.
-        epochs: of the run.
-        steps_per_epoch: batches.
-        shape: of the decay.
+        hyperparameters: Hyperparameters of the run.
+        epochs: Number of epochs of the run.
+        steps_per_epoch: Number of batches in an epoch.
+        shape: Course of the decay.
     """
 
     hyperparameters: Hyperparameters

@@ -1,4 +1,4 @@
-"""Reconstruction: the quantized network learns, part by part and without labels, to answer as the float network does.
+"""Reconstruction: the quantized network learns, part by part and without labels, to reproduce the float network's output.
 
 What belongs here: cutting the graph into regions, keeping their inputs and targets, and the loop that learns rounding,
 activation scales and biases of one region. AdaRound, BRECQ and QDrop are settings of this one method: a region is a layer, a

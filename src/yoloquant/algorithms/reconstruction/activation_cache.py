@@ -20,7 +20,7 @@ class ValueStore:
     On disk each tensor is a memory-mapped file: pages that are not used are the system's to drop.
     """
 
-    def __init__(self, on_disk: bool) -> None:
+    def __init__(self, *, on_disk: bool) -> None:
         """Open an empty store; `on_disk` makes a temporary folder that `close` removes."""
         self._tensors: dict[str, Tensor] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="yoloquant-values-") if on_disk else None

@@ -29,9 +29,9 @@ def state_key(detector: QuantizedDetector, settings: BaseModel, images: Sequence
     """A digest of all that a reconstruction or a training starts from: weights, scales, placement, settings and images.
 
     Args:
-        detector: as it is before.
-        settings: of the recipe's step.
-        images: what each image is, see `yoloquant.data.contents.contents_of`.
+        detector: Detector as it is before.
+        settings: Settings of the recipe's step.
+        images: What each image is, see `yoloquant.data.contents.contents_of`.
     """
     digest = hashlib.sha256(settings.model_dump_json().encode())
     digest.update(repr(images).encode())
@@ -45,8 +45,8 @@ class RegionCheckpoints:
     """A folder with one file for each region that is done.
 
     Attributes:
-        folder: made when the first result is saved.
-        key: names everything that the results depend on; files with another key are not used.
+        folder: Folder for the results; created when the first one is saved.
+        key: Key of everything that the results depend on; files with another key are not used.
     """
 
     def __init__(self, folder: Path, key: str) -> None:

@@ -48,11 +48,11 @@ def importances(
     loss here is the error of boxes and scores against the float network, which needs no labels.
 
     Args:
-        detector: calibrated.
-        reference: the float network.
-        images: uint8 `(N, 3, H, W)`.
-        nodes: whose values' weights are wanted.
-        device: where the networks are.
+        detector: Calibrated detector.
+        reference: The float network.
+        images: Images, uint8 `(N, 3, H, W)`.
+        nodes: Nodes whose values' weights are wanted.
+        device: Device of the networks.
 
     Returns:
         Node name -> weights.
@@ -73,7 +73,7 @@ def importances(
             expected = detector.head.candidates(list(reference(x)))
         kept.clear()
         with torch.enable_grad():
-            answer = detector.head.candidates(list(runner.run(x.requires_grad_(True))))
+            answer = detector.head.candidates(list(runner.run(x.requires_grad_())))
             boxes, scores = detection_error(expected, answer)
             (boxes + scores).backward()
         for name, value in kept.items():

@@ -27,10 +27,10 @@ class Part:
     """What is learned in a region.
 
     Attributes:
-        weights: quantizer -> the weight it rounds.
-        floats: quantizer -> that weight in the float network.
-        activations: quantizers of values, whose scales are learned.
-        biases: of the region's weighted layers.
+        weights: Mapping quantizer -> the weight it rounds.
+        floats: Mapping quantizer -> its weight in the float network.
+        activations: Quantizers of values, whose scales are learned.
+        biases: Biases of the region's weighted layers.
     """
 
     weights: dict[FakeQuantize, nn.Parameter]
@@ -85,13 +85,13 @@ def learn(
     cosine while the learning rate does (Nagel et al. 2020, section 3.3).
 
     Args:
-        part: what is learned.
-        loss_of: image numbers -> loss, differentiable.
-        count: images there are.
-        batch: images in a step.
-        settings: rates, iterations, weights.
-        seed: of the order of images and of dropped quantization.
-        progress: called with (iterations done, loss as a share of the loss before).
+        part: Part of the network to learn.
+        loss_of: Function from image numbers to a differentiable loss.
+        count: Number of images.
+        batch: Number of images in a step.
+        settings: Settings of the step: learning rates, iterations, weights.
+        seed: Seed of the order of images and of dropped quantization.
+        progress: Callback, called with (iterations done, loss as a share of the loss before).
 
     Returns:
         Mean loss with rounding to nearest, before, and after; of the same images.
@@ -169,7 +169,7 @@ def _optimizer(part: Part, settings: Reconstruct) -> torch.optim.Adam | None:
             {"params": [quantizer.scale], "lr": settings.scale_learning_rate * float(quantizer.scale.detach()), "decays": True}
         )
     for bias in part.biases:
-        bias.requires_grad_(True)
+        bias.requires_grad = True
         size = float(bias.detach().abs().mean()) + 1e-3
         groups.append({"params": [bias], "lr": settings.bias_learning_rate * size, "decays": True})
     return torch.optim.Adam(groups) if groups else None
@@ -204,7 +204,7 @@ def _finish(part: Part) -> None:
         quantizer.fix_scale()
         quantizer.drop = 0.0
     for bias in part.biases:
-        bias.requires_grad_(False)
+        bias.requires_grad = False
         bias.grad = None
 
 

@@ -32,9 +32,9 @@ class RegionResult:
     """What learning gained in one region.
 
     Attributes:
-        name: of the region.
-        before: loss with rounding to nearest.
-        after: loss at the end, with every rounding decided.
+        name: Name of the region.
+        before: Loss with rounding to nearest.
+        after: Loss at the end, with every rounding decided.
     """
 
     name: str
@@ -51,19 +51,19 @@ def reconstruct(
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
 ) -> list[RegionResult]:
-    """Learn rounding, activation scales and biases, in place, so that each region answers as the float network's does.
+    """Learn rounding, activation scales and biases, in place, so that each region's output matches the float network's.
 
-    Regions are learned in the order in which they run. Each reads what the quantized network before it answers, so that it
-    also corrects errors made there; its target is the float network's answer to float inputs (Li et al. 2021, "BRECQ").
+    Regions are learned in the order in which they run. Each reads the output of the quantized network before it, so that it
+    also corrects errors made there; its target is the float network's output for float inputs (Li et al. 2021, "BRECQ").
 
     Args:
-        detector: calibrated. Its weights change to the values that rounding to nearest turns into the learned integers.
-        reference: the float network, captured like the detector's: its nodes have the same names.
-        images: uint8 `(N, 3, H, W)`, RGB.
-        settings: of the recipe.
-        checkpoints: results of regions that an earlier, interrupted run learned; new ones are added.
-        progress: told after every iteration.
-        device: that learns; values between regions stay in the processor's memory.
+        detector: Calibrated detector. Its weights change to the values that rounding to nearest turns into the learned integers.
+        reference: The float network, captured like the detector's: its nodes have the same names.
+        images: Images, uint8 `(N, 3, H, W)`, RGB.
+        settings: Settings of the recipe.
+        checkpoints: Results of regions that an earlier, interrupted run learned; new ones are added.
+        progress: Callback after every iteration.
+        device: Device that learns; values between regions stay in the processor's memory.
 
     Returns:
         A result for each region, in order.
@@ -80,7 +80,7 @@ def _reconstruct(run: _Run, checkpoints: RegionCheckpoints | None, progress: Pro
         outputs = [node for region in regions for node in region.outputs]
         run.importance = importances(run.detector, run.reference, run.images, outputs, run.device)
     results = []
-    with ValueStore(run.wants_disk(regions)) as run.quantized, ValueStore(run.wants_disk(regions)) as run.plain:
+    with ValueStore(on_disk=run.wants_disk(regions)) as run.quantized, ValueStore(on_disk=run.wants_disk(regions)) as run.plain:
         for number, region in enumerate(regions):
             run.make_targets(region)
 
@@ -123,13 +123,13 @@ class _Run:
         return not fits_in_memory(2 * largest_cut(sizes))
 
     def make_targets(self, region: Region) -> None:
-        """The float network's answers at the region's outputs."""
+        """The float network's values at the region's outputs."""
         plain = self._plain_region(region)
         names = [node.name for node in plain.outputs]
         self._compute(region_module(self.reference, plain), [node.name for node in plain.inputs], names, self.plain)
 
     def advance(self, region: Region) -> None:
-        """The quantized network's answers at the region's outputs, as it is learned now."""
+        """The quantized network's values at the region's outputs, as it is learned now."""
         module = region_module(self.detector.network, region)
         names = [node.name for node in region.outputs]
         self._compute(module, [node.name for node in region.inputs], names, self.quantized)
@@ -187,7 +187,7 @@ class _Run:
         return store[name][numbers].to(self.device) if name in store else to_input(self.images[numbers], self.device)
 
     def _input(self, node: Node, numbers: Tensor) -> Tensor:
-        """What the quantized network answers there, a share of it replaced by what the float network does (QDrop)."""
+        """Quantized activations at the node, randomly mixed with float ones (QDrop)."""
         found = self._stored(self.quantized, node.name, numbers)
         if self.settings.qdrop and torch.is_grad_enabled() and node.name in self.quantized:
             plain = self._stored(self.plain, value_of(node).name, numbers)

@@ -20,10 +20,10 @@ class Region:
     """Consecutive nodes of a graph.
 
     Attributes:
-        name: of its first layer and its last.
-        nodes: that compute, in the graph's order; weights and their quantizers are not among them.
-        inputs: nodes outside whose values it reads.
-        outputs: its nodes whose values later regions or the network's caller read.
+        name: Name of its first layer and its last.
+        nodes: Nodes that compute, in the graph's order; weights and their quantizers are not among them.
+        inputs: Nodes outside whose values it reads.
+        outputs: Its nodes whose values later regions or the network's caller read.
     """
 
     name: str
@@ -36,10 +36,10 @@ def find_regions(network: GraphModule, unit: str, most_layers: int = 5) -> list[
     """Cut a network into regions.
 
     Args:
-        network: captured, with quantizers or without.
+        network: Captured network, with quantizers or without.
         unit: "layer": each convolution or linear layer with all that follows it up to the next; "region": at most `most_layers`
             of these, cut where fewest values cross; "block": a top-level module (`model.4`); "network": all in one.
-        most_layers: weighted layers of a "region", at most.
+        most_layers: Maximum number of weighted layers of a "region".
 
     Returns:
         Regions that hold every computing node once, in an order in which they can run.
@@ -63,7 +63,7 @@ def computing_nodes(network: GraphModule) -> list[Node]:
 def region_module(network: GraphModule, region: Region) -> GraphModule:
     """A region as a network of its own, which shares modules and parameters with the whole.
 
-    It takes the values of `region.inputs` in their order and answers with a tuple of those of `region.outputs`.
+    It takes the values of `region.inputs` in their order and returns a tuple of those of `region.outputs`.
     """
     graph = Graph()
     copies: dict[Node, Node] = {source: _placeholder(graph, source) for source in region.inputs}

@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 @step
 class Reconstruct(Step):
-    """Let regions of the network learn, without labels, to answer as the float network does.
+    """Let regions of the network learn, without labels, to reproduce the float network's output.
 
     Attributes:
-        unit: part of the network that learns at a time: "layer" (AdaRound), "region" of at most `region_layers` layers, "block"
+        unit: Part of the network that learns at a time: "layer" (AdaRound), "region" of at most `region_layers` layers, "block"
             of the network's top level (BRECQ), or "network".
-        region_layers: maximum number of weighted layers in a "region".
+        region_layers: Maximum number of weighted layers in a "region".
         loss: "mse", "fisher" (squared error weighted by squared gradients of the detection error), or "detection" (the error of
             boxes and scores itself, for the unit "network").
-        rounding: method that learns the rounding of weights: "sign" (SignRound), "soft" (AdaRound), or "nearest", not learned.
-        scales: whether activation scales are learned.
-        biases: whether biases are learned.
-        images: number of calibration images that are used.
-        iterations: number of optimizer steps for each region.
-        batch_size: maximum number of images in a step; fewer where maps are large.
-        qdrop: share of activations that pass unquantized in training (QDrop).
-        sign_learning_rate: distance that "sign" can move each weight in all iterations together, in steps of its scale.
-        max_shift: maximum distance of a weight from its float value under "sign", in steps; one half chooses between the two
+        rounding: Method that learns the rounding of weights: "sign" (SignRound), "soft" (AdaRound), or "nearest", not learned.
+        scales: Whether activation scales are learned.
+        biases: Whether biases are learned.
+        images: Number of calibration images that are used.
+        iterations: Number of optimizer steps for each region.
+        batch_size: Maximum number of images in a step; fewer where maps are large.
+        qdrop: Share of activations that pass unquantized in training (QDrop).
+        sign_learning_rate: Distance that "sign" can move each weight in all iterations together, in steps of its scale.
+        max_shift: Maximum distance of a weight from its float value under "sign", in steps; one half chooses between the two
             neighbours.
-        rounding_learning_rate: learning rate of "soft".
-        scale_learning_rate: learning rate of scales, as a share of each.
-        bias_learning_rate: learning rate of biases, as a share of their mean size.
-        rounding_weight: weight of the rounding's indecision in the loss.
-        beta: exponent of the indecision, at first and at last.
-        warm_up: share of the iterations before indecision counts.
-        cache: storage of values between regions: "memory", "disk", or "auto", which takes the disk where memory is short.
+        rounding_learning_rate: Learning rate of "soft".
+        scale_learning_rate: Learning rate of scales, as a share of each.
+        bias_learning_rate: Learning rate of biases, as a share of their mean size.
+        rounding_weight: Weight of the rounding's indecision in the loss.
+        beta: Exponent of the indecision, at first and at last.
+        warm_up: Share of the iterations before indecision counts.
+        cache: Storage of values between regions: "memory", "disk", or "auto", which takes the disk where memory is short.
     """
 
     name: Literal["reconstruct"] = "reconstruct"
@@ -70,7 +70,7 @@ class Reconstruct(Step):
     @model_validator(mode="after")
     def _consistent(self) -> Reconstruct:
         if self.loss == "detection" and self.unit != "network":
-            raise ValueError("loss detection is of boxes and scores, which only unit network answers with")
+            raise ValueError("loss detection is of boxes and scores, which only unit network outputs")
         return self
 
     def compares_boxes(self) -> bool:

@@ -20,16 +20,17 @@ class Format:
     """A kind of file.
 
     Attributes:
-        name: on the command line.
-        summary: one line for lists.
-        ending: of the file's name, or of the folder's where `files` names what lies in it.
-        files: names in the folder; none where the format is a single file.
-        targets: whose quantized folders it can hold; none for all.
-        packages: modules that writing needs.
-        extra: of this project, that installs these packages.
-        selects: it can hold networks that select their detections themselves (one-to-one branches).
-        runtime: that runs the file, a key of `yoloquant.runtime.native.NATIVE` or of `RUNTIMES`.
-        write: the detector, the name of its target, and the path of the file or of the folder, which is there and empty.
+        name: Name on the command line.
+        summary: One line for lists.
+        ending: Ending of the file's name, or of the folder's where `files` names what lies in it.
+        files: Files; names in the folder; None where the format is a single file.
+        targets: Targets whose quantized folders it can hold; None for all.
+        packages: Modules that writing needs.
+        extra: Extra of this project, that installs these packages.
+        selects: Selects it can hold networks that select their detections themselves (one-to-one branches).
+        runtime: Runtime that runs the file, a key of `yoloquant.runtime.native.NATIVE` or of `RUNTIMES`.
+        write: Function of the detector, the name of its target, and the path of the file or of the folder, which exists and is
+            empty.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Format:
         """Refuse a target whose quantization the format's runtime does not compute.
 
         Raises:
-            ExportError: with the targets to choose from.
+            ExportError: With the targets to choose from.
         """
         if self.targets and target not in self.targets:
             raise ExportError(
@@ -64,7 +65,7 @@ class Format:
         """Refuse a network that the format has no operators for.
 
         Raises:
-            ExportError: with what to choose.
+            ExportError: With what to choose.
         """
         if not self.selects and LAYOUTS[detector.head.layout].suppressed:
             raise ExportError(
@@ -76,7 +77,7 @@ class Format:
         """Refuse to write without the packages that it takes.
 
         Raises:
-            ExportError: with what to install.
+            ExportError: With what to install.
         """
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:

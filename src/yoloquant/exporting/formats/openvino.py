@@ -34,7 +34,7 @@ def _write(detector: QuantizedDetector, target: str, folder: Path) -> None:
 
 
 def _describe(model: Any, metadata: ModelMetadata) -> None:
-    """Say in the file what it takes and answers: for this project's runner, and for readers of `model_info`.
+    """Say in the file what its input and outputs are: for this project's runner, and for readers of `model_info`.
 
     Source of the keys: OpenVINO Model API, "Model configuration"; ultralytics writes the same ones.
     """

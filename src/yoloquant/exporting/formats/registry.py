@@ -18,7 +18,7 @@ def get_format(name: str) -> Format:
     """The format of a name.
 
     Raises:
-        ExportError: there is none; the message lists those there are.
+        ExportError: There is none; the message lists those there are.
     """
     if name not in FORMATS:
         raise ExportError(f"there is no format {name!r}: choose one of {', '.join(FORMATS)}")

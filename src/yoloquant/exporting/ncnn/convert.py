@@ -26,9 +26,9 @@ class Value:
     """A value of the ONNX graph.
 
     Attributes:
-        blob: that holds it.
-        shape: as ONNX has it.
-        scale: with which layers in integers read it; none where it is not quantized.
+        blob: Blob that holds it.
+        shape: Shape as ONNX has it.
+        scale: Scale with which layers in integers read it; None where it is not quantized.
     """
 
     blob: str
@@ -44,7 +44,7 @@ class Value:
         """ONNX's axis as one of the Mat.
 
         Raises:
-            ExportError: it is the batch.
+            ExportError: It is the batch.
         """
         found = axis % len(self.shape) - (len(self.shape) - len(self.sides))
         if found < 0:
@@ -68,22 +68,22 @@ class Conversion:
     """A graph on its way into ncnn's files.
 
     Attributes:
-        model: in the making.
-        values: by name in the ONNX graph.
-        constants: of the graph, by name.
-        pairs: quantized activations, by the name of the quantized value.
-        weights: quantized weights, likewise.
-        shapes: of all values.
-        graph: without quantization.
-        done: values that are computed already where the walk comes to their nodes.
-        sigmoids: what the argument is of each sigmoid that a layer for its product computes.
+        model: Model in the making.
+        values: Values by name in the ONNX graph.
+        constants: Constants of the graph, by name.
+        pairs: Quantized activations, by the name of the quantized value.
+        weights: Quantized weights, likewise.
+        shapes: Shapes of all values.
+        graph: Without quantization.
+        done: Values that are computed already where the walk comes to their nodes.
+        sigmoids: What the argument is of each sigmoid that a layer for its product computes.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """Take over constants, scales and shapes.
 
         Raises:
-            ExportError: ncnn has no such quantization.
+            ExportError: Ncnn has no such quantization.
         """
         self.model = NcnnModel()
         self.values: dict[str, Value] = {}
@@ -131,7 +131,7 @@ class Conversion:
         """A value that a layer reads, quantized or not; a constant becomes a layer of its own.
 
         Raises:
-            ExportError: it is a weight.
+            ExportError: It is a weight.
         """
         if name in self.pairs:
             pair = self.pairs[name]
@@ -150,7 +150,7 @@ class Conversion:
         """A value that a layer in float reads.
 
         Raises:
-            ExportError: it is quantized.
+            ExportError: It is quantized.
         """
         if name in self.pairs:
             raise ExportError(
@@ -162,7 +162,7 @@ class Conversion:
         """Enter a value that a layer makes; returns the blob to make it in.
 
         Raises:
-            ExportError: a Mat has fewer sides.
+            ExportError: A Mat has fewer sides.
         """
         # ncnn has outputs in the order of the layers that make them; several are put into the graph's order at the end.
         is_one_of_several = name in self._outputs and len(self._outputs) > 1
@@ -199,7 +199,7 @@ def convert(path: Path) -> tuple[str, bytes]:
     """ncnn's `.param` and `.bin` of an ONNX file with int8 Q/DQ and a fixed batch of one.
 
     Raises:
-        ExportError: ncnn has no layer for a part of it.
+        ExportError: Ncnn has no layer for a part of it.
     """
     from yoloquant.exporting.ncnn.operators import OPERATORS
 

@@ -25,11 +25,11 @@ class NcnnLayer:
     """A line of the `.param` file.
 
     Attributes:
-        kind: of the layer.
-        name: of it.
-        inputs: names of the blobs that it reads.
-        outputs: names of the blobs that it makes.
-        parameters: by the numbers of ncnn's documentation.
+        kind: Kind of the layer.
+        name: Name of it.
+        inputs: Inputs; names of the blobs that it reads.
+        outputs: Outputs; names of the blobs that it makes.
+        parameters: Parameters by the numbers of ncnn's documentation.
     """
 
     kind: str

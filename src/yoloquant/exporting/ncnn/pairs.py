@@ -19,8 +19,8 @@ class Pair:
     """A quantized activation.
 
     Attributes:
-        source: name of the float values.
-        scale: real size of one integer step.
+        source: Name of the float values.
+        scale: Real size of one integer step.
     """
 
     source: str
@@ -32,8 +32,8 @@ class Weight:
     """A quantized weight.
 
     Attributes:
-        integers: int8, in ONNX's order of dimensions.
-        scale: float32, of each output channel, or one.
+        integers: Integers, int8, in ONNX's order of dimensions.
+        scale: Scale, float32, of each output channel, or one.
     """
 
     integers: np.ndarray
@@ -44,14 +44,14 @@ def take_pairs(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> t
     """Take the quantization out of a graph: what layers of ncnn do themselves.
 
     Args:
-        graph: changed in place; what reads quantized values keeps the names of them.
-        constants: of the graph, by name.
+        graph: Changed in place; what reads quantized values keeps the names of them.
+        constants: Constants of the graph, by name.
 
     Returns:
         Quantized activations and weights, by the name of the value that their DequantizeLinear made.
 
     Raises:
-        ExportError: ncnn has no such quantization.
+        ExportError: Ncnn has no such quantization.
     """
     producers = {name: node for node in graph.node for name in node.output}
     pairs: dict[str, Pair] = {}

@@ -22,10 +22,10 @@ class Conversion:
     """A graph on its way into a `.tflite` file.
 
     Attributes:
-        model: in the making.
-        values: by name in the ONNX graph.
-        forms: their conversions.
-        weights: integers of weights with their quantization, by the name of the value that DequantizeLinear makes of them.
+        model: Model in the making.
+        values: Values by name in the ONNX graph.
+        forms: Conversions of the values.
+        weights: Integers of weights with their quantization, by the name of the value that DequantizeLinear makes of them.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -67,7 +67,7 @@ class Conversion:
         """Scale and zero point of a QuantizeLinear or DequantizeLinear.
 
         Raises:
-            ExportError: they are not for int8.
+            ExportError: They are not for int8.
         """
         scale, zero = (np.atleast_1d(self.constants[name]) for name in node.input[1:3])
         if zero.dtype != np.int8:

@@ -90,11 +90,11 @@ def _weights(state: Conversion, node: onnx.NodeProto, order: tuple[int, ...], ax
     """Tensors of weight and bias.
 
     Args:
-        state: of the conversion.
-        node: of the layer.
-        order: of the weight's dimensions in the file.
-        axis: of output channels there.
-        quantized: as integers.
+        state: State of the conversion.
+        node: Node of the layer.
+        order: Order of the weight's dimensions in the file.
+        axis: Axis of output channels there.
+        quantized: Whether weights are stored as integers.
     """
     name = node.input[1]
     label = node.name + WEIGHT

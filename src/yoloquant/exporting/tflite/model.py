@@ -32,9 +32,9 @@ class Quantization:
     """Scale and zero point of an int8 tensor; several scales run along `axis`.
 
     Attributes:
-        scale: float32 `(1,)` or `(C,)`.
-        zero_point: int64, of the same shape.
-        axis: of the channels.
+        scale: Scale, float32 `(1,)` or `(C,)`.
+        zero_point: Zero point, int64, of the same shape.
+        axis: Axis of the channels.
     """
 
     scale: np.ndarray
@@ -97,11 +97,11 @@ class TfliteModel:
         """Add an operator.
 
         Args:
-            kind: of `BuiltinOperator`, as "CONV_2D".
-            inputs: numbers of tensors; -1 for one that is left out.
-            outputs: numbers of tensors.
-            options: table of its options, as "Conv2DOptions".
-            fields: of that table.
+            kind: Kind of `BuiltinOperator`, as "CONV_2D".
+            inputs: Numbers of tensors; -1 for one that is left out.
+            outputs: Numbers of tensors.
+            options: Table of its options, as "Conv2DOptions".
+            fields: Fields of that table.
         """
         made = self.schema.OperatorT()
         made.opcodeIndex = self._codes.setdefault(kind, len(self._codes))

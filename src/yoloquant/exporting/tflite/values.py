@@ -17,12 +17,12 @@ class Value:
     """A value of the ONNX graph.
 
     Attributes:
-        name: for tensors.
-        shape: as ONNX has it.
-        last: it was made with channels last.
-        quantization: of the int8 tensor that holds it; none where it was made in float.
-        content: of a constant, as ONNX has it.
-        tensors: numbers of tensors by (quantized, channels last).
+        name: Name for tensors.
+        shape: Shape as ONNX has it.
+        last: Whether the tensor was made with channels last.
+        quantization: Quantization of the int8 tensor that holds it; None where it was made in float.
+        content: Content of a constant, as ONNX has it.
+        tensors: Numbers of tensors by (quantized, channels last).
     """
 
     name: str
@@ -49,9 +49,9 @@ class Values:
         """The tensor of a value in a precision and a layout; conversions are added once.
 
         Args:
-            value: to read; constants only in float.
-            quantized: as int8, which only values with a quantization are.
-            last: channels last; only values of four dimensions.
+            value: Value to read; constants only in float.
+            quantized: Whether to read it as int8; only for values with a quantization.
+            last: Whether channels are last; only for values of four dimensions.
         """
         if (quantized, last) in value.tensors:
             return value.tensors[quantized, last]

@@ -18,7 +18,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels that SAME adds before and behind: so many that `ceil(size / stride)` outputs come out, the odd one behind."""
+    """Pixels that SAME adds before and behind: as many as give `ceil(size / stride)` outputs, the odd one behind."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
@@ -35,13 +35,13 @@ def padded(
     """The tensor that a window slides over, and the rule of padding.
 
     Args:
-        state: of the conversion.
-        label: for names.
-        source: tensor with channels last.
-        shape: of it, channels second.
+        state: State of the conversion.
+        label: Label for names.
+        source: Tensor with channels last.
+        shape: Shape of the tensor, channels second.
         window: `kernel`, `strides`, `pads` (top, left, bottom, right) and `dilations`.
-        quantization: of the tensor.
-        lowest: pad with what no maximum takes, in place of zeros.
+        quantization: Quantization of the tensor.
+        lowest: Whether padding holds the lowest value, which no maximum takes, in place of zeros.
     """
     pads = window["pads"]
     if not any(pads):

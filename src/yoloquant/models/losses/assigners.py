@@ -1,4 +1,4 @@
-"""Which cells answer for which objects, for heads without anchors."""
+"""Which cells are assigned to which objects, for heads without anchors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cells(NamedTuple):
     Attributes:
         centers: `(A, 2)` x and y, pixels.
         strides: `(A,)` pixels.
-        counts: cells of each level.
+        counts: Number of cells of each level.
     """
 
     centers: Tensor
@@ -45,7 +45,7 @@ class Objects(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What each cell should answer.
+    """Target of each cell.
 
     Attributes:
         scores: `(N, A, C)`, 0 where no object is.
@@ -60,7 +60,7 @@ class Assigner(Protocol):
     """Chooses."""
 
     def __call__(self, found: Candidates, cells: Cells, objects: Objects) -> Assignment:
-        """What cells should answer, given what they answer now."""
+        """Targets of the cells, given their outputs now."""
         ...
 
 
@@ -70,8 +70,8 @@ def group_objects(targets: Tensor, images: int, width: int, height: int) -> Obje
     Args:
         targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
         images: N.
-        width: of the images, pixels.
-        height: of the images, pixels.
+        width: Width of the images, pixels.
+        height: Height of the images, pixels.
     """
     image = targets[:, 0].long()
     counts = torch.bincount(image, minlength=images)
@@ -91,18 +91,18 @@ def group_objects(targets: Tensor, images: int, width: int, height: int) -> Obje
 class TaskAligned:
     """Task-aligned assignment (Feng et al. 2021, "TOOD", section 3.2).
 
-    Of the cells whose centre is inside of an object those `top` answer for it whose alignment `score^alpha * overlap^beta` is
-    best. A cell that several objects claim takes the one it overlaps best, be that one of these or another; as in the packages
+    Of the cells whose centre is inside of an object those `top` are assigned to it whose alignment `score^alpha * overlap^beta`
+    is best. A cell that several objects claim takes the one it overlaps best, be that one of these or another; as in the packages
     that train these families. Its score is the alignment, scaled so that an object's best cell gets the object's best overlap.
 
     Attributes:
-        top: cells of an object.
-        alpha: exponent of the score.
-        beta: exponent of the overlap.
-        overlap: of boxes.
-        anywhere: a cell outside of an object may still be given to it where others claim the cell (YOLOv6).
-        keep: cells that an object has in the end, those of the best alignment (YOLO26); by default all.
-        smallest: side in pixels that smaller sides of an object count as, when cells inside of it are looked for (YOLO26).
+        top: Maximum number of cells of an object.
+        alpha: Exponent of the score.
+        beta: Exponent of the overlap.
+        overlap: Overlap of boxes.
+        anywhere: Whether a cell outside of an object may still be given to it where others claim the cell (YOLOv6).
+        keep: Cells that an object has in the end, those of the best alignment (YOLO26); by default all.
+        smallest: Side in pixels that smaller sides of an object count as, when cells inside of it are looked for (YOLO26).
     """
 
     top: int = 10
@@ -136,13 +136,13 @@ class AdaptiveSelection:
     """Adaptive training sample selection (Zhang et al. 2020, "ATSS", algorithm 1).
 
     Of each level the `top` cells nearest to an object's centre are candidates; those whose square of `side` strides overlaps the
-    object more than the candidates' mean and standard deviation together, and whose centre is inside of it, answer for it. A
+    object more than the candidates' mean and standard deviation together, and whose centre is inside of it, are assigned to it. A
     cell that several objects claim takes the one of all that its square overlaps best. The score is the IoU of the box that the
     cell finds.
 
     Attributes:
-        top: candidates of a level.
-        side: of the squares, strides.
+        top: Maximum number of candidates of a level.
+        side: Side of the squares, in strides.
     """
 
     top: int = 9
@@ -179,19 +179,19 @@ def _is_inside(cells: Cells, objects: Objects, smallest: float = 0.0) -> Tensor:
 def _is_among_best(values: Tensor, count: int) -> Tensor:
     """`(N, G, A)`: the value is among the `count` largest over A."""
     best = values.topk(min(count, values.shape[-1]), -1).indices
-    return torch.zeros_like(values, dtype=torch.bool).scatter_(-1, best, True)
+    return torch.zeros_like(values, dtype=torch.bool).scatter_(-1, best, value=True)
 
 
 def _leave_to_one(claimed: Tensor, overlap: Tensor) -> Tensor:
     """`(N, G, A)`: a cell that several objects claim goes to the one with the largest overlap, whether or not it claims it."""
     if not claimed.shape[1]:
         return claimed
-    winner = torch.zeros_like(claimed).scatter_(1, overlap.argmax(1, keepdim=True), True)
+    winner = torch.zeros_like(claimed).scatter_(1, overlap.argmax(1, keepdim=True), value=True)
     return torch.where(claimed.sum(1, keepdim=True) > 1, winner, claimed)
 
 
 def _assigned(claimed: Tensor, objects: Objects, quality: Tensor, class_count: int) -> Assignment:
-    """Gather what each cell should answer; at most one object claims it."""
+    """Gather the target of each cell; at most one object claims it."""
     images, most, cells = claimed.shape
     if not most:
         return Assignment(quality.new_zeros(images, cells, class_count), quality.new_zeros(images, cells, 4))

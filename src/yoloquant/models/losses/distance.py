@@ -58,10 +58,10 @@ class DistanceLoss(nn.Module):
         """Keep the settings.
 
         Args:
-            head: of the detector.
-            overlap: of boxes; the box loss is 1 less it.
-            class_loss: of logits.
-            gains: weights of `box`, `cls` and `dfl`, or `l1` for heads without distributions; taken as they are.
+            head: Head of the detector.
+            overlap: Overlap of boxes; the box loss is 1 less it.
+            class_loss: Class loss of logits.
+            gains: Weights of `box`, `cls` and `dfl`, or `l1` for heads without distributions; taken as they are.
         """
         super().__init__()
         self.strides, self.bins, self.class_count = tuple(head.strides), head.bins, head.class_count
@@ -73,10 +73,10 @@ class DistanceLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            raw_maps: box map `(N, 4*bins, h, w)`, class map `(N, C, h, w)`, level by level.
+            raw_maps: Box map `(N, 4*bins, h, w)`, class map `(N, C, h, w)`, level by level.
             targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
-            assigner: of cells.
-            factor: of the total.
+            assigner: Assigner of cells.
+            factor: Factor of the total.
         """
         raw_maps = [raw.float() for raw in raw_maps]
         height, width = (side * self.strides[0] for side in raw_maps[0].shape[2:])

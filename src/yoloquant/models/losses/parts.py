@@ -1,4 +1,4 @@
-"""What a loss answers, in one process or in several."""
+"""What a loss returns, in one process or in several."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 class LossParts:
     """A loss and what it is made of, for logs.
 
-    In several processes each answers its share: what the shares sum to is the loss of the whole batch, since every mean is taken
+    In several processes each returns its share: what the shares sum to is the loss of the whole batch, since every mean is taken
     over all processes.
 
     Attributes:
-        total: scalar to minimise.
-        parts: name -> weighted mean, detached.
+        total: Scalar to minimise.
+        parts: Mapping name -> weighted mean, detached.
     """
 
     total: Tensor

@@ -22,9 +22,9 @@ class Cut:
     """The two parts of a graph.
 
     Attributes:
-        network: indices of its nodes, in the graph's order.
-        head: indices of the others.
-        maps: values that the head reads from the network, in the graph's order.
+        network: Indices of its nodes, in the graph's order.
+        head: Indices of the nodes of the head.
+        maps: Values that the head reads from the network, in the graph's order.
     """
 
     network: tuple[int, ...]
@@ -36,11 +36,11 @@ def find_cut(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> Cut:
     """Cut a graph behind its last convolutions.
 
     Args:
-        graph: in topological order, as ONNX demands.
-        constants: values of initializers and constant nodes.
+        graph: Graph in topological order, as ONNX demands.
+        constants: Values of initializers and constant nodes.
 
     Raises:
-        CheckpointError: it has no convolution, or its head reads the images themselves.
+        CheckpointError: It has no convolution, or its head reads the images themselves.
     """
     nodes = list(graph.node)
     producer = {name: index for index, node in enumerate(nodes) for name in node.output}

@@ -20,11 +20,11 @@ class OnnxHead(Head):
     """Runs the head's own nodes in ONNX Runtime, and, where these leave raw maps, decodes them.
 
     Attributes:
-        model: the head as an ONNX model of its own, base64 of its bytes; inputs are the raw maps.
-        map_names: its inputs, in the order of the network's outputs.
-        input_name: of the images in the file.
+        model: The head as an ONNX model of its own, base64 of its bytes; inputs are the raw maps.
+        map_names: Its inputs, in the order of the network's outputs.
+        input_name: Name of the input of images in the file.
         input_size: `(height, width)` that the file takes alone, pixels; none if both are free.
-        decoder: child that turns the file's outputs into boxes and scores; absent where the first output holds these.
+        decoder: Child that turns the file's outputs into boxes and scores; absent where the first output holds these.
     """
 
     fields: ClassVar[dict[str, Field]] = {

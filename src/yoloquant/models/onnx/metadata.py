@@ -43,13 +43,13 @@ class ModelMetadata:
     """Facts that travel in a file's metadata.
 
     Attributes:
-        names: class names.
-        strides: of the detection levels, pixels.
+        names: Class names.
+        strides: Strides of the detection levels, pixels.
         input_size: `(height, width)`, pixels.
-        family: of the detector.
-        layout: of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
-        target: the deployment target, or "float".
-        extra: further JSON values.
+        family: Family of the detector.
+        layout: Layout of the decoded output, a key of `yoloquant.models.output_formats.LAYOUTS`.
+        target: Deployment target, or "float".
+        extra: Further JSON values.
     """
 
     names: tuple[str, ...]

@@ -73,11 +73,11 @@ class OnnxNetwork(nn.Module):
     """Nodes in order.
 
     Attributes:
-        nodes: name of the child module, name of the node in the file, names of input values (empty where constant or absent)
+        nodes: Name of the child module, name of the node in the file, names of input values (empty where constant or absent)
             and output values.
-        input_name: of the images.
-        output_names: of the raw maps.
-        layer_names: child module -> name of the node, which layers are known by.
+        input_name: Name of the input of images.
+        output_names: Names of the raw maps.
+        layer_names: Mapping child module -> name of the node, which layers are known by.
     """
 
     fields: ClassVar[dict[str, Field]] = {

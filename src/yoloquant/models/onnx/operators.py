@@ -110,7 +110,7 @@ def _matmul(values: Values, _attributes: Attributes) -> Tensor:
 @operator("BatchNormalization")
 def _batch_norm(values: Values, attributes: Attributes) -> Tensor:
     x, gamma, beta, mean, variance = values[:5]
-    return F.batch_norm(x, mean, variance, gamma, beta, False, 0.0, attributes.get("epsilon", 1e-5))
+    return F.batch_norm(x, mean, variance, gamma, beta, training=False, eps=attributes.get("epsilon", 1e-5))
 
 
 # Activations.

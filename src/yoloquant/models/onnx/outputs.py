@@ -23,13 +23,13 @@ class OnnxFacts:
     """A detector's file.
 
     Attributes:
-        names: class names.
-        strides: of the levels, pixels.
+        names: Class names.
+        strides: Strides of the levels, pixels.
         input_size: `(height, width)`, pixels.
-        layout: of the decoded output.
-        decoder: turns the outputs into the layout; none if the first output has it already.
-        preprocessing: that the file wants.
-        family: that `Detector.family` names.
+        layout: Layout of the decoded output.
+        decoder: Module that turns the outputs into the layout; None if the first output has it already.
+        preprocessing: Preprocessing that the file wants.
+        family: Family that `Detector.family` names.
     """
 
     names: tuple[str, ...]
@@ -46,12 +46,13 @@ class OnnxOutputs:
     """The outputs of a file, by which its exporter is known.
 
     Attributes:
-        graph: of the file.
-        shapes: of the outputs, measured where the file leaves them free.
-        names: class names in the metadata; none if there are none.
-        strides: of the levels, pixels, as far as metadata and number of boxes say.
+        graph: Graph of the file.
+        shapes: Shapes of the outputs, measured where the file leaves them free.
+        names: Class names in the metadata; None if there are none.
+        strides: Strides of the levels, pixels, as far as metadata and number of boxes say.
         input_size: `(height, width)` of the images, pixels.
-        layout: of a first output that is decoded, a key of `yoloquant.models.output_formats.LAYOUTS`; none for other outputs.
+        layout: Layout of a first output that is decoded, a key of `yoloquant.models.output_formats.LAYOUTS`; None for other
+            outputs.
     """
 
     graph: onnx.GraphProto

@@ -138,7 +138,7 @@ class ABlock(nn.Module):
 
 @architecture("ultralytics.nn.modules.A2C2f")
 class A2C2f(nn.Module):
-    """A convolution and what every inner block answers, side by side; some with a scaled residual addition."""
+    """A convolution and the output of every inner block, side by side; some with a scaled residual addition."""
 
     cv1: Conv
     cv2: Conv

@@ -24,10 +24,10 @@ def make_block(kind: str, inputs: int, outputs: int, **options: Any) -> nn.Modul
     """One block.
 
     Args:
-        kind: key of `BLOCKS`.
-        inputs: channels.
-        outputs: channels.
-        options: of the kind: `repeats`, the number of inner blocks, and what `plans.py` says beside it.
+        kind: Key of `BLOCKS`.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        options: Options of the kind: `repeats`, the number of inner blocks, and what `plans.py` says beside it.
     """
     return BLOCKS[kind](inputs, outputs, **options)
 

@@ -132,7 +132,7 @@ class C2(nn.Module):
     "ultralytics.nn.modules.C2fPSA",
 )
 class C2f(nn.Module):
-    """Both halves of the channels and what every inner block answers, side by side."""
+    """Both halves of the channels and the output of every inner block, side by side."""
 
     cv1: Conv
     cv2: Conv
@@ -149,7 +149,7 @@ class C2f(nn.Module):
 
 @architecture("ultralytics.nn.modules.C3f")
 class C3f(nn.Module):
-    """Two convolutions of the input and what every inner block answers, side by side."""
+    """Two convolutions of the input and the output of every inner block, side by side."""
 
     cv1: Conv
     cv2: Conv
@@ -358,7 +358,7 @@ class HGStem(nn.Module):
 
 @architecture("ultralytics.nn.modules.HGBlock")
 class HGBlock(nn.Module):
-    """PP-HGNet's block: a chain of convolutions, all of whose answers are concatenated and squeezed."""
+    """PP-HGNet's block: a chain of convolutions, all of whose outputs are concatenated and squeezed."""
 
     fields: ClassVar[dict[str, Field]] = {"add": Field((bool,))}
     m: nn.ModuleList

@@ -26,11 +26,11 @@ def build_ultralytics(
     """A detector with random weights, initialised as the package ultralytics initialises them.
 
     Args:
-        name: key of `plans.PLANS`, e.g. `yolo11n`.
-        names: class names.
-        input_size: side of the square input, pixels.
-        width: multiple of the channels; by default the size's.
-        depth: multiple of the repeated blocks; by default the size's.
+        name: Key of `plans.PLANS`, e.g. `yolo11n`.
+        names: Class names.
+        input_size: Side of the square input, pixels.
+        width: Multiple of the channels; by default the size's.
+        depth: Multiple of the repeated blocks; by default the size's.
     """
     plan = PLANS[name]
     layers = _Layers(plan, plan.scale.width if width is None else width, plan.scale.depth if depth is None else depth)

@@ -14,7 +14,7 @@ from yoloquant.models.losses.parts import LossParts
 class YOLOv8Loss(DistanceLoss):
     """CIoU, distribution focal loss and binary cross entropy on task-aligned cells; the sum is multiplied by the batch size.
 
-    A network with two pairs of branches (YOLOv10) answers with both while it trains, with the one that it uses first: each object
+    A network with two pairs of branches (YOLOv10) outputs both while it trains, with the one that it uses first: each object
     is assigned to one cell of the one-to-one pair and to several of the other, and both losses add up (Wang et al. 2024,
     "YOLOv10", section 3.1).
     """
@@ -64,11 +64,11 @@ class YOLO26Loss(YOLOv8Loss):
         """Keep the gains.
 
         Args:
-            head: of the detector.
-            epochs: of the run, over which the shares change.
-            box: weight of the boxes' overlap.
-            cls: weight of the classes.
-            dfl: weight of the distances, or of the distributions where a head has them.
+            head: Head of the detector.
+            epochs: Number of epochs of the run, over which the shares change.
+            box: Weight of the boxes' overlap.
+            cls: Weight of the classes.
+            dfl: Weight of the distances, or of the distributions where a head has them.
         """
         super().__init__(head, box=box, cls=cls, dfl=dfl)
         if head.bins == 1:
@@ -79,7 +79,7 @@ class YOLO26Loss(YOLOv8Loss):
         self._epochs, self._epoch = epochs, 0
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the epoch, from 0."""
+        """Set the epoch, from 0."""
         self._epoch = epoch
 
     def shares(self) -> tuple[float, float]:

@@ -19,15 +19,15 @@ architecture("ultralytics.nn.tasks.DetectionModel")(LayeredNetwork)
 class DecoupledDetect(TwoBranches):
     """A box branch and a class branch for each level; decoding is in `DistanceHead`.
 
-    Files of YOLOv10 and YOLO26 hold both branches twice; the pair `one2one_cv2`, `one2one_cv3` answers without suppression, and
-    is used where `end_to_end`, or where it is the only one. In training the other pair answers, too, behind the used one; the
+    Files of YOLOv10 and YOLO26 hold both branches twice; the pair `one2one_cv2`, `one2one_cv3` is used without suppression, and
+    is used where `end_to_end`, or where it is the only one. In training the other pair is computed, too, behind the used one; the
     one-to-one pair does not reach the layers before the head.
     """
 
     fields: ClassVar[dict[str, Field]] = {
         "nc": Field((int,)),
         "reg_max": Field((int,), 16),
-        "end_to_end": Field((bool,), False),
+        "end_to_end": Field((bool,), default=False),
     }
     nc: int
     # Its weights are the constants 0, 1, 2, ..., and `DistanceHead` has those.
@@ -57,7 +57,7 @@ class DecoupledDetect(TwoBranches):
 
 
 def _pairs(boxes: nn.ModuleList, classes: nn.ModuleList, maps: list[Tensor]) -> list[Tensor]:
-    """What both branches of each level answer."""
+    """Outputs of both branches of each level."""
     raw: list[Tensor] = []
     for x, box_branch, class_branch in zip(maps, boxes, classes, strict=True):
         raw += [box_branch(x), class_branch(x)]

@@ -40,7 +40,7 @@ def onnx_facts(outputs: OnnxOutputs) -> OnnxFacts | None:
     """Maps with the box channels and the class channels of a level side by side.
 
     Raises:
-        CheckpointError: they have too few channels.
+        CheckpointError: They have too few channels.
     """
     if not outputs.are_maps or outputs.anchor_classes is not None:
         return None

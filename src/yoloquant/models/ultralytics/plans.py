@@ -14,9 +14,9 @@ class Block(NamedTuple):
     """One block of a plan.
 
     Attributes:
-        kind: key of `block_builders.BLOCKS`.
-        channels: of its output, before the multiple.
-        options: of its kind; `repeats` is multiplied by the size's depth, `hidden` by its width.
+        kind: Key of `block_builders.BLOCKS`.
+        channels: Channels of its output, before the multiple.
+        options: Options of its kind; `repeats` is multiplied by the size's depth, `hidden` by its width.
     """
 
     kind: str
@@ -35,9 +35,9 @@ class Scale(NamedTuple):
     """A size of a family.
 
     Attributes:
-        depth: multiple of repeats.
-        width: multiple of channels.
-        most: channels at most, before the multiple.
+        depth: Multiple of repeats.
+        width: Multiple of channels.
+        most: Maximum number of channels, before the multiple.
     """
 
     depth: float
@@ -50,16 +50,16 @@ class Plan:
     """A network up to its head.
 
     Attributes:
-        family: name of the family.
-        scale: of the size.
-        stem: channels of the first convolution.
-        stages: at strides 4, 8, 16, 32.
-        top: on the coarsest map.
-        up: blocks at strides 16 and 8 on the way to the finest level.
-        back: at strides 16 and 32 on the way back.
-        bins: distances of each side of a box; 1 if boxes are given directly.
-        light: class branches are depth-wise.
-        end_to_end: both branches are there twice, the second pair for final detections.
+        family: Name of the family.
+        scale: Scale of the size.
+        stem: Channels of the first convolution.
+        stages: Stages at strides 4, 8, 16, 32.
+        top: Blocks on the coarsest map.
+        up: Blocks at strides 16 and 8 on the way to the finest level.
+        back: Blocks at strides 16 and 32 on the way back.
+        bins: Distances of each side of a box; 1 if boxes are given directly.
+        light: Whether class branches are depth-wise.
+        end_to_end: Whether both branches are there twice, the second pair for final detections.
     """
 
     family: str
@@ -150,9 +150,9 @@ def _yolov10(scale: Scale, compact: frozenset[str], large: bool = False) -> Plan
     """All sizes of YOLOv10.
 
     Args:
-        scale: of the size.
-        compact: where the size has compact inverted blocks: `stage16`, `stage32`, `up`, `middle`, `coarse`.
-        large: kernels of 7x7 in them.
+        scale: Scale of the size.
+        compact: Places with compact inverted blocks: `stage16`, `stage32`, `up`, `middle`, `coarse`.
+        large: Whether these have kernels of 7x7.
     """
 
     def block(place: str, full: int, repeats: int, shortcut: bool = False) -> Block:
@@ -161,7 +161,7 @@ def _yolov10(scale: Scale, compact: frozenset[str], large: bool = False) -> Plan
         return _repeated("C2f", full, repeats, shortcut=shortcut)
 
     plain = [_repeated("C2f", full, repeats, shortcut=True) for full, repeats in ((128, 3), (256, 6))]
-    bodies = (*plain, block("stage16", 512, 6, True), block("stage32", 1024, 3, True))
+    bodies = (*plain, block("stage16", 512, 6, shortcut=True), block("stage32", 1024, 3, shortcut=True))
     return Plan(
         "yolov10",
         scale,

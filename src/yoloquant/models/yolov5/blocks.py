@@ -315,7 +315,7 @@ class C3SPP(C3):
 class SPPF(nn.Module):
     """Spatial pyramid pooling by one max pool applied again and again, in some with a residual addition."""
 
-    fields: ClassVar[dict[str, Field]] = {"n": Field((int,), 3), "add": Field((bool,), False)}
+    fields: ClassVar[dict[str, Field]] = {"n": Field((int,), 3), "add": Field((bool,), default=False)}
     cv1: Conv
     cv2: Conv
     m: nn.MaxPool2d
@@ -461,7 +461,7 @@ class Concat(nn.Module):
 class Sum(nn.Module):
     """Sum of several maps, weighted where `weight`."""
 
-    fields: ClassVar[dict[str, Field]] = {"weight": Field((bool,), False)}
+    fields: ClassVar[dict[str, Field]] = {"weight": Field((bool,), default=False)}
 
     def __init__(self, n: int, weight: bool = False):
         super().__init__()

@@ -73,9 +73,9 @@ def official_config(size: str, class_count: int = 80, anchors: Anchors = COCO_AN
     """Configuration of YOLOv5 n, s, m, l or x.
 
     Args:
-        size: a key of `SIZES`.
+        size: A key of `SIZES`.
         class_count: C.
-        anchors: level -> anchor -> width and height in pixels.
+        anchors: Mapping level -> anchor -> width and height in pixels.
     """
     depth, width = SIZES[size]
     return {
@@ -106,12 +106,12 @@ def build_yolov5(
 
     Args:
         config: `yolov5n` .. `yolov5x`, a model YAML's path, or its content.
-        names: class names; they decide the class count.
-        input_size: side of the square input, pixels.
-        seed: of the weights.
+        names: Class names; they decide the class count.
+        input_size: Side of the square input, pixels.
+        seed: Seed of the weights.
 
     Raises:
-        CheckpointError: the configuration is not one of detection blocks, or does not fit together.
+        CheckpointError: The configuration is not one of detection blocks, or does not fit together.
     """
     values = dict(_read_config(config))
     class_count = len(names) if names is not None else values.get("nc")

@@ -21,12 +21,12 @@ def anchor_head(record: Record, layer: Detect, strides: tuple[int, ...]) -> Anch
     """The head behind a detection layer with anchors, which files hold in units of the stride.
 
     Args:
-        record: of the layer.
-        layer: as built.
-        strides: of the levels, pixels.
+        record: Record of the layer.
+        layer: Layer as built.
+        strides: Strides of the levels, pixels.
 
     Raises:
-        CheckpointError: there are no anchors.
+        CheckpointError: There are no anchors.
     """
     anchors = record.state.get("_buffers", {}).get("anchors")
     if not isinstance(anchors, Tensor) or anchors.shape[0] != len(strides):

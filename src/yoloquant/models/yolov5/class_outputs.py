@@ -21,9 +21,9 @@ def renew_anchor_maps(convolutions: nn.ModuleList, kept: Kept, count: int) -> No
     """Make the class outputs of the last convolutions anew.
 
     Args:
-        convolutions: one for each level.
-        kept: for each new class the old one, see `yoloquant.models.class_outputs`.
-        count: of old classes.
+        convolutions: Convolutions, one for each level.
+        kept: Old class of each new class, see `yoloquant.models.class_outputs`.
+        count: Number of old classes.
     """
     for name, convolution in convolutions.named_children():
         assert isinstance(convolution, nn.Conv2d)

@@ -33,7 +33,7 @@ def objectness_balance(levels: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Matches:
-    """The cells of one level that answer for an object.
+    """The cells of one level that are assigned to an object.
 
     Attributes:
         image: `(M,)` index in the batch.
@@ -55,19 +55,19 @@ class Matches:
 def match_anchors(
     targets: Tensor, anchors: Tensor, height: int, width: int, threshold: float = 4.0, reach: float = 0.5
 ) -> Matches:
-    """Which cells and anchors of a level answer for which objects.
+    """Which cells and anchors of a level are assigned to which objects.
 
-    An anchor fits an object if neither side differs by a factor of `threshold` or more. The object's own cell answers, and
+    An anchor fits an object if neither side differs by a factor of `threshold` or more. The object's own cell is assigned, and
     of its neighbours the nearer one in each direction, where it exists; a centre exactly between has no nearer one. With a reach
-    of 1 all four neighbours answer.
+    of 1 all four neighbours are assigned.
 
     Args:
         targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
         anchors: `(A, 2)` width and height in cells.
-        height: of the map, cells.
-        width: of the map, cells.
+        height: Height of the map, cells.
+        width: Width of the map, cells.
         threshold: `anchor_t`.
-        reach: how far from a neighbour's edge the centre may lie, cells.
+        reach: Maximum distance of the centre from a neighbour's edge, cells.
     """
     gain = torch.tensor([width, height, width, height], dtype=anchors.dtype, device=anchors.device)
     boxes = targets[:, 2:6] * gain
@@ -118,15 +118,15 @@ class YOLOv5Loss(nn.Module):
         """Keep the settings; weights are taken as they are, whatever the image size and the number of classes and levels.
 
         Args:
-            anchors: level -> anchor -> width and height in pixels (`AnchorHead.anchors`).
-            strides: of the levels, pixels.
+            anchors: Mapping level -> anchor -> width and height in pixels (`AnchorHead.anchors`).
+            strides: Strides of the levels, pixels.
             class_count: C.
-            box: weight of the boxes.
-            cls: weight of the classes.
-            obj: weight of the objectness.
-            cls_pw: weight of positive classes.
-            obj_pw: weight of positive objectness.
-            anchor_t: threshold of matching, see `match_anchors`.
+            box: Weight of the boxes.
+            cls: Weight of the classes.
+            obj: Weight of the objectness.
+            cls_pw: Weight of positive classes.
+            obj_pw: Weight of positive objectness.
+            anchor_t: Threshold of matching, see `match_anchors`.
             label_smoothing: 0..1; a class is `1 - label_smoothing/2`, the others `label_smoothing/2`.
         """
         super().__init__()
@@ -145,7 +145,7 @@ class YOLOv5Loss(nn.Module):
         """Compute the loss.
 
         Args:
-            raw_maps: list of `(N, A*(5+C), h, w)`.
+            raw_maps: List of `(N, A*(5+C), h, w)`.
             targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
         """
         targets, zero = targets.float(), raw_maps[0].new_zeros(())
@@ -164,11 +164,11 @@ class YOLOv5Loss(nn.Module):
         return self.compare(cells, match_anchors(targets, anchors, height, width, self.anchor_t), anchors)
 
     def compare(self, cells: Tensor, matches: Matches, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of box, objectness and class loss of a level, given which cells answer for which objects.
+        """Means of box, objectness and class loss of a level, given which cells are assigned to which objects.
 
         Args:
             cells: `(N, A, H, W, 5+C)`.
-            matches: of the level.
+            matches: Matches of the level.
             anchors: `(A, 2)` in cells.
         """
         # Contiguous, unlike the permuted cells, since it is filled through a flat view.
@@ -203,8 +203,8 @@ def anchor_settings(head: AnchorHead, request: LossRequest) -> dict[str, float]:
     levels, `cls` by the classes over 80, `obj` by the area of the images over 640 x 640.
 
     Args:
-        head: of the detector.
-        request: gains and size of the images.
+        head: Head of the detector.
+        request: Gains and size of the images.
     """
     p, levels = request.parameters, 3 / len(head.strides)
     return {

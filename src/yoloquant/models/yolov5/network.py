@@ -48,8 +48,8 @@ class AnchorHead(Head):
 
         Args:
             class_count: C.
-            strides: of the levels, pixels.
-            anchors: level -> anchor -> width and height in pixels.
+            strides: Strides of the levels, pixels.
+            anchors: Mapping level -> anchor -> width and height in pixels.
         """
         super().__init__()
         self.class_count, self.strides, self.anchors = class_count, list(strides), anchors

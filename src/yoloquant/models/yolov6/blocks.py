@@ -174,7 +174,7 @@ class BottleRep(nn.Module):
 class BepC3(nn.Module):
     """Cross-stage partial block; its second branch is there, but unused, where `concat` is off."""
 
-    fields: ClassVar[dict[str, Field]] = {"concat": Field((bool,), True)}
+    fields: ClassVar[dict[str, Field]] = {"concat": Field((bool,), default=True)}
     cv1: nn.Module
     cv2: nn.Module
     cv3: nn.Module
@@ -189,7 +189,7 @@ class BepC3(nn.Module):
 
 @architecture(*common("MBLABlock"))
 class MBLABlock(nn.Module):
-    """Multi-branch layer aggregation: chains of different length over slices of the channels, all answers side by side."""
+    """Multi-branch layer aggregation: chains of different length over slices of the channels, all outputs side by side."""
 
     fields: ClassVar[dict[str, Field]] = {"split_num": Field((list, tuple))}
     split_num: list[int]

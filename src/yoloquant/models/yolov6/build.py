@@ -26,10 +26,10 @@ def build_yolov6(size: str, names: Sequence[str], input_size: int = 640, width: 
     """A detector with random weights, initialised as YOLOv6 initialises them; boxes are plain distances.
 
     Args:
-        size: n or s; the larger ones have other blocks.
-        names: class names.
-        input_size: side of the square input, pixels.
-        width: multiple of the channels; by default the size's.
+        size: Size, "n" or "s"; the larger ones have other blocks.
+        names: Class names.
+        input_size: Side of the square input, pixels.
+        width: Multiple of the channels; by default the size's.
     """
     multiple = WIDTHS[size] if width is None else width
     channels = {full: divisible(full * multiple) for full in (64, 128, 256, 512, 1024)}

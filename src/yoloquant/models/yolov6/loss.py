@@ -31,18 +31,18 @@ class YOLOv6Loss(DistanceLoss):
         """Keep the settings, which hold for any image size and number of classes and levels.
 
         Args:
-            head: of the detector.
-            iou_type: a key of `OVERLAPS`; official configurations have siou for size n, giou for the others.
-            atss_warmup_epoch: first epochs, with ATSS; official configurations have 4 for the sizes with four levels, else 0.
-            box: weight of the boxes.
-            cls: weight of the classes.
-            dfl: weight of the distributions.
+            head: Head of the detector.
+            iou_type: A key of `OVERLAPS`; official configurations have siou for size n, giou for the others.
+            atss_warmup_epoch: First epochs, with ATSS; official configurations have 4 for the sizes with four levels, else 0.
+            box: Weight of the boxes.
+            cls: Weight of the classes.
+            dfl: Weight of the distributions.
         """
         super().__init__(head, OVERLAPS[iou_type], varifocal_sum, {"box": box, "cls": cls, "dfl": dfl})
         self._warmup, self._epoch = atss_warmup_epoch, 0
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the epoch, from 0."""
+        """Set the epoch, from 0."""
         self._epoch = epoch
 
     def forward(self, raw_maps: list[Tensor], targets: Tensor) -> LossParts:

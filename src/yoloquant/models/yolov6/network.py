@@ -18,7 +18,7 @@ _BACKBONES = ("EfficientRep", "EfficientRep6", "CSPBepBackbone", "CSPBepBackbone
 class Backbone(nn.Module):
     """Stages at strides 4, 8, 16, 32 and, in the P6 models, 64."""
 
-    fields: ClassVar[dict[str, Field]] = {"fuse_P2": Field((bool, int, type(None)), False)}
+    fields: ClassVar[dict[str, Field]] = {"fuse_P2": Field((bool, int, type(None)), default=False)}
     stem: nn.Module
     ERBlock_2: nn.Module
     ERBlock_3: nn.Module
@@ -140,11 +140,15 @@ HEADS = tuple(f"yolov6.models.{name}.Detect" for name in _FILES_OF_HEADS)
 class EfficientDetect(nn.Module):
     """A stem and a class branch and a box branch for each level; decoding is in `DistanceHead`.
 
-    Heads trained with anchors beside (`_ab`) answer with their anchor-free branches (`_af`), and the distilled small models
+    Heads trained with anchors beside (`_ab`) output their anchor-free branches (`_af`), and the distilled small models
     with plain distances (`_lrtb`); the other branches only train.
     """
 
-    fields: ClassVar[dict[str, Field]] = {"nc": Field((int,)), "reg_max": Field((int,), 16), "use_dfl": Field((bool,), False)}
+    fields: ClassVar[dict[str, Field]] = {
+        "nc": Field((int,)),
+        "reg_max": Field((int,), 16),
+        "use_dfl": Field((bool,), default=False),
+    }
     nc: int
     stems: nn.ModuleList
     cls_convs: nn.ModuleList

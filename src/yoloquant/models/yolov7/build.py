@@ -29,10 +29,10 @@ def build_yolov7_tiny(
     """A detector with random weights, initialised as YOLOv7 initialises them.
 
     Args:
-        names: class names.
-        input_size: side of the square input, pixels.
-        width: multiple of the channels; 1 by default.
-        anchors: level -> anchor -> width and height in pixels; those for COCO by default.
+        names: Class names.
+        input_size: Side of the square input, pixels.
+        width: Multiple of the channels; 1 by default.
+        anchors: Mapping level -> anchor -> width and height in pixels; those for COCO by default.
     """
     stack, multiple = LayerStack(), 1.0 if width is None else width
 

@@ -22,7 +22,7 @@ IOU_COST = 3.0
 
 
 class Proposals(NamedTuple):
-    """Cells of all levels that may answer, one after the other.
+    """Cells of all levels that may be assigned, one after the other.
 
     Attributes:
         image: `(M,)` index in the batch.
@@ -36,15 +36,15 @@ class Proposals(NamedTuple):
 
 
 def choose_cells(proposals: Proposals, targets: Tensor, boxes: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """SimOTA (Ge et al. 2021, "YOLOX", section 2.3): which proposals answer for which objects.
+    """SimOTA (Ge et al. 2021, "YOLOX", section 2.3): which proposals are assigned to which objects.
 
     An object gets as many cells as the IoUs of its `most` best overlapping ones add up to, rounded down and at least one, and
-    of all cells of its image those of the least cost: the cross entropy of the classes plus three times the logarithm of the
-    IoU, negated. A cell that several objects want goes to the object of its image that costs least, be that one of these or
+    of all cells of its image those of the minimum cost: the cross entropy of the classes plus three times the logarithm of the
+    IoU, negated. A cell that several objects want goes to the object of its image of minimum cost, be that one of these or
     another, as in the original code.
 
     Args:
-        proposals: cells.
+        proposals: Proposed cells.
         targets: `(n, 6)`, as of a loss.
         boxes: `(n, 4)` of the targets, corners, pixels.
         most: IoUs that count.
@@ -83,11 +83,11 @@ def choose_cells(proposals: Proposals, targets: Tensor, boxes: Tensor, most: int
 class YOLOv7Loss(YOLOv5Loss):
     """The loss on raw maps; maps of auxiliary heads stand behind those of the lead heads while the network trains.
 
-    Auxiliary heads learn cells that are chosen by what the lead heads answer, from all four neighbours of an object's cell and
+    Auxiliary heads learn cells that are chosen by the outputs of the lead heads, from all four neighbours of an object's cell and
     among the twenty best overlaps instead of ten.
 
     Attributes:
-        chooses: by `choose_cells`; else all cells that fit learn, as YOLOv5's do.
+        chooses: Whether `choose_cells` assigns cells; otherwise all cells that fit learn, as YOLOv5's do.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class YOLOv7Loss(YOLOv5Loss):
         """Keep the settings.
 
         Args:
-            anchors: level -> anchor -> width and height in pixels (`AnchorHead.anchors`).
-            strides: of the levels, pixels.
+            anchors: Mapping level -> anchor -> width and height in pixels (`AnchorHead.anchors`).
+            strides: Strides of the levels, pixels.
             class_count: C.
-            chooses: see the class.
-            settings: by name, as of `YOLOv5Loss`.
+            chooses: Same as in the class.
+            settings: Settings by name, as of `YOLOv5Loss`.
         """
         super().__init__(anchors, strides, class_count, **settings)
         self.chooses = chooses
@@ -141,7 +141,7 @@ class YOLOv7Loss(YOLOv5Loss):
 
     @torch.no_grad()
     def _matches(self, lead: list[Tensor], targets: Tensor, reach: float, most: int) -> list[Matches]:
-        """The cells of each level that answer."""
+        """The assigned cells of each level."""
         levels, parts = [], []
         for level, cells in enumerate(lead):
             height, width = cells.shape[2:4]

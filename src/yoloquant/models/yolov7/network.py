@@ -16,7 +16,7 @@ from yoloquant.models.yolov7.blocks import ImplicitA, ImplicitM
 class IDetect(nn.Module):
     """The last convolutions between implicit values, one for each level.
 
-    IAuxDetect gets as many maps again for its auxiliary heads, which answer only in training, behind the lead heads.
+    IAuxDetect gets as many maps again for its auxiliary heads, which are used only in training, behind the lead heads.
     """
 
     fields: ClassVar[dict[str, Field]] = {"nc": Field((int,)), "na": Field((int,))}

@@ -20,7 +20,7 @@ class BatchRowsHead(Head):
     layout = "rows_final"
 
     def __init__(self, class_count: int, count: int = 300):
-        """`count`: rows of the answer, filled with zeros."""
+        """`count`: rows of the output, filled with zeros."""
         super().__init__()
         self.class_count, self.count = class_count, count
 

@@ -30,8 +30,8 @@ class GridHead(Head):
 
         Args:
             class_count: C.
-            strides: of the levels, pixels.
-            input_size: `(height, width)` of the images, pixels, which rows alone do not tell.
+            strides: Strides of the levels, pixels.
+            input_size: `(height, width)` of the images, pixels, which rows alone do not determine.
         """
         super().__init__()
         self.class_count, self.strides, self.input_size = class_count, list(strides), list(input_size)

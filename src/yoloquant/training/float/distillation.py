@@ -1,4 +1,4 @@
-"""A detector that teaches another one: boxes and scores are compared, each box weighted by the teacher's score."""
+"""A detector as the teacher of another one: boxes and scores are compared, each box weighted by the teacher's score."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from yoloquant.models.detector import Detector
 
 
 class Teacher:
-    """What a student's maps cost for not answering as the teacher does."""
+    """Distillation loss between a student's and the teacher's maps."""
 
     def __init__(self, detector: Detector, device: str, gain: float = 1.0) -> None:
         """Move the teacher to its place.
 
         Args:
-            detector: of the student's head and classes; stays as it is.
-            device: that trains.
-            gain: weight of the cost of an image.
+            detector: Detector of the student's head and classes; stays as it is.
+            device: Device that trains.
+            gain: Weight of the cost of an image.
         """
-        self._network = detector.network.eval().requires_grad_(False).to(device)
+        self._network = detector.network.eval().requires_grad_(requires_grad=False).to(device)
         self._head, self._gain = detector.head, gain
 
     def __call__(self, images: Tensor, raw_maps: list[Tensor]) -> Tensor:
@@ -29,7 +29,7 @@ class Teacher:
 
         Args:
             images: `(N, 3, H, W)`, 0..1.
-            raw_maps: of the student; those that only training reads stand last.
+            raw_maps: Raw head maps of the student; those that only training reads stand last.
         """
         with torch.no_grad():
             wanted = list(self._network(images))

@@ -15,13 +15,13 @@ class ExponentialMovingAverage:
     The decay grows from 0 to `decay` over some `tau` updates, so that the first, poor weights are forgotten.
 
     Attributes:
-        network: the average, in evaluation mode.
-        updates: how many were made.
+        network: The average, in evaluation mode.
+        updates: Number of updates of the average.
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.9999, tau: float = 2000.0) -> None:
         """Copy the network."""
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         self.updates = 0
         self._decay, self._tau = decay, tau
 

@@ -18,12 +18,12 @@ LOG_NAME = "results.csv"
 class RunLog:
     """One row for each epoch; a run that is resumed goes on in the same file."""
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         """Open the log.
 
         Args:
-            folder: of the run; made if it does not exist.
-            tensorboard: write its event files, too.
+            folder: Folder of the run; made if it does not exist.
+            tensorboard: Whether TensorBoard's event files are written, too.
 
         Raises:
             YoloquantError: TensorBoard is asked for and not installed.
@@ -57,10 +57,10 @@ class RunLog:
 
 
 class EpochTable:
-    """Tells each epoch in columns."""
+    """Report each epoch in columns."""
 
     def __init__(self, tell: Reporter, epochs: int) -> None:
-        """Begin a table for so many epochs."""
+        """Begin a table for a number of epochs."""
         self._tell, self._epochs = tell, epochs
         self._columns: tuple[str, ...] = ()
 

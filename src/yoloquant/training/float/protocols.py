@@ -44,7 +44,7 @@ class EpochAware(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """What an evaluation answers: the number to choose the best epoch by, and figures for logs."""
+    """What an evaluation returns: the number to choose the best epoch by, and figures for logs."""
 
     value: float
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -55,11 +55,11 @@ class EpochResult:
     """What an epoch did.
 
     Attributes:
-        epoch: from 0.
-        losses: means of the loss parts over the epoch.
-        score: what `evaluate` answered; NaN where it was not called.
-        learning_rate: at the end of the epoch.
-        figures: of the evaluation, for logs.
+        epoch: Epoch from 0.
+        losses: Means of the loss parts over the epoch.
+        score: Score that `evaluate` returned; NaN where it was not called.
+        learning_rate: Learning rate at the end of the epoch.
+        figures: Figures of the evaluation, for logs.
     """
 
     epoch: int

@@ -43,12 +43,12 @@ class Trainer:
     """Trains a network.
 
     Attributes:
-        network: being trained.
-        average: its moving average, which is what is evaluated and kept.
-        best: state dict of the average at the best score so far.
-        best_score: that score.
-        best_epoch: when it was reached.
-        epoch: the next epoch to run.
+        network: Network in training.
+        average: Moving average of the network, which is what is evaluated and kept.
+        best: State dict of the average at the best score so far.
+        best_score: Best score so far.
+        best_epoch: Epoch of the best score.
+        epoch: The next epoch to run.
     """
 
     def __init__(
@@ -75,23 +75,23 @@ class Trainer:
         """Set up optimizer and schedule.
 
         Args:
-            network: images -> raw maps; changed in place.
-            loss: of raw maps.
-            loader: of batches.
-            epochs: in all; the schedule ends there.
-            parameters: hyperparameters; YOLOv5's defaults without.
-            evaluate: network -> score, higher is better; called on the moving average, in every process.
-            evaluate_every: epochs between evaluations; the last is always evaluated.
-            patience: epochs without a better score after which the run ends.
-            cosine: schedule instead of a line.
-            gradient_clip: largest norm of the gradient.
-            device: to train on.
-            amp: mixed precision, see `Precision`.
-            folder: for `last.safetensors` (see `resume`) and `results.csv`; nothing is written without.
-            tensorboard: write event files into the folder, too.
-            nominal_batch: images that make an optimizer step; smaller batches are added up.
-            teacher: adds what the answers cost for differing from its own.
-            hooks: called in their order.
+            network: Module from images to raw maps; changed in place.
+            loss: Module that computes the loss of raw maps.
+            loader: Loader of batches.
+            epochs: Total number of epochs; the schedule ends there.
+            parameters: Hyperparameters; YOLOv5's defaults without.
+            evaluate: Function from a network to a score, higher is better; called on the moving average, in every process.
+            evaluate_every: Number of epochs between evaluations; the last is always evaluated.
+            patience: Number of epochs without a better score after which the run ends.
+            cosine: Whether the learning rate falls in a cosine instead of a line.
+            gradient_clip: Largest norm of the gradient.
+            device: Device to train on.
+            amp: Whether to train in mixed precision, see `Precision`.
+            folder: Folder for `last.safetensors` (see `resume`) and `results.csv`; nothing is written without.
+            tensorboard: Whether TensorBoard's event files are written into the folder, too.
+            nominal_batch: Images that make an optimizer step; smaller batches are added up.
+            teacher: Module that adds a distillation loss between student and teacher outputs.
+            hooks: Hooks, called in their order.
         """
         self.parameters = parameters or Hyperparameters()
         self.device = torch.device(device)
@@ -105,7 +105,7 @@ class Trainer:
         self._evaluate, self._every, self._patience, self._clip = evaluate, evaluate_every, patience, gradient_clip
         self._folder = folder if process_number() == 0 else None
         self._state_path = None if folder is None else folder / STATE_NAME
-        self._log = None if self._folder is None else RunLog(self._folder, tensorboard)
+        self._log = None if self._folder is None else RunLog(self._folder, tensorboard=tensorboard)
         self._schedule = Schedule(self.parameters, epochs, len(loader), "cosine" if cosine else "linear")
         self._accumulate = max(1, round(nominal_batch / loader.batch_size))
         decay = self.parameters.weight_decay * loader.batch_size * self._accumulate / nominal_batch
@@ -114,7 +114,7 @@ class Trainer:
         self._in_step = distribute(self.network, self.device)
         groups = parameter_groups(self.network, decay)
         self.optimizer = torch.optim.SGD(groups, lr=self.parameters.lr0, momentum=self.parameters.momentum, nesterov=True)
-        self.precision = Precision(self.device, amp)
+        self.precision = Precision(self.device, amp=amp)
         self.best: dict[str, Tensor] | None = None
         self.best_score, self.best_epoch = -math.inf, -1
         self.epoch = 0
@@ -124,11 +124,11 @@ class Trainer:
         """Train the epochs that are left.
 
         Args:
-            progress: called with (batches done, batches) of the whole run, and the losses so far.
-            on_epoch: called after each epoch.
+            progress: Callback, called with (batches done, batches) of the whole run, and the losses so far.
+            on_epoch: Callback after each epoch.
 
         Raises:
-            YoloquantError: the loss is not finite.
+            YoloquantError: The loss is not finite.
         """
         while self.epoch < self.epochs and not self._is_out_of_patience():
             for hook in self.hooks:
@@ -148,7 +148,7 @@ class Trainer:
         """Loss of one batch.
 
         Args:
-            images: float32 `(N, 3, H, W)`, 0..1, on the device.
+            images: Images, float32 `(N, 3, H, W)`, 0..1, on the device.
             targets: `(n, 6)` image index, class, centre x, centre y, width, height; normalised to 0..1.
         """
         with self.precision.autocast():
@@ -211,7 +211,7 @@ class Trainer:
             hook.stepped(self)
 
     def _set_rates(self, step: int) -> int:
-        """Set learning rates and momentum of a step; answers how many batches make an optimizer step."""
+        """Set learning rates and momentum of a step; returns how many batches make an optimizer step."""
         rates = self._schedule.rates(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rates.biases if group["role"] == "bias" else rates.weights
@@ -253,7 +253,7 @@ class Trainer:
             Whether there was a state.
 
         Raises:
-            CheckpointError: the state is damaged or of another network.
+            CheckpointError: The state is damaged or of another network.
         """
         if self._state_path is None or not self._state_path.is_file():
             return False

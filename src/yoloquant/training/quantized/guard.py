@@ -1,8 +1,8 @@
 """Watches a run of quantization-aware training, and says when it goes wrong and which quantizers are at fault.
 
-A run collapses in few ways: the loss is no number, it jumps and stays, a scale runs away, or what is judged becomes much worse.
+A run collapses in few ways: the loss is no number, it jumps and stays, a scale runs away, or the validation error grows.
 With power-of-two scales one range that grows a little can double a scale in a single step, so that all that reads it loses a bit
-at once; the loss then doubles, and later steps train the ruin.
+at once: the loss doubles and training does not recover.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Fault:
     """Something went wrong.
 
     Attributes:
-        reason: half a sentence.
-        quantizers: names of those at fault, whose scales should stay as they were when things were good.
+        reason: Reason, as half a sentence.
+        quantizers: Names of the quantizers at fault, whose scales should stay at their last good values.
     """
 
     reason: str
@@ -52,7 +52,7 @@ class Guard:
     """Looks at losses and scales after every step.
 
     Attributes:
-        losses: of the last steps that went well.
+        losses: Losses of the last steps that went well.
     """
 
     def __init__(self, trained: Mapping[str, TrainedQuantization]) -> None:
@@ -70,8 +70,8 @@ class Guard:
         """What is wrong after a step, if anything.
 
         Args:
-            loss: of the step.
-            gradient_norm: of the step.
+            loss: Loss of the step.
+            gradient_norm: Gradient norm of the step.
         """
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
@@ -89,7 +89,7 @@ class Guard:
         return None
 
     def after_judging(self, error: float, best: float) -> Fault | None:
-        """What is wrong with a judged error, if anything."""
+        """What is wrong with a validation error, if anything."""
         if math.isfinite(error) and error <= _WORSE * best:
             return None
         return Fault(
@@ -103,6 +103,6 @@ class Guard:
         return self._beyond(self._good, least)
 
     def _beyond(self, origin: Mapping[str, Tensor], least: float) -> tuple[str, ...]:
-        """Names of moving quantizers with a scale that is no number, or at least so many octaves from where it was."""
+        """Names of moving quantizers with a scale that is no number, or at least a number of octaves from where it was."""
         distances = {name: (octaves(one) - origin[name]).abs().amax() for name, one in self._trained.items() if one.moving}
         return tuple(name for name, distance in distances.items() if not distance < least)

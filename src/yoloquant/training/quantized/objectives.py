@@ -52,12 +52,12 @@ class DetectionTeacher:
 
 
 class FeatureTeacher:
-    """Squared error of what blocks of the network answer, as NVIDIA's yolov7_qat trains, each over its mean square.
+    """Squared error of the outputs of blocks of the network, as NVIDIA's yolov7_qat trains, each over its mean square.
 
     Without the division the blocks with large values would be all that counts.
 
     Attributes:
-        blocks: names of the nodes that are compared.
+        blocks: Names of the nodes that are compared.
     """
 
     def __init__(self, detector: QuantizedDetector, reference: GraphModule, stride: int = 1) -> None:
@@ -71,7 +71,7 @@ class FeatureTeacher:
         return self.compare(*self.values(images))
 
     def values(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What the student and what the float network answers at the blocks, and then as raw maps."""
+        """Outputs of the student and of the float network at the blocks, and then as raw maps."""
         with torch.no_grad():
             expected = self._teacher(images)
         return self._student(images), expected

@@ -1,7 +1,7 @@
 """Weights that jump between two integers step after step, as few bits make them (Nagel et al. 2022, "Overcoming oscillations").
 
 Rounding passes gradients as if it were not there, so that a weight whose best value lies between two integers crosses the
-threshold again and again, and what the network answers never settles.
+threshold again and again, and the network's output never settles.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Oscillations:
     """Counts how often each weight turns back, and fixes those that do so too often (section 4.2, iterative freezing).
 
     Attributes:
-        fixed: how many weights are fixed.
+        fixed: Number of fixed weights.
     """
 
     def __init__(self, weights: Mapping[FakeQuantize, nn.Parameter]) -> None:

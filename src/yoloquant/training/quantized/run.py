@@ -1,4 +1,4 @@
-"""From a recipe's step `train` to a trained detector: images, what is minimised, what judges, and the run."""
+"""From a recipe's step `train` to a trained detector: images, objective, validation, and the run."""
 
 from __future__ import annotations
 
@@ -49,25 +49,26 @@ def train_quantized(
     partial: Path | None,
     tell: Reporter,
     device: str = "cpu",
+    *,
     remember: bool = True,
 ) -> TrainResult:
     """Train a calibrated detector on images, in place; several processes share each batch, and begin with what the first holds.
 
     Args:
-        quantized: calibrated.
-        reference: the float network, captured.
-        settings: of the recipe.
-        entries: images; a few of them judge and do not train.
-        partial: folder for the state of an interrupted run, which goes on there.
-        tell: of progress, and of what the guard finds.
-        device: that trains.
-        remember: weights that were rounded begin at their float values, see `remember_float`; not where channels are scaled
-            otherwise in the reference.
+        quantized: Calibrated detector.
+        reference: The float network, captured.
+        settings: Settings of the recipe.
+        entries: Images; a few of them validate and do not train.
+        partial: Folder for the state of an interrupted run, which goes on there.
+        tell: Reporter of progress and of what the guard finds.
+        device: Device that trains.
+        remember: Whether weights that were rounded begin at their float values, see `remember_float`; not where channels are
+            scaled otherwise in the reference.
 
     Raises:
-        DataError: too few images can be read, or the recipe trains on labels and there are none.
-        RecipeError: the augmentation names no hyperparameter, or its value is not allowed.
-        YoloquantError: the recipe trains on labels, and the family has no loss here.
+        DataError: Too few images can be read, or the recipe trains on labels and there are none.
+        RecipeError: The augmentation names no hyperparameter, or its value is not allowed.
+        YoloquantError: The recipe trains on labels, and the family has no loss here.
     """
     if settings.teacher == "labels" and not has_label_files(entries, len(quantized.names)):
         raise DataError("training on labels needs label files beside the training images: add them, or train with a teacher")
@@ -105,14 +106,14 @@ def train_quantized(
 
 
 def split(entries: Sequence[ImageEntry], judging: int) -> tuple[list[ImageEntry], list[ImageEntry]]:
-    """Images that judge, spread over all of them, and the others, which train.
+    """Validation images, spread over all of them, and the others, for training.
 
     Raises:
-        DataError: fewer than two images are left to train on.
+        DataError: Fewer than two images are left to train on.
     """
     if len(entries) - judging < 2:
         raise DataError(
-            f"{len(entries)} calibration images are too few to train on while {judging} of them judge: give more of them"
+            f"{len(entries)} calibration images are too few to train on while {judging} of them validate: give more of them"
         )
     chosen = {round((index + 0.5) * len(entries) / judging - 0.5) for index in range(judging)}
     return [entries[index] for index in sorted(chosen)], [entry for index, entry in enumerate(entries) if index not in chosen]

@@ -18,47 +18,47 @@ Rate = Annotated[float, Field(gt=0.0)]
 
 @step
 class Train(Step):
-    """Train the quantized network; it never ends worse than it began, as images that it does not train on judge it.
+    """Train the quantized network; it never ends worse than it began, by images that it does not train on.
 
     Attributes:
-        images: number of training images, drawn from where the calibration images are; none for the calibration images alone.
-        epochs: number of passes over the training images.
-        batches: maximum number of batches in an epoch; none for all.
-        batch_size: images in a step.
-        crop_size: side of square training images, pixels; smaller ones than the network's input are cut from images of its size.
+        images: Number of training images, drawn from where the calibration images are; None for the calibration images alone.
+        epochs: Number of passes over the training images.
+        batches: Maximum number of batches in an epoch; None for all.
+        batch_size: Number of images in a step.
+        crop_size: Side of square training images, pixels; smaller ones than the network's input are cut from images of its size.
             None for the network's own.
-        teacher: source of the loss: "detections" (boxes and scores of the float network, each weighted by its score),
+        teacher: Source of the loss: "detections" (boxes and scores of the float network, each weighted by its score),
             "features" (squared error of the outputs of the network's blocks), "both", or "labels".
-        block_stride: distance between the blocks that "features" compares; the last before the head is always compared.
-        detection_weight: weight of "detections" in "both"; their gradients are far larger than those of features.
+        block_stride: Distance between the blocks that "features" compares; the last before the head is always compared.
+        detection_weight: Weight of "detections" in "both"; their gradients are far larger than those of features.
         optimizer: "adam" or "sgd" (Nesterov's momentum 0.937).
-        learning_rate: learning rate of weights and biases, or a mapping from epochs to the learning rate from there on.
-        relative: whether the learning rate is a share of the root mean square of each output channel (of biases a tenth of
+        learning_rate: Learning rate of weights and biases, or a mapping from epochs to the learning rate from there on.
+        relative: Whether the learning rate is a share of the root mean square of each output channel (of biases a tenth of
             theirs), so that small and large channels move alike; about six times the number moves YOLOv5n as far on average.
-        schedule: course of the learning rate over the run, down to the share `lrf`: "cosine" or "linear".
-        lrf: share of the learning rate that is left in the end.
-        warm_up: share of the run in which the learning rate rises, since Adam's first steps move everything alike.
-        amp: mixed precision: layers compute in bf16, while weights, losses and validation stay float32. For 4-bit activations,
-            whose steps are far coarser; those of 8 bits are as fine as bf16 itself.
-        train_weights: whether weights and biases change, too, and not the quantizers alone.
-        weights: treatment of weight scales: "fixed", "observed" (they follow the weights), "lsq" (learned), or "dorefa" (fixed,
+        schedule: Course of the learning rate over the run, down to the share `lrf`: "cosine" or "linear".
+        lrf: Share of the learning rate that is left in the end.
+        warm_up: Share of the run in which the learning rate rises, since Adam's first steps move everything alike.
+        amp: Whether to train in mixed precision: layers compute in bf16, while weights, losses and validation stay float32. For
+            4-bit activations, whose steps are far coarser; those of 8 bits are as fine as bf16 itself.
+        train_weights: Whether weights and biases change, too, and not the quantizers alone.
+        weights: Treatment of weight scales: "fixed", "observed" (they follow the weights), "lsq" (learned), or "dorefa" (fixed,
             while weights pass through a hyperbolic tangent).
-        activations: treatment of activation scales: "fixed", "observed", "lsq", "lsq+" (zero points are learned, too), or "pact"
+        activations: Treatment of activation scales: "fixed", "observed", "lsq", "lsq+" (zero points are learned, too), or "pact"
             (learned from saturated values alone).
-        scale_learning_rate: learning rate of scales, in octaves: their logarithm to the base 2 is learned.
-        scale_epochs: number of epochs after which scales and zero points stay; none for all.
-        damping: share of its distance from the middle of its step that a weight loses in each optimizer step in the end; it rises
+        scale_learning_rate: Learning rate of scales, in octaves: their logarithm to the base 2 is learned.
+        scale_epochs: Number of epochs after which scales and zero points stay; None for all.
+        damping: Share of its distance from the middle of its step that a weight loses in each optimizer step in the end; it rises
             from 0 over the run. Against oscillation at few bits.
-        gradient_clip: maximum norm of the gradient.
-        ema: decay of the moving average of everything that is trained; the average is then validated and kept. 0 for none.
-        val_images: number of these images that validate and do not train.
-        val_every: number of epochs between validations; the network is saved at each, and kept where it is the best. The last
+        gradient_clip: Maximum norm of the gradient.
+        ema: Decay of the moving average of everything that is trained; the average is then validated and kept. 0 for none.
+        val_images: Number of these images that validate and do not train.
+        val_every: Number of epochs between validations; the network is saved at each, and kept where it is the best. The last
             epoch is always validated.
-        min_gain: minimum share of its error that the network must lose on the validation images, else it stays as it was: smaller
+        min_gain: Minimum share of its error that the network must lose on the validation images, else it stays as it was: smaller
             gains there are chance, and mAP does not follow them.
-        max_rollbacks: maximum number of steps back after training ran away, before the run ends with the best state.
-        augmentation: hyperparameters of images by YOLOv5's names; none of them without.
-        seed: seed of the order of images and their augmentation.
+        max_rollbacks: Maximum number of steps back after training ran away, before the run ends with the best state.
+        augmentation: Hyperparameters of images by YOLOv5's names; without augmentation by default.
+        seed: Seed of the order of images and their augmentation.
     """
 
     name: Literal["train"] = "train"

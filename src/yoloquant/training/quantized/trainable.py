@@ -28,10 +28,10 @@ class TrainedParts:
     """What training changes in a network.
 
     Attributes:
-        weights: quantizer -> the parameter that is trained for its weight.
-        others: biases, and weights of layers in float.
-        trained: quantizer name -> its scale and zero point in training.
-        owners: modules whose weight passes through a transform.
+        weights: Mapping quantizer -> the parameter that is trained for its weight.
+        others: Biases, and the weights of layers in float.
+        trained: Mapping quantizer name -> its scale and zero point in training.
+        owners: Modules whose weight passes through a transform.
     """
 
     weights: dict[FakeQuantize, nn.Parameter] = field(default_factory=dict)
@@ -71,8 +71,8 @@ def remember_float(detector: QuantizedDetector, reference: GraphModule) -> None:
     scale's gradient vanishes (that of rounding errors, which are all 0).
 
     Args:
-        detector: whose weights an earlier step of the recipe rounded.
-        reference: the float network, captured.
+        detector: Detector whose weights an earlier step of the recipe rounded.
+        reference: The float network, captured.
     """
     for node, quantizer in _weight_nodes(detector):
         weight, plain = detector.network.get_parameter(str(node.target)), reference.get_parameter(str(node.target))
@@ -84,7 +84,7 @@ def remember_float(detector: QuantizedDetector, reference: GraphModule) -> None:
 
 
 def begin_training(detector: QuantizedDetector, settings: Train) -> TrainedParts:
-    """Let scales, weights and biases be trained as the settings say, in place; what the network answers stays the same."""
+    """Let scales, weights and biases be trained as the settings say, in place; the network's output stays the same."""
     parts = TrainedParts()
     of_weights = {quantizer: (owner, name) for quantizer, owner, name in weight_quantizers(detector)}
     for name, quantizer in detector.quantizers():
@@ -105,7 +105,7 @@ def begin_training(detector: QuantizedDetector, settings: Train) -> TrainedParts
     known = scales | {id(parameter) for parameter in parts.weights.values()}
     parts.others = [parameter for parameter in detector.network.parameters() if id(parameter) not in known]
     for parameter in (*parts.weights.values(), *parts.others):
-        parameter.requires_grad_(True)
+        parameter.requires_grad = True
     return parts
 
 
@@ -119,14 +119,14 @@ def _trained(quantizer: FakeQuantize, method: str) -> TrainedQuantization | None
 
 
 def finish_training(detector: QuantizedDetector, parts: TrainedParts) -> None:
-    """Make everything a constant again, in place; what the network answers stays the same."""
+    """Make everything a constant again, in place; the network's output stays the same."""
     for owner in parts.owners:
         for name in list(owner.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(owner, name)
     for _, quantizer in detector.quantizers():
         quantizer.finish_training()
     for parameter in detector.network.parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad = False
         parameter.grad = None
 
 

@@ -1,4 +1,4 @@
-"""The loop of quantization-aware training: what is trained, judged, kept, and taken back when it goes wrong."""
+"""The loop of quantization-aware training: what is trained, validated, kept, and taken back when it goes wrong."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class TrainResult:
     """What training gained.
 
     Attributes:
-        before: error of the judging images at the start.
-        after: of what was kept; never larger.
-        faults: what the guard found, in order.
+        before: Error on the validation images at the start.
+        after: Error of the kept state; never larger.
+        faults: Findings of the guard, in order.
     """
 
     before: float
@@ -59,10 +59,10 @@ class QuantizedTraining:
     same steps and finds the same faults. They must begin with the same network.
 
     Attributes:
-        parts: what is trained.
-        guard: that watches.
-        epoch: the next epoch to run.
-        best_error: least error that was judged.
+        parts: Parameters to train.
+        guard: Guard that watches the training.
+        epoch: The next epoch to run.
+        best_error: Minimum validation error so far.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class QuantizedTraining:
         """Put quantizers into training.
 
         Args:
-            detector: calibrated.
-            objective: loss of a batch.
-            judge: error of the network as it is, on images that are not trained on; lower is better, and the same in all
-                processes.
-            loader: training batches.
-            settings: of the recipe.
-            checkpoint: file that the run is kept in after each epoch, and goes on from; none for no file.
-            note: told what the guard finds.
+            detector: Calibrated detector.
+            objective: Function that computes the loss of a batch.
+            judge: Function that returns the error of the network on images that are not trained on; lower is better, and the same
+                in all processes.
+            loader: Training batches.
+            settings: Settings of the recipe.
+            checkpoint: File that the run is kept in after each epoch, and goes on from; None for no file.
+            note: Callback for what the guard finds.
         """
         self.detector, self.objective, self.judge, self.loader, self.settings = detector, objective, judge, loader, settings
         self._checkpoint, self._note = checkpoint, note
@@ -108,13 +108,13 @@ class QuantizedTraining:
         self._best, self._average = self._good, self._state()
 
     def run(self, progress: Progress = lambda _done, _total, _detail: None) -> TrainResult:
-        """Train the epochs that are left, then make everything a constant, as it was judged best.
+        """Train the epochs that are left, then make everything a constant, with the best validation error.
 
         Args:
-            progress: told after each step.
+            progress: Callback after each step.
 
         Raises:
-            CheckpointError: the checkpoint is damaged.
+            CheckpointError: The checkpoint is damaged.
         """
         if not self._resume():
             self._start_error = self.best_error = self.judge()
@@ -149,7 +149,7 @@ class QuantizedTraining:
                 self._step_back(fault)
                 if len(self._faults) > self.settings.max_rollbacks:
                     break
-            detail = f"loss {loss:.3f}, judged {self.best_error:.3f} of {self._start_error:.3f}"
+            detail = f"loss {loss:.3f}, validated {self.best_error:.3f} of {self._start_error:.3f}"
             progress(self.epoch * self._batches + number + 1, self.settings.epochs * self._batches, detail)
         batches.close()  # type: ignore[attr-defined]
 
