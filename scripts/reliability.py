@@ -19,6 +19,7 @@ from pathlib import Path
 # Reading in parallel would be slower: most files are small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(1, str(Path(__file__).parent.parent / "tests" / "checkpoint"))
 
 from isolated import outcomes
 from kills import COMMANDS, after_a_kill, prepare

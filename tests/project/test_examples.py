@@ -19,7 +19,7 @@ from yoloquant.exporting.nms import NmsOptions, add_nms_to_file
 from yoloquant.exporting.onnx_export import export_onnx
 from yoloquant.runtime.torch_runner import TorchRunner
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import yoloquant
 from yoloquant.assets import demo_weights
 from yoloquant.data.synthetic import write_generated_dataset
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def blocks(page):

@@ -22,7 +22,7 @@ def digest(seed, index, size):
 
 
 def test_the_same_seed_draws_the_same_in_another_process():
-    code = "import sys; sys.path.insert(0, 'tests'); from test_generated import digest; print(digest(7, 3, 96))"
+    code = "import sys; sys.path.insert(0, 'tests/data'); from test_generated import digest; print(digest(7, 3, 96))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert other.stdout.strip() == digest(7, 3, 96)

@@ -271,7 +271,7 @@ SHARED_MEASUREMENT = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import torch
-from test_analysis import detector_with_coarse
+from analysis.test_analysis import detector_with_coarse
 from small_networks import images
 from yoloquant.analysis.sensitivity import Record, sensitivities
 from yoloquant.analysis.costs import error_cost
@@ -290,7 +290,7 @@ with process_group("cpu"):
 def test_processes_share_the_layers_and_all_know_every_cost(tmp_path, count):
     record = tmp_path / "measurements.jsonl"
     script = tmp_path / "measure.py"
-    content = SHARED_MEASUREMENT.format(tests=str(Path(__file__).parent), record=str(record))
+    content = SHARED_MEASUREMENT.format(tests=str(Path(__file__).parents[1]), record=str(record))
     script.write_text("from pathlib import Path\n" + content, encoding="utf-8")
     command = [
         sys.executable,

@@ -83,7 +83,7 @@ def exported(tmp_path_factory):
 
 def test_exported_files_name_no_place_of_this_machine(exported):
     content = exported.read_bytes()
-    for place in (str(Path.home()), str(Path(__file__).parent.parent), "site-packages", ".py", "Traceback", socket.gethostname()):
+    for place in (str(Path.home()), str(Path(__file__).parents[2]), "site-packages", ".py", "Traceback", socket.gethostname()):
         assert place.encode() not in content, place
     model = onnx.load(str(exported))
     assert {entry.key for entry in model.metadata_props} == {"names", "stride", "yoloquant"}
@@ -136,7 +136,7 @@ def test_no_file_that_a_command_leaves_names_a_folder_of_the_machine_or_its_user
         ended = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path / "elsewhere", env=environment)
         assert ended.returncode == 0, ended.stderr
     files = [path for path in set(own.rglob("*")) - before if path.is_file()]
-    places = (b"zaphod", bytes(tmp_path), bytes(Path(__file__).parent.parent), b"site-packages")
+    places = (b"zaphod", bytes(tmp_path), bytes(Path(__file__).parents[2]), b"site-packages")
     found = [(str(path.relative_to(own)), place) for path in files for place in places if place in path.read_bytes()]
     assert len(files) > 30
     assert not found, str(found)
