@@ -48,7 +48,10 @@ def case(tmp_path_factory):
 def check(output, rows):
     lines = [line.split() for line in output.strip().splitlines()]
     assert len(lines) == len(rows)
-    for line, (name, score, box) in zip(lines, rows, strict=True):
+    for name, score, box in rows:
+        # Two of nearly the same score may change places in a runtime that computes in half precision: each has its own line.
+        line = min(lines, key=lambda each: np.abs(np.clip([float(value) for value in each[2:]], 0, [200, 150] * 2) - box).sum())
+        lines.remove(line)
         assert line[0] == name
         assert float(line[1]) == pytest.approx(score, abs=0.03)
         # Boxes are printed as they are, and ours are clipped to the picture.
