@@ -28,7 +28,7 @@ def take_options(context: typer.Context, file: Path) -> None:
     for name, options in _mapping(given, str(file)).items():
         if name not in commands:
             raise RecipeError(f"{file}: there is no command {name!r}{_hint(name, commands)}")
-        names = {typed.lstrip("-"): each for each in commands[name].params for typed in each.opts}
+        names = {typed.lstrip("-"): each for each in commands[name].params for typed in each.opts if typed.startswith("-")}
         defaults[name] = {}
         for option, value in _mapping(options, f"{file}: {name}").items():
             if option not in names:
