@@ -129,7 +129,7 @@ def test_learned_rounding_is_near_the_best_of_all_roundings(method):
     scale = quantizer.scale.view(-1, 1, 1, 1)
 
     def error(candidate):
-        return float(nn.functional.conv2d(x, candidate - weight).square().mean())
+        return float(nn.functional.conv2d(x, candidate.detach() - weight).square().mean())
 
     floor = (weight / scale).floor()
     ups = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9))).view(-1, 1, 3, 1, 3)

@@ -122,7 +122,8 @@ def test_a_reader_that_goes_is_no_traceback():
     process = start("from yoloquant.cli.console import OUT\nfor _ in range(100000): OUT.print('x' * 100)")
     process.stdout.readline()
     process.stdout.close()
-    told = process.stderr.read()
+    with process.stderr as stream:
+        told = stream.read()
     assert process.wait(timeout=20) in (1, 2)
     assert told.count("\n") <= 1
 

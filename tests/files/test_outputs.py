@@ -184,7 +184,7 @@ def test_a_second_run_into_one_output_is_refused_and_a_kill_frees_it(tmp_path):
         assert names(tmp_path) == []
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
 
 
 def test_the_first_of_several_processes_holds_for_all(tmp_path, monkeypatch):

@@ -54,6 +54,11 @@ def with_exact_sums(file, data):
     return evaluate(runner, load_dataset(data)).map50_95
 
 
+def table_of(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_the_report_begins_with_what_it_is_about(finished):
     page = (finished.output / "report.html").read_text()
     subject = r"<p>\w+, \d+ classes, \d+ x \d+ pixels, evaluated on 32 images; made on 20\d\d-\d\d-\d\d on .+, \d+ cores?\.</p>"
@@ -75,7 +80,7 @@ def test_losses_carry_their_standard_error_wherever_they_are_told(finished, data
     assert drops[3] == pytest.approx({"value": loss.value, "error": loss.error})
     assert str(loss) in (finished.output / "report.html").read_text(encoding="utf-8")
     assert finished.table().rows[3][3] == str(Quantization.load(finished.output).rows[3].drop) == str(loss)
-    rows = list(csv.DictReader((finished.output / "classes.csv").open(encoding="utf-8")))
+    rows = table_of(finished.output / "classes.csv")
     certainty = [float(row["drop"]) / max(float(row["standard_error"]), 1e-9) for row in rows]
     assert certainty == sorted(certainty, reverse=True)
     objects = load_dataset(data).ground_truth["annotations"]
@@ -145,12 +150,12 @@ def test_the_report_stands_alone_and_says_what_was_measured(finished):
     for row in json.loads((folder / "metrics.json").read_text())["rows"]:
         figure = f"{row['evaluation']['figures']['mAP50-95']:.2f}"
         assert any(row["runtime"] in line and figure in line for line in text)
-    layers = list(csv.DictReader((folder / "layers.csv").open(encoding="utf-8")))
+    layers = table_of(folder / "layers.csv")
     assert len(layers) == finished.layer_count
     kept = {layer.name for layer in finished.float_layers}
     assert {row["layer"] for row in layers if row["precision"] == "float"} >= kept
     assert all(any(row["layer"] in line for line in text) for row in layers)
-    classes = list(csv.DictReader((folder / "classes.csv").open(encoding="utf-8")))
+    classes = table_of(folder / "classes.csv")
     assert {row["class"] for row in classes} == set(finished.detector.names)
 
 

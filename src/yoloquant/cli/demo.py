@@ -30,4 +30,4 @@ def demo(
     )
     OUT.print(f"written to {output}: open {output / 'report.html'}", markup=False)
     tell_figures(result.to_dict(), as_json)
-    tell_next("quantize", "yolov8n.pt", "--data", "data.yaml", "--target", target)
+    tell_next("quantize", "model.pt", "--data", "data.yaml", "--target", target)

@@ -22,7 +22,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
     if name is not None:
         load_recipe(name)
         OUT.print(preset_text(name) if name in presets() else read_text(Path(name)), markup=False)
-        tell_next("quantize", "yolov8n.pt", "--data", "data.yaml", "--recipe", name)
+        tell_next("quantize", "model.pt", "--data", "data.yaml", "--recipe", name)
         return
     table = Table("recipe", "what it is for")
     for key, sentence in presets().items():

@@ -35,4 +35,4 @@ def sample_calibration(
     for sentence in (*source.problem_sentences(), *(f"skipped: {image}" for image in skipped)):
         OUT.print(sentence, markup=False)
     OUT.print(f"{len(entries)} images written to {output}", markup=False)
-    tell_next("quantize", "yolov8n.pt", "--data", data, "--calibration", output)
+    tell_next("quantize", "model.pt", "--data", data, "--calibration", output)

@@ -32,4 +32,4 @@ def targets(name: Annotated[str | None, typer.Argument(help="Explain this one.")
     lines += [f"source: {source}" for source in target.sources]
     for line in lines:
         OUT.print(line, markup=False)
-    tell_next("quantize", "yolov8n.pt", "--data", "data.yaml", "--target", name)
+    tell_next("quantize", "model.pt", "--data", "data.yaml", "--target", name)

@@ -35,7 +35,7 @@ def write_calibration_cache(quantized: Path, model: Path, cache: Path) -> int:
         Tensors with a scale.
 
     Raises:
-        ExportError: An activation has a zero point or several scales, which a cache cannot say.
+        ExportError: An activation is unsigned, has a zero point or several scales, which a cache cannot hold.
     """
     proto = load_onnx(quantized)
     scales = _remove_quantization(proto)
@@ -77,9 +77,10 @@ def _remove_quantization(model: onnx.ModelProto) -> dict[str, float]:
 
 def _only_scale(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> float:
     scale, zero_point = constants[node.input[1]], constants[node.input[2]]
-    if scale.size != 1 or zero_point.any():
+    # Unsigned integers reach twice as far with one scale as the signed ones that a cache is for.
+    if scale.size != 1 or zero_point.any() or zero_point.dtype != np.int8:
         raise ExportError(
-            f"{node.name} has a zero point or several scales, which TensorRT's calibration cache cannot hold: "
+            f"{node.name} is unsigned, has a zero point or several scales, which TensorRT's calibration cache cannot hold: "
             "quantize with --target tensorrt"
         )
     return float(scale)
