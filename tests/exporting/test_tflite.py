@@ -5,9 +5,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from small_families import small_detector, small_images
+from small_graphs import graph, ints, node
 from small_networks import images as random_images
 from small_networks import quantized_detector
 from yoloquant.algorithms.calibrate import calibrate
@@ -27,27 +28,6 @@ GENERATOR = np.random.default_rng(0)
 
 def random(*shape):
     return GENERATOR.standard_normal(shape).astype(np.float32)
-
-
-def graph(nodes, constants, shape=(1, 8, 13, 10), output=None):
-    """An ONNX graph from `x` to `y`."""
-    made = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
-        [numpy_helper.from_array(content, name) for name, content in constants.items()],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def node(kind, *inputs, **attributes):
-    return helper.make_node(kind, ["x", *inputs], ["y"], name="layer", **attributes)
-
-
-def ints(*values):
-    return np.array(values, np.int64)
 
 
 CASES = {

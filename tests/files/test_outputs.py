@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from yoloquant.data.dataset import ImageEntry
+from yoloquant.data.sources import find_sources
 from yoloquant.errors import YoloquantError
-from yoloquant.evaluation.pictures import check_pictures, picture_names
+from yoloquant.evaluation.pictures import picture_names
+from yoloquant.evaluation.prediction_files import PredictionFiles, check_predictions
 from yoloquant.files import outputs
 from yoloquant.files.outputs import put_in_place, refuse_images, refuse_inputs, reserved, storage_error, working_folder
 from yoloquant.files.writing import checked_file, checked_folder, checked_own_folder, replaced_whole, write_text
@@ -57,13 +59,14 @@ def test_an_image_is_no_output_under_any_of_its_names(tmp_path):
     for output in (image, hard, soft):
         with pytest.raises(YoloquantError, match=r"would replace the image .*a\.jpg"):
             refuse_images([output], [ImageEntry(image, 0)])
+    sources = find_sources([image])
     with pytest.raises(YoloquantError, match="would stand among the images"):
-        check_pictures([ImageEntry(image, 0)], tmp_path)
+        check_predictions(sources, PredictionFiles(output=tmp_path))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jpg").symlink_to(image)
     with pytest.raises(YoloquantError, match="would replace the image"):
-        check_pictures([ImageEntry(image, 0)], tmp_path / "out")
-    assert check_pictures([ImageEntry(image, 0)], tmp_path / "new") == {image: Path("a.jpg")}
+        check_predictions(sources, PredictionFiles(output=tmp_path / "out"))
+    assert check_predictions(sources, PredictionFiles(output=tmp_path / "new")) == {sources[0]: Path("a.jpg")}
 
 
 part = st.text("ab.", min_size=1, max_size=3).filter(lambda name: name.strip("."))

@@ -7,10 +7,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from small_families import small_detector, small_images
+from small_graphs import SHAPE, graph, ints, node
 from small_networks import SmallNetwork, quantized_detector
 from small_networks import images as random_images
 from yoloquant.algorithms.calibrate import calibrate
@@ -26,32 +27,10 @@ from yoloquant.targets.registry import get_target
 ncnn = pytest.importorskip("ncnn")
 
 GENERATOR = np.random.default_rng(0)
-SHAPE = (1, 8, 13, 10)
 
 
 def random(*shape):
     return GENERATOR.standard_normal(shape).astype(np.float32)
-
-
-def ints(*values):
-    return np.array(values, np.int64)
-
-
-def node(kind, *inputs, **attributes):
-    return helper.make_node(kind, ["x", *inputs], ["y"], name="layer", **attributes)
-
-
-def graph(nodes, constants, shape=SHAPE):
-    """An ONNX graph from `x` to `y`."""
-    made = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(content, name) for name, content in constants.items()],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    return onnx.shape_inference.infer_shapes(model)
 
 
 def in_onnxruntime(path, x):

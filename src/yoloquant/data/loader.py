@@ -73,7 +73,6 @@ class ImageLoader:
             raise DataError("there are no images to load")
         self.skipped: list[str] = []
         self.seconds = 0.0
-        self._batch_size = batch_size
         self._workers = workers
         self._top_left = top_left
         self._long_side = max(size) if rectangular else None

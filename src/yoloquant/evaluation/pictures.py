@@ -74,11 +74,3 @@ def check_drawn(entries: Sequence[ImageEntry], written: Iterable[Path], output: 
         raise YoloquantError(f"the pictures in {output} would stand among the images that are read: name another output")
     refuse_images(files, entries)
     refuse_inputs([file for file in files if file.exists()], models)
-
-
-def check_pictures(entries: Sequence[ImageEntry], output: Path, models: Sequence[Path | None] = ()) -> dict[Path, Path]:
-    """The name of each image's picture, see `picture_names`; errors as `check_drawn`."""
-    names = picture_names([entry.path for entry in entries])
-    folder = checked_folder(output)
-    check_drawn(entries, [folder / name for name in names.values()], output, models)
-    return names

@@ -14,11 +14,10 @@ from yoloquant.exporting.formats.format import Format
 from yoloquant.exporting.formats.registry import get_format
 from yoloquant.files.outputs import put_in_place, refuse_inputs, reserved, working_folder
 from yoloquant.files.writing import checked_file, checked_replaceable_folder, replaced_whole
-from yoloquant.flows.measure import PARITY_IMAGES, drawn_images
+from yoloquant.flows.measure import PARITY_IMAGES, drawn_images, parity_images
 from yoloquant.flows.write_formats import write_and_prove
 from yoloquant.models.branches import check_branch
 from yoloquant.progress import Reporter, Silent
-from yoloquant.quant.images import first_images
 from yoloquant.quant.quantized_detector import QuantizedDetector
 from yoloquant.recipe.recipe import recipe_of
 from yoloquant.results.delivered import Delivered
@@ -92,7 +91,5 @@ def _images(detector: QuantizedDetector, source: str | Path | None) -> np.ndarra
     """Images to compare on, `(N, 3, H, W)` float32, 0..1."""
     if source is not None:
         entries, _ = readable_sample(source_images(source).images, PARITY_IMAGES, seed=0)
-        pixels = first_images(detector, entries, PARITY_IMAGES)
-        found: np.ndarray = np.ascontiguousarray(pixels.numpy().astype(np.float32) / np.float32(255.0))
-        return found
+        return parity_images(detector, entries)
     return drawn_images(detector.input_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -57,11 +56,6 @@ class Value:
 def without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without a first side of one, which is the batch."""
     return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes of a node, by name."""
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 class Conversion:

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 
 from yoloquant.errors import ExportError
-from yoloquant.exporting.ncnn.convert import Conversion, Value, attributes
+from yoloquant.exporting.ncnn.convert import Conversion, Value
 from yoloquant.exporting.ncnn.model import Parameter, plain, tagged
 from yoloquant.exporting.ncnn.pairs import Weight
+from yoloquant.exporting.onnx_nodes import attributes
 
 # `activation_type` of layers (ncnn, src/layer/fused_activation.h).
 _RELU, _LEAKY, _CLIP, _HARDSWISH = 1, 2, 3, 6

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 
 from yoloquant.errors import ExportError
-from yoloquant.exporting.ncnn.convert import Conversion, Value, attributes, without_batch
+from yoloquant.exporting.ncnn.convert import Conversion, Value, without_batch
 from yoloquant.exporting.ncnn.layers import convolution, limits, product, transposed_convolution
 from yoloquant.exporting.ncnn.model import sides
+from yoloquant.exporting.onnx_nodes import attributes
 
 Translation = Callable[[Conversion, onnx.NodeProto], None]
 

@@ -9,17 +9,13 @@ import numpy as np
 import onnx
 
 from yoloquant.errors import ExportError
+from yoloquant.exporting.onnx_nodes import attributes
 from yoloquant.exporting.tflite.convert import Conversion
 from yoloquant.exporting.tflite.layers import convolution, product, transposed_convolution
 from yoloquant.exporting.tflite.values import TO_LAST, Value
 from yoloquant.exporting.tflite.windows import average_pool, max_pool
 
 Translation = Callable[[Conversion, onnx.NodeProto], None]
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes of a node, by name."""
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _common_layout(values: Sequence[Value]) -> bool:

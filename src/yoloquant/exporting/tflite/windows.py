@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from yoloquant.errors import ExportError
+from yoloquant.exporting.onnx_nodes import attributes
 from yoloquant.exporting.tflite.convert import Conversion
 from yoloquant.exporting.tflite.model import Quantization
 
@@ -67,7 +68,7 @@ def padded(
 
 def window_of(node: onnx.NodeProto, kernel: list[int] | None = None) -> dict[str, Any]:
     """Kernel, strides, pads and dilations of a node."""
-    found = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    found = attributes(node)
     if found.get("auto_pad", b"NOTSET") != b"NOTSET" or found.get("ceil_mode"):
         raise ExportError(f"format tflite cannot hold the padding of {node.name}: choose another format")
     return {
